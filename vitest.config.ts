@@ -11,6 +11,7 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 120_000,
     hookTimeout: 120_000,
+    reporters: ['default', ['json', { outputFile: 'build/test-results.json' }]],
     projects: [
       project('unit', 'test/*.test.ts', 'test/unit/**/*.test.ts'),
       project('golden', 'test/golden/**/*.test.ts'),
