@@ -1,0 +1,55 @@
+/** Element types of tensors, their sizes and their host representation. */
+
+export const dtypes = [
+  'f64', 'f32', 'f16', 'bf16', 'f8e4m3', 'f8e5m2',
+  'i64', 'i32', 'i16', 'i8', 'i4',
+  'u64', 'u32', 'u16', 'u8', 'u4',
+  'bool', 'string',
+] as const;
+
+export type DType = (typeof dtypes)[number];
+export type FloatDType = 'f64' | 'f32' | 'f16' | 'bf16' | 'f8e4m3' | 'f8e5m2';
+export type IntDType = 'i64' | 'i32' | 'i16' | 'i8' | 'i4' | 'u64' | 'u32' | 'u16' | 'u8' | 'u4';
+
+interface DTypeFacts {
+  readonly bits: number;
+  readonly kind: 'float' | 'signed' | 'unsigned' | 'bool' | 'string';
+}
+
+const facts: Readonly<Record<DType, DTypeFacts>> = {
+  f64: { bits: 64, kind: 'float' },
+  f32: { bits: 32, kind: 'float' },
+  f16: { bits: 16, kind: 'float' },
+  bf16: { bits: 16, kind: 'float' },
+  f8e4m3: { bits: 8, kind: 'float' },
+  f8e5m2: { bits: 8, kind: 'float' },
+  i64: { bits: 64, kind: 'signed' },
+  i32: { bits: 32, kind: 'signed' },
+  i16: { bits: 16, kind: 'signed' },
+  i8: { bits: 8, kind: 'signed' },
+  i4: { bits: 4, kind: 'signed' },
+  u64: { bits: 64, kind: 'unsigned' },
+  u32: { bits: 32, kind: 'unsigned' },
+  u16: { bits: 16, kind: 'unsigned' },
+  u8: { bits: 8, kind: 'unsigned' },
+  u4: { bits: 4, kind: 'unsigned' },
+  bool: { bits: 8, kind: 'bool' },
+  string: { bits: 0, kind: 'string' },
+};
+
+/** Bits of one element as stored; 0 for strings, which live only on the host. */
+export const bitsOf = (dtype: DType): number => facts[dtype].bits;
+/** Bytes that `count` packed elements take. Four-bit types pack two elements a byte, low nibble first. */
+export const bytesOf = (dtype: DType, count: number): number => Math.ceil((facts[dtype].bits * count) / 8);
+export const isFloat = (dtype: DType): dtype is FloatDType => facts[dtype].kind === 'float';
+export const isInt = (dtype: DType): dtype is IntDType =>
+  facts[dtype].kind === 'signed' || facts[dtype].kind === 'unsigned';
+export const isSigned = (dtype: DType): boolean => facts[dtype].kind === 'signed' || facts[dtype].kind === 'float';
+export const isDType = (text: string): text is DType => Object.hasOwn(facts, text);
+
+/** Inclusive value range of an integer or bool type, as bigint. */
+export function integerRange(dtype: IntDType | 'bool'): readonly [bigint, bigint] {
+  if (dtype === 'bool') return [0n, 1n];
+  const bits = BigInt(facts[dtype].bits);
+  return facts[dtype].kind === 'signed' ? [-(1n << (bits - 1n)), (1n << (bits - 1n)) - 1n] : [0n, (1n << bits) - 1n];
+}

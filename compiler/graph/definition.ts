@@ -1,0 +1,60 @@
+/**
+ * What it takes to define an op. One entry a op, in `ops/`; nothing about an op lives elsewhere, except how a whole
+ * family of ops is scheduled (`compiler/schedule`).
+ */
+import type { DType } from '../dtype.js';
+import type { KernelBuilder } from '../kernel/builder.js';
+import type { KValue } from '../kernel/types.js';
+import type { HostTensor } from '../tensor.js';
+import type { GraphBuilder } from './builder.js';
+import type { NodeOf, OpAttrs, OpKind, SourceRef, TensorType, Value } from './types.js';
+
+/**
+ * How kernels come about:
+ * - `map`: each output element from input elements at computed places
+ * - `rows`: reductions over axes
+ * - `contract`: dot and conv
+ * - `window`: small reductions per output element (pooling)
+ * - `special`: an algorithm of its own (sort, scatter, scan)
+ * - `host`: on the host, at compile time or between kernels
+ */
+export type FamilyName = 'map' | 'rows' | 'contract' | 'window' | 'special' | 'host';
+
+export interface InferContext<K extends OpKind> {
+  readonly attrs: OpAttrs[K];
+  readonly inputs: readonly TensorType[];
+  readonly source: SourceRef;
+  /** Throws TuttiError E_SHAPE naming the source node. */
+  fail(message: string, expected?: string, found?: string, remedy?: string): never;
+}
+
+export interface EvaluateContext<K extends OpKind> {
+  readonly attrs: OpAttrs[K];
+  readonly inputs: readonly HostTensor[];
+  /** Concrete. */
+  readonly outputs: readonly { readonly dtype: DType; readonly shape: readonly number[] }[];
+  readonly source: SourceRef;
+}
+
+export interface ScalarContext<K extends OpKind> {
+  readonly attrs: OpAttrs[K];
+  /** Element types of the graph values; a KValue of dtype bool is of KIR type bool. */
+  readonly inputs: readonly DType[];
+  readonly output: DType;
+}
+
+export interface OpDefinition<K extends OpKind> {
+  readonly kind: K;
+  /** One sentence: what it computes. Goes into the docs. */
+  readonly summary: string;
+  /** Number of inputs, or least and most. */
+  readonly arity: number | readonly [least: number, most: number];
+  infer(context: InferContext<K>): TensorType[];
+  /** Slow and exact: float math in f64, then rounded to the output's type. */
+  evaluate(context: EvaluateContext<K>): HostTensor[];
+  readonly family: FamilyName;
+  /** Elementwise ops only: the op on one element (or on vectors of them). */
+  scalar?(b: KernelBuilder, args: readonly KValue[], context: ScalarContext<K>): KValue;
+  /** The op in terms of others; shapes are concrete. Ops with it need no lowering of their own. */
+  decompose?(b: GraphBuilder, node: NodeOf<K>): readonly Value[];
+}

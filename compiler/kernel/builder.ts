@@ -1,0 +1,629 @@
+/**
+ * Builds Kernel IR. Every method returns the value of an instruction; equal pure instructions in scope are shared
+ * (hash-consing), constants fold, integer identities apply, and integer results carry their interval.
+ */
+import {
+  type AtomicFn, type BinaryFn, type Builtin, type Carried, type CompareFn, type HelperFunction, isFloatScalar,
+  isIntScalar, type KArray, type KBlock, type KBuffer, type KernelFunction, type KInst, type KMemory, type KParam,
+  type KScalar, type KType, type KValue, ktype, type Lanes, type MathBinaryFn, type Range, type ScalarType,
+  type SubgroupFn, sameType, scalarBits, type UnaryFn,
+} from './types.js';
+
+type PureInst = Extract<KInst, { result: KValue }>;
+type Distribute<T> = T extends unknown ? Omit<T, 'result'> : never;
+type PureBody = Distribute<PureInst>;
+
+interface Scope {
+  readonly instructions: KInst[];
+  readonly known: Map<string, KValue>;
+}
+
+const intRanges: Partial<Record<ScalarType, Range>> = {
+  i8: { min: -128, max: 127 },
+  u8: { min: 0, max: 255 },
+  i16: { min: -32768, max: 32767 },
+  u16: { min: 0, max: 65535 },
+  i32: { min: -2147483648, max: 2147483647 },
+  u32: { min: 0, max: 4294967295 },
+};
+
+/** The interval of an integer value: what is known, else its type's; undefined for 64-bit values nothing is known of. */
+export const rangeOf = (value: KValue): Range | undefined => value.range ?? intRanges[value.type.scalar];
+
+export class KernelBuilder {
+  readonly #params: KParam[] = [];
+  readonly #arrays: KArray[] = [];
+  readonly #helpers = new Map<string, HelperFunction>();
+  #scopes: Scope[] = [{ instructions: [], known: new Map() }];
+  readonly #constants = new Map<KValue, number | bigint>();
+  #nextId = 0;
+
+  // --- parameters and arrays -------------------------------------------------------------------------------------
+
+  buffer(name: string, scalar: ScalarType, length: number, access: KBuffer['access']): KBuffer {
+    const buffer: KBuffer = { kind: 'buffer', name, scalar, length, access };
+    this.#params.push(buffer);
+    return buffer;
+  }
+
+  scalar(name: string, scalar: KScalar['scalar']): KValue {
+    const param: KScalar = { kind: 'scalar', name, scalar };
+    this.#params.push(param);
+    return this.emit({ op: 'scalar', param }, ktype(scalar));
+  }
+
+  array(name: string, space: KArray['space'], scalar: ScalarType, length: number): KArray {
+    const array: KArray = { kind: 'array', name, space, scalar, length };
+    this.#arrays.push(array);
+    return array;
+  }
+
+  // --- constants -------------------------------------------------------------------------------------------------
+
+  constant(value: number | bigint | boolean, scalar: ScalarType = 'i32', lanes: Lanes = 1): KValue {
+    const number = typeof value === 'boolean' ? Number(value) : value;
+    const numeric = Number(number);
+    const range = isIntScalar(scalar) && Number.isSafeInteger(numeric) ? { min: numeric, max: numeric } : undefined;
+    const result = this.emit({ op: 'const', value: number }, ktype(scalar, lanes), range);
+    this.#constants.set(result, number);
+    return result;
+  }
+
+  /** The constant that `value` is known to be, or undefined. */
+  constantOf(value: KValue): number | bigint | undefined {
+    return this.#constants.get(value);
+  }
+
+  // --- invocation ------------------------------------------------------------------------------------------------
+
+  /** `extent` is the grid's or workgroup's size in that dimension. */
+  builtin(builtin: Builtin, dim: 0 | 1 | 2, extent: number): KValue {
+    if (extent === 1) return this.constant(0);
+    return this.emit({ op: 'builtin', builtin, dim }, ktype('i32'), { min: 0, max: extent - 1 });
+  }
+
+  // --- arithmetic ------------------------------------------------------------------------------------------------
+
+  unary(fn: UnaryFn, a: KValue, fast?: boolean): KValue {
+    const constant = this.constantOf(a);
+    if (fn === 'neg' && isIntScalar(a.type.scalar)) {
+      if (constant !== undefined && typeof constant === 'number') return this.#wrapped(-constant, a.type);
+      const range = rangeOf(a);
+      return this.emit({ op: 'unary', fn, a }, a.type, range && fit({ min: -range.max, max: -range.min }, a.type));
+    }
+    if (fn === 'not' && a.type.scalar === 'bool' && constant !== undefined) {
+      return this.constant(!constant, 'bool', a.type.lanes);
+    }
+    if (fn === 'popcount' || fn === 'clz') {
+      return this.emit({ op: 'unary', fn, a }, a.type, { min: 0, max: scalarBits[a.type.scalar] });
+    }
+    if (fn === 'abs' && a.range && a.range.min >= 0) return a;
+    return this.emit(fast ? { op: 'unary', fn, a, fast } : { op: 'unary', fn, a }, a.type);
+  }
+
+  binary(fn: BinaryFn | MathBinaryFn, a: KValue, b: KValue, fast?: boolean): KValue {
+    if (!sameType(a.type, b.type)) throw new Error(`${fn} of ${show(a.type)} and ${show(b.type)}`);
+    if (isIntScalar(a.type.scalar)) return this.#integerBinary(fn as BinaryFn, a, b);
+    if (a.type.scalar === 'bool') {
+      const folded = this.#boolBinary(fn, a, b);
+      if (folded) return folded;
+    }
+    return this.emit(fast ? { op: 'binary', fn, a, b, fast } : { op: 'binary', fn, a, b }, a.type);
+  }
+
+  add(a: KValue, b: KValue): KValue {
+    return this.binary('add', a, b);
+  }
+  sub(a: KValue, b: KValue): KValue {
+    return this.binary('sub', a, b);
+  }
+  mul(a: KValue, b: KValue): KValue {
+    return this.binary('mul', a, b);
+  }
+  div(a: KValue, b: KValue): KValue {
+    return this.binary('div', a, b);
+  }
+  rem(a: KValue, b: KValue): KValue {
+    return this.binary('rem', a, b);
+  }
+  min(a: KValue, b: KValue): KValue {
+    return this.binary('min', a, b);
+  }
+  max(a: KValue, b: KValue): KValue {
+    return this.binary('max', a, b);
+  }
+  and(a: KValue, b: KValue): KValue {
+    return this.binary('and', a, b);
+  }
+  or(a: KValue, b: KValue): KValue {
+    return this.binary('or', a, b);
+  }
+  fma(a: KValue, b: KValue, c: KValue): KValue {
+    return this.emit({ op: 'fma', a, b, c }, a.type);
+  }
+
+  /** Integer helpers with a constant second operand of `a`'s type. */
+  addc(a: KValue, c: number): KValue {
+    return this.add(a, this.constant(c, a.type.scalar, a.type.lanes));
+  }
+  mulc(a: KValue, c: number): KValue {
+    return this.mul(a, this.constant(c, a.type.scalar, a.type.lanes));
+  }
+  divc(a: KValue, c: number): KValue {
+    return this.div(a, this.constant(c, a.type.scalar, a.type.lanes));
+  }
+  remc(a: KValue, c: number): KValue {
+    return this.rem(a, this.constant(c, a.type.scalar, a.type.lanes));
+  }
+
+  compare(fn: CompareFn, a: KValue, b: KValue): KValue {
+    if (!sameType(a.type, b.type)) throw new Error(`${fn} of ${show(a.type)} and ${show(b.type)}`);
+    const type = ktype('bool', a.type.lanes);
+    if (isIntScalar(a.type.scalar)) {
+      const decided = decideCompare(fn, rangeOf(a), rangeOf(b));
+      if (decided !== undefined) return this.constant(decided, 'bool', a.type.lanes);
+    }
+    return this.emit({ op: 'compare', fn, a, b }, type);
+  }
+
+  select(condition: KValue, a: KValue, b: KValue): KValue {
+    const known = this.constantOf(condition);
+    if (known !== undefined) return known ? a : b;
+    if (a === b) return a;
+    const ra = rangeOf(a);
+    const rb = rangeOf(b);
+    const range = ra && rb && { min: Math.min(ra.min, rb.min), max: Math.max(ra.max, rb.max) };
+    return this.emit({ op: 'select', condition, a, b }, a.type, range);
+  }
+
+  convert(a: KValue, scalar: ScalarType): KValue {
+    if (a.type.scalar === scalar) return a;
+    const constant = this.constantOf(a);
+    if (constant !== undefined && isIntScalar(a.type.scalar) && isIntScalar(scalar) && typeof constant === 'number') {
+      const range = intRanges[scalar];
+      if (!range || (constant >= range.min && constant <= range.max)) {
+        return this.constant(scalarBits[scalar] === 64 ? BigInt(constant) : constant, scalar, a.type.lanes);
+      }
+    }
+    if (constant !== undefined && a.type.scalar !== 'bool' && (scalar === 'f32' || scalar === 'f64')) {
+      const value = scalar === 'f32' ? Math.fround(Number(constant)) : Number(constant);
+      if (value === Number(constant)) return this.constant(value, scalar, a.type.lanes);
+    }
+    const type = ktype(scalar, a.type.lanes);
+    let range: Range | undefined;
+    if (isIntScalar(scalar) && a.type.scalar === 'bool') range = { min: 0, max: 1 };
+    else if (isIntScalar(scalar) && isIntScalar(a.type.scalar)) {
+      const known = rangeOf(a);
+      range = known && fit(known, type);
+    }
+    return this.emit({ op: 'convert', a }, type, range);
+  }
+
+  bitcast(a: KValue, type: KType): KValue {
+    return sameType(a.type, type) ? a : this.emit({ op: 'bitcast', a }, type);
+  }
+  splat(a: KValue, lanes: Lanes): KValue {
+    if (lanes === 1) return a;
+    const constant = this.constantOf(a);
+    if (constant !== undefined) return this.constant(constant, a.type.scalar, lanes);
+    return this.emit({ op: 'splat', a }, ktype(a.type.scalar, lanes), a.range);
+  }
+  extract(a: KValue, lane: number): KValue {
+    return a.type.lanes === 1 ? a : this.emit({ op: 'extract', a, lane }, ktype(a.type.scalar), a.range);
+  }
+  build(elements: readonly KValue[]): KValue {
+    const [first] = elements;
+    if (elements.length === 1) return first;
+    return this.emit({ op: 'build', elements }, ktype(first.type.scalar, elements.length as Lanes));
+  }
+
+  /** States that `a` lies in [min, max]; an enclosing condition must imply it. */
+  assume(a: KValue, min: number, max: number): KValue {
+    const range = rangeOf(a);
+    if (range && range.min >= min && range.max <= max) return a;
+    const tight = range ? { min: Math.max(min, range.min), max: Math.min(max, range.max) } : { min, max };
+    return this.emit({ op: 'assume', a }, a.type, tight);
+  }
+
+  /** min(max(a, low), high) on integers. */
+  clamp(a: KValue, low: number, high: number): KValue {
+    const { scalar, lanes } = a.type;
+    return this.min(this.max(a, this.constant(low, scalar, lanes)), this.constant(high, scalar, lanes));
+  }
+
+  // --- memory ----------------------------------------------------------------------------------------------------
+
+  load(memory: KMemory, index: KValue, lanes: Lanes = 1, aligned = false): KValue {
+    const type = ktype(memory.scalar, lanes);
+    const body = { op: 'load', memory, index, aligned: aligned || lanes === 1 } as const;
+    // Only memory that nobody writes in this kernel may be read once for two uses.
+    if (memory.kind === 'buffer' && memory.access === 'read') return this.emit(body, type);
+    return this.#append(body, type);
+  }
+
+  store(memory: KMemory, index: KValue, value: KValue, aligned = false): void {
+    if (value.type.scalar !== memory.scalar) {
+      throw new Error(`store of ${show(value.type)} into ${memory.name}: ${memory.scalar}`);
+    }
+    this.#current.instructions.push({ op: 'store', memory, index, value, aligned: aligned || value.type.lanes === 1 });
+  }
+
+  atomic(fn: AtomicFn, memory: KMemory, index: KValue, value: KValue): KValue {
+    return this.#append({ op: 'atomic', fn, memory, index, value }, value.type);
+  }
+  compareExchange(memory: KMemory, index: KValue, expected: KValue, value: KValue): KValue {
+    return this.#append({ op: 'atomic_compare_exchange', memory, index, expected, value }, value.type);
+  }
+  barrier(): void {
+    this.#current.instructions.push({ op: 'barrier' });
+  }
+  subgroup(fn: SubgroupFn, a: KValue, delta = 0): KValue {
+    return this.#append({ op: 'subgroup', fn, a, delta }, a.type, a.range);
+  }
+
+  // --- control ---------------------------------------------------------------------------------------------------
+
+  /** Carries `initial` through `for (index = lower; index < upper; index += step)`; returns the final values. */
+  for(
+    lower: KValue | number,
+    upper: KValue | number,
+    step: number,
+    initial: readonly KValue[],
+    body: (index: KValue, carried: readonly KValue[]) => readonly KValue[] | void,
+    options: { unroll?: boolean } = {},
+  ): readonly KValue[] {
+    const low = typeof lower === 'number' ? this.constant(lower) : lower;
+    const high = typeof upper === 'number' ? this.constant(upper) : upper;
+    const lowRange = rangeOf(low);
+    const highRange = rangeOf(high);
+    if (lowRange && highRange) {
+      if (lowRange.min >= highRange.max) return initial;
+      const once = lowRange.min === lowRange.max && highRange.max - lowRange.min <= step;
+      if (once && highRange.min > lowRange.max) return body(low, initial) ?? initial;
+    }
+    const exact = lowRange && highRange && lowRange.min === lowRange.max && highRange.min === highRange.max;
+    const last = exact
+      ? lowRange.min + Math.floor((highRange.max - 1 - lowRange.min) / step) * step
+      : highRange && highRange.max - 1;
+    const index = this.#value(
+      low.type,
+      lowRange && last !== undefined ? { min: lowRange.min, max: last } : undefined,
+    );
+    const inner = initial.map((value) => this.#value(value.type));
+    const block = this.#block(() => body(index, inner) ?? []);
+    if (block.yields.length !== initial.length) throw new Error('a loop must yield as many values as it carries');
+    const carried: Carried[] = initial.map((value, i) => ({
+      initial: value, inner: inner[i], result: this.#value(value.type),
+    }));
+    this.#current.instructions.push({
+      op: 'for', index, lower: low, upper: high, step, carried, body: block,
+      ...(options.unroll ? { unroll: true } : {}),
+    });
+    return carried.map((c) => c.result);
+  }
+
+  /** Runs the body, again while the condition it returns is true. */
+  loop(
+    initial: readonly KValue[],
+    body: (carried: readonly KValue[]) => { condition: KValue; next: readonly KValue[] },
+  ): readonly KValue[] {
+    const inner = initial.map((value) => this.#value(value.type));
+    let condition: KValue | undefined;
+    const block = this.#block(() => {
+      const out = body(inner);
+      condition = out.condition;
+      return out.next;
+    });
+    const carried: Carried[] = initial.map((value, i) => ({
+      initial: value, inner: inner[i], result: this.#value(value.type),
+    }));
+    this.#current.instructions.push({ op: 'loop', carried, body: block, condition: condition as KValue });
+    return carried.map((c) => c.result);
+  }
+
+  if(
+    condition: KValue,
+    then: () => readonly KValue[] | void,
+    otherwise: () => readonly KValue[] | void = () => undefined,
+  ): readonly KValue[] {
+    const known = this.constantOf(condition);
+    if (known !== undefined) return (known ? then() : otherwise()) ?? [];
+    const thenBlock = this.#block(() => then() ?? []);
+    const elseBlock = this.#block(() => otherwise() ?? []);
+    if (thenBlock.yields.length !== elseBlock.yields.length) throw new Error('both arms of an if must yield alike');
+    const results = thenBlock.yields.map((value, i) => {
+      const [a, b] = [rangeOf(value), rangeOf(elseBlock.yields[i])];
+      return this.#value(value.type, a && b && { min: Math.min(a.min, b.min), max: Math.max(a.max, b.max) });
+    });
+    this.#current.instructions.push({ op: 'if', condition, then: thenBlock, else: elseBlock, results });
+    return results;
+  }
+
+  // --- helper functions ------------------------------------------------------------------------------------------
+
+  /** Calls the helper `name`, defining it with `body` on first use. Names identify bodies within a kernel. */
+  call(
+    name: string,
+    args: readonly KValue[],
+    result: KType,
+    body: (params: readonly KValue[]) => KValue,
+  ): KValue {
+    let callee = this.#helpers.get(name);
+    if (!callee) {
+      const outer = this.#scopes;
+      this.#scopes = [{ instructions: [], known: new Map() }];
+      const params = args.map((arg) => this.#value(arg.type));
+      const value = body(params);
+      const [scope] = this.#scopes;
+      this.#scopes = outer;
+      callee = { name, params, result, body: { instructions: scope.instructions, yields: [value] } };
+      this.#helpers.set(name, callee);
+    }
+    return this.emit({ op: 'call', callee, args }, result);
+  }
+
+  // --- finish ----------------------------------------------------------------------------------------------------
+
+  finish(options: {
+    name: string;
+    sources?: readonly string[];
+    grid: readonly [number, number, number];
+    workgroup: readonly [number, number, number];
+    subgroupSize?: number;
+  }): KernelFunction {
+    const [scope] = this.#scopes;
+    return {
+      name: options.name,
+      sources: options.sources ?? [],
+      grid: options.grid,
+      workgroup: options.workgroup,
+      params: this.#params,
+      arrays: this.#arrays,
+      helpers: [...this.#helpers.values()],
+      body: { instructions: scope.instructions, yields: [] },
+      ...(options.subgroupSize === undefined ? {} : { subgroupSize: options.subgroupSize }),
+    };
+  }
+
+  // --- internals -------------------------------------------------------------------------------------------------
+
+  /** Appends a pure instruction, or returns the value of an equal one in scope. */
+  emit(body: PureBody, type: KType, range?: Range): KValue {
+    const key = keyOf(body, type);
+    for (const scope of this.#scopes) {
+      const known = scope.known.get(key);
+      if (known) return known;
+    }
+    const value = this.#append(body, type, range);
+    this.#current.known.set(key, value);
+    return value;
+  }
+
+  get #current(): Scope {
+    return this.#scopes[this.#scopes.length - 1];
+  }
+
+  #append(body: PureBody, type: KType, range?: Range): KValue {
+    const result = this.#value(type, range);
+    this.#current.instructions.push({ ...body, result } as KInst);
+    return result;
+  }
+
+  #value(type: KType, range?: Range): KValue {
+    const id = this.#nextId++;
+    return range && isIntScalar(type.scalar) ? { id, type, range } : { id, type };
+  }
+
+  #block(build: () => readonly KValue[]): KBlock {
+    const scope: Scope = { instructions: [], known: new Map() };
+    this.#scopes.push(scope);
+    try {
+      const yields = build();
+      return { instructions: scope.instructions, yields };
+    } finally {
+      this.#scopes.pop();
+    }
+  }
+
+  #wrapped(value: number, type: KType): KValue {
+    const bits = scalarBits[type.scalar];
+    if (bits === 64) {
+      const wide = BigInt(value);
+      return this.constant(type.scalar === 'i64' ? BigInt.asIntN(64, wide) : BigInt.asUintN(64, wide), type.scalar, type.lanes);
+    }
+    const signed = type.scalar.startsWith('i');
+    const wrapped = signed ? BigInt.asIntN(bits, BigInt(value)) : BigInt.asUintN(bits, BigInt(value));
+    return this.constant(Number(wrapped), type.scalar, type.lanes);
+  }
+
+  #boolBinary(fn: string, a: KValue, b: KValue): KValue | undefined {
+    const [x, y] = [this.constantOf(a), this.constantOf(b)];
+    if (fn === 'and') {
+      if (x !== undefined) return x ? b : a;
+      if (y !== undefined) return y ? a : b;
+      if (a === b) return a;
+    }
+    if (fn === 'or') {
+      if (x !== undefined) return x ? a : b;
+      if (y !== undefined) return y ? b : a;
+      if (a === b) return a;
+    }
+    return undefined;
+  }
+
+  #integerBinary(fn: BinaryFn, a: KValue, b: KValue): KValue {
+    const { type } = a;
+    const x = this.constantOf(a);
+    const y = this.constantOf(b);
+    if (typeof x === 'number' && typeof y === 'number') {
+      const folded = foldInteger(fn, x, y);
+      if (folded !== undefined && Number.isSafeInteger(folded)) return this.#wrapped(folded, type);
+    }
+    const zero = (c: number | bigint | undefined) => c !== undefined && Number(c) === 0;
+    const one = (c: number | bigint | undefined) => c !== undefined && Number(c) === 1;
+    const [ra, rb] = [rangeOf(a), rangeOf(b)];
+    switch (fn) {
+      case 'add':
+        if (zero(y)) return a;
+        if (zero(x)) return b;
+        break;
+      case 'sub':
+        if (zero(y)) return a;
+        if (a === b) return this.#wrapped(0, type);
+        break;
+      case 'mul':
+        if (one(y) || zero(x)) return a;
+        if (one(x) || zero(y)) return b;
+        break;
+      case 'div':
+        if (one(y)) return a;
+        if (ra && rb && ra.min >= 0 && ra.max < rb.min) return this.#wrapped(0, type);
+        break;
+      case 'rem':
+        if (one(y)) return this.#wrapped(0, type);
+        if (ra && rb && ra.min >= 0 && ra.max < rb.min) return a;
+        break;
+      case 'min':
+        if (ra && rb && ra.max <= rb.min) return a;
+        if (ra && rb && rb.max <= ra.min) return b;
+        break;
+      case 'max':
+        if (ra && rb && ra.min >= rb.max) return a;
+        if (ra && rb && rb.min >= ra.max) return b;
+        break;
+      case 'shl':
+      case 'shr':
+        if (zero(y)) return a;
+        break;
+      case 'and':
+        if (zero(x) || zero(y)) return this.#wrapped(0, type);
+        break;
+      case 'or':
+      case 'xor':
+        if (zero(y)) return a;
+        if (zero(x)) return b;
+        break;
+      case 'mulhi':
+        break;
+      default:
+        fn satisfies never;
+    }
+    const range = ra && rb && combine(fn, ra, rb);
+    return this.emit({ op: 'binary', fn, a, b }, type, range && fit(range, type));
+  }
+}
+
+/** The interval, if every value in it exists in the type (else the operation may have wrapped: nothing is known). */
+function fit(range: Range, type: KType): Range | undefined {
+  if (!Number.isSafeInteger(range.min) || !Number.isSafeInteger(range.max)) return undefined;
+  const limits = intRanges[type.scalar];
+  if (!limits) return type.scalar === 'u64' && range.min < 0 ? undefined : range;
+  return range.min >= limits.min && range.max <= limits.max ? range : undefined;
+}
+
+function foldInteger(fn: BinaryFn, x: number, y: number): number | undefined {
+  switch (fn) {
+    case 'add':
+      return x + y;
+    case 'sub':
+      return x - y;
+    case 'mul':
+      return x * y;
+    case 'div':
+      return y === 0 ? undefined : Math.trunc(x / y);
+    case 'rem':
+      return y === 0 ? undefined : x % y === 0 ? 0 : x % y;
+    case 'min':
+      return Math.min(x, y);
+    case 'max':
+      return Math.max(x, y);
+    default:
+      return undefined;
+  }
+}
+
+function combine(fn: BinaryFn, a: Range, b: Range): Range | undefined {
+  switch (fn) {
+    case 'add':
+      return { min: a.min + b.min, max: a.max + b.max };
+    case 'sub':
+      return { min: a.min - b.max, max: a.max - b.min };
+    case 'mul': {
+      const products = [a.min * b.min, a.min * b.max, a.max * b.min, a.max * b.max];
+      return { min: Math.min(...products), max: Math.max(...products) };
+    }
+    case 'div': {
+      if (b.min <= 0) return undefined;
+      const quotients = [a.min / b.min, a.min / b.max, a.max / b.min, a.max / b.max].map((q) => Math.trunc(q) + 0);
+      return { min: Math.min(...quotients), max: Math.max(...quotients) };
+    }
+    case 'rem': {
+      if (b.min <= 0) return undefined;
+      const top = b.max - 1;
+      return { min: a.min < 0 ? Math.max(-top, a.min) : 0, max: a.max > 0 ? Math.min(top, a.max) : 0 };
+    }
+    case 'min':
+      return { min: Math.min(a.min, b.min), max: Math.min(a.max, b.max) };
+    case 'max':
+      return { min: Math.max(a.min, b.min), max: Math.max(a.max, b.max) };
+    case 'and':
+      return a.min >= 0 && b.min >= 0 ? { min: 0, max: Math.min(a.max, b.max) } : undefined;
+    case 'or':
+    case 'xor': {
+      if (a.min < 0 || b.min < 0) return undefined;
+      const bits = Math.max(a.max, b.max) === 0 ? 0 : Math.floor(Math.log2(Math.max(a.max, b.max))) + 1;
+      return { min: 0, max: 2 ** bits - 1 };
+    }
+    case 'shr':
+      return b.min === b.max && b.min >= 0
+        ? { min: Math.floor(a.min / 2 ** b.min), max: Math.floor(a.max / 2 ** b.min) }
+        : undefined;
+    case 'shl':
+      return b.min === b.max && b.min >= 0 ? { min: a.min * 2 ** b.min, max: a.max * 2 ** b.min } : undefined;
+    case 'mulhi':
+      return undefined;
+    default:
+      return fn satisfies never;
+  }
+}
+
+function decideCompare(fn: CompareFn, a: Range | undefined, b: Range | undefined): boolean | undefined {
+  if (!a || !b) return undefined;
+  switch (fn) {
+    case 'lt':
+      return a.max < b.min ? true : a.min >= b.max ? false : undefined;
+    case 'le':
+      return a.max <= b.min ? true : a.min > b.max ? false : undefined;
+    case 'gt':
+      return a.min > b.max ? true : a.max <= b.min ? false : undefined;
+    case 'ge':
+      return a.min >= b.max ? true : a.max < b.min ? false : undefined;
+    case 'eq':
+    case 'ne': {
+      const equal = a.min === a.max && b.min === b.max && a.min === b.min;
+      const apart = a.max < b.min || b.max < a.min;
+      return equal ? fn === 'eq' : apart ? fn === 'ne' : undefined;
+    }
+    default:
+      return fn satisfies never;
+  }
+}
+
+const show = (type: KType): string => (type.lanes === 1 ? type.scalar : `${type.scalar}x${type.lanes}`);
+
+/** Equal keys mean equal values: operands by id, memory by name, everything else literally. */
+function keyOf(body: PureBody, type: KType): string {
+  let key = `${body.op}:${type.scalar}x${type.lanes}`;
+  for (const [name, field] of Object.entries(body)) {
+    if (name === 'op') continue;
+    if (typeof field === 'object' && field !== null) {
+      if (Array.isArray(field)) key += `|${field.map((v: KValue) => v.id).join(',')}`;
+      else if ('id' in field) key += `|%${field.id}`;
+      else if ('name' in field) key += `|@${field.name}`;
+    } else if (typeof field === 'bigint') key += `|${field}n`;
+    else key += `|${Object.is(field, -0) ? '-0' : String(field)}`;
+  }
+  return key;
+}
+
+export { isFloatScalar, isIntScalar };
