@@ -36,7 +36,7 @@ function listTypeScript(root: string, path: string): string[] {
 const pattern = new RegExp(
   [
     String.raw`\/\*[\s\S]*?\*\/|^\s*\/\/.*$`,
-    String.raw`^\s*(?<word>import|export)\s+(?<type>type\s)?(?:[\w*\s{},$]+?\sfrom\s*)?(['"])(?<from>[^'"\n]+)\3`,
+    String.raw`(?:^|;)\s*(?<word>import|export)\s+(?<type>type\s)?(?:[\w*\s{},$]+?\sfrom\s*)?(['"])(?<from>[^'"\n]+)\3`,
     String.raw`\b(?:import|require)\(\s*(['"])(?<call>[^'"\n]+)\5`,
   ].join('|'),
   'gm',
