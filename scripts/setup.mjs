@@ -91,7 +91,7 @@ async function main() {
     } catch (error) {
       say(`✗ ${step.name}: ${error.message}`);
       process.exitCode = 1;
-      break;
+      if (step.run === npmInstall) break; // nothing else can work; other steps fail alone
     }
   }
   if (locked) unlock();
@@ -170,9 +170,11 @@ async function systemInstall() {
   const names = missing.map((p) => p.name);
   const install = (which) => apt(['install', '-y', '--no-install-recommends', ...which]);
   const fresh = readdirSync('/var/lib/apt/lists').filter((name) => name.endsWith('Packages') || name.endsWith('.lz4'));
-  if (fresh.length === 0) await apt(['update']);
-  let ok = (await install(names)) || ((await apt(['update'])) && (await install(names)));
-  if (!ok) for (const name of names) ok = (await install([name])) || ok; // what can be had, one by one
+  const stale = fresh.length > 0; // lists are there, but may be too old to install from
+  if (!stale) await apt(['update']);
+  let ok = await install(names);
+  if (!ok && stale) ok = (await apt(['update'])) && (await install(names));
+  if (!ok) for (const name of names) await install([name]); // what can be had, one by one
   const left = missingPackages();
   if (left.length === 0) {
     writeState({ aptFailed: undefined });
@@ -185,7 +187,17 @@ async function systemInstall() {
 
 async function apt(args) {
   say(`  apt-get ${args.join(' ')}`);
-  const options = ['-qq', '-o', 'DPkg::Lock::Timeout=300', '-o', 'Dpkg::Use-Pty=0', '-o', 'Acquire::Retries=2'];
+  const options = [
+    '-qq',
+    '-o',
+    'DPkg::Lock::Timeout=300',
+    '-o',
+    'Dpkg::Use-Pty=0',
+    '-o',
+    'Acquire::Retries=1',
+    '-o',
+    'Acquire::http::Timeout=30',
+  ];
   const result = await capture('apt-get', [...options, ...args], {
     env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
   });
