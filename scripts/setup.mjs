@@ -33,6 +33,7 @@ const started = performance.now();
 const flags = new Set(process.argv.slice(2));
 const statePath = at('build', 'setup.json');
 const lockPath = at('build', 'setup.lock');
+const binLink = at('node_modules', '.bin', 'tutti');
 
 /** What the machine should have beside Node, and what is lost without it. `test` decides where dpkg cannot. */
 const systemPackages = [
@@ -295,8 +296,6 @@ async function typescriptBuild() {
 }
 
 // ---- the command, for `npx tutti` in this checkout ------------------------------------------------------------------
-
-const binLink = at('node_modules', '.bin', 'tutti');
 
 function commandDue() {
   const target = at('dist', 'cli', 'main.js');
