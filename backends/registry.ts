@@ -1,0 +1,8 @@
+/** All backends, one line each. Each is loaded when it is first asked for. */
+import type { Backend, BackendName } from './backend.js';
+
+export const backends: Readonly<Partial<Record<BackendName, () => Promise<Backend>>>> = {
+  cpu: async () => (await import('./cpu/index.js')).cpuBackend,
+  vulkan: async () => (await import('./vulkan/index.js')).vulkanBackend,
+  webgpu: async () => (await import('./webgpu/index.js')).webgpuBackend,
+};

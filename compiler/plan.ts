@@ -1,0 +1,88 @@
+/**
+ * A plan: one model at concrete shapes, lowered for one target. Pure data; the runtime renders the kernels, allocates
+ * the pools, uploads the constants and records the steps once.
+ */
+import type { DType } from './dtype.js';
+import type { ConstantData } from './graph/types.js';
+import type { Target } from './kernel/target.js';
+import type { KernelFunction } from './kernel/types.js';
+
+/** Where a tensor lies: a range of one of the plan's pools (byte offsets obey the target's storage alignment). */
+export interface Location {
+  readonly pool: number;
+  readonly offset: number;
+  /** Bytes of the tensor, not padded. */
+  readonly bytes: number;
+}
+
+/**
+ * A device buffer of the plan. `constants` keep their contents and may be shared between plans of one model on one
+ * device; `arena` holds inputs, intermediates and outputs, its ranges reused over time.
+ */
+export interface Pool {
+  readonly kind: 'constants' | 'arena';
+  /** Already padded to a multiple of 16 past the last tensor. */
+  readonly bytes: number;
+}
+
+export interface PlannedConstant {
+  readonly name: string;
+  readonly data: ConstantData;
+  readonly location: Location;
+}
+
+export interface PlannedTensor {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** Undefined for outputs that are constants (`constant`) and for tensors without elements. */
+  readonly location?: Location;
+  /** An output known at compile time (or of strings): no device is asked. */
+  readonly constant?: ConstantData;
+}
+
+export type PlanStep =
+  | {
+      readonly kind: 'dispatch';
+      /** Index into `kernels`. */
+      readonly kernel: number;
+      /** In the order of the kernel's buffer parameters. */
+      readonly bindings: readonly Location[];
+      readonly sources: readonly string[];
+    }
+  | { readonly kind: 'copy'; readonly from: Location; readonly to: Location }
+  | { readonly kind: 'fill'; readonly to: Location; readonly byte: number }
+  /** What came before must be finished before what comes after starts. */
+  | { readonly kind: 'barrier' };
+
+export interface PlanReport {
+  readonly nodes: number;
+  readonly groups: number;
+  readonly kernels: number;
+  readonly dispatches: number;
+  readonly constantsFolded: number;
+  readonly weightsBytes: number;
+  readonly arenaBytes: number;
+  /** Largest sum of bytes of tensors alive at one step: the lower bound of the arena. */
+  readonly largestLiveBytes: number;
+  /** Bytes read and written by all dispatches, each tensor once per use. */
+  readonly bytesMoved: number;
+  /** Multiply-adds and other arithmetic of contractions, counted from the graph: 2 per multiply-add. */
+  readonly flops: number;
+  /** Milliseconds by stage. */
+  readonly times: Readonly<Record<string, number>>;
+  /** One entry a group: its kernel, family, source nodes, and what was done about types (emulated, narrowed). */
+  readonly placement: readonly { readonly kernel: string; readonly family: string; readonly sources: readonly string[]; readonly notes: readonly string[] }[];
+}
+
+export interface Plan {
+  readonly target: Target;
+  /** Distinct by content. Legal for the target. */
+  readonly kernels: readonly KernelFunction[];
+  readonly steps: readonly PlanStep[];
+  readonly pools: readonly Pool[];
+  readonly constants: readonly PlannedConstant[];
+  readonly inputs: readonly PlannedTensor[];
+  readonly outputs: readonly PlannedTensor[];
+  readonly report: PlanReport;
+}

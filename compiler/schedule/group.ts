@@ -1,0 +1,32 @@
+/** What fusion hands to scheduling: the nodes that become one kernel. */
+import type { FamilyName } from '../graph/definition.js';
+import type { ConstantData, Node, Value } from '../graph/types.js';
+
+export interface Group {
+  readonly family: FamilyName;
+  /** The node that decides the kernel's form; a map group has none. */
+  readonly anchor?: Node;
+  /** In topological order, the anchor included. Views may be in several groups. */
+  readonly nodes: readonly Node[];
+  /** Values that the kernel reads from memory, each once. */
+  readonly reads: readonly Value[];
+  /** Values that the kernel writes to memory. */
+  readonly writes: readonly Value[];
+  /** Data of constants of one element that are built into the code. */
+  readonly scalars: ReadonlyMap<number, ConstantData>;
+}
+
+/** Name for a kernel: its family and main ops, a valid identifier. */
+export function nameOf(group: Group): string {
+  const main = group.anchor ? [group.anchor.op] : [];
+  const others = group.nodes.filter((n) => n !== group.anchor && !isView(n.op)).map((n) => n.op);
+  const parts = [group.family, ...main, ...others.slice(-3)];
+  return parts.join('_').slice(0, 60);
+}
+
+/** Source nodes that the group computes, in order, each once. */
+export const sourcesOf = (group: Group): readonly string[] => [...new Set(group.nodes.map((n) => n.source.node))];
+
+/** Movement that costs nothing but index arithmetic. */
+export const isView = (op: Node['op']): boolean =>
+  op === 'reshape' || op === 'transpose' || op === 'broadcast' || op === 'slice' || op === 'iota';

@@ -1,0 +1,353 @@
+/**
+ * Demand-driven lowering: the value of a tensor at an index.
+ *
+ * A schedule asks for elements of the group's results at computed indices; this class follows the nodes back to
+ * memory. Views only change the index, elementwise ops combine their operands' values, everything else is memory.
+ * An index may mention the *lane* (`Affine.lane`): then the answer is a vector of `lanes` consecutive elements, or a
+ * scalar where the value does not depend on the lane.
+ */
+import { TuttiError } from '../error.js';
+import { describe } from '../graph/builder.js';
+import { definitionOf } from '../graph/ops/index.js';
+import type { Node, NodeOf, OpKind, Value } from '../graph/types.js';
+import { KernelBuilder } from '../kernel/builder.js';
+import type { Target } from '../kernel/target.js';
+import { type KBuffer, type KernelFunction, type KValue, ktype, type Lanes, type ScalarType, scalarTypes } from '../kernel/types.js';
+import { bytesOfTensor } from '../tensor.js';
+import { readElement } from '../graph/evaluate.js';
+import { Affine, delinearize, linearize } from './affine.js';
+import { type Group, nameOf, sourcesOf } from './group.js';
+
+export type Index = readonly Affine[];
+
+/** Concrete shape of a value; lowering happens after specialisation. */
+export const shapeOf = (value: Value): readonly number[] => value.type.shape as readonly number[];
+
+/** Kernel IR scalar of a tensor's elements. @throws TuttiError E_UNSUPPORTED for types kernels do not know. */
+export function scalarOf(value: Value, node?: Node): ScalarType {
+  const { dtype } = value.type;
+  if ((scalarTypes as readonly string[]).includes(dtype)) return dtype as ScalarType;
+  throw new TuttiError('E_UNSUPPORTED', `tensors of ${dtype} cannot be computed on a device yet`, {
+    subject: node ? describe(node.source) : value.name,
+    remedy: 'Cast the tensor to a wider type in the model',
+  });
+}
+
+export class Lowering {
+  readonly b = new KernelBuilder();
+  readonly group: Group;
+  readonly target: Target;
+  readonly #buffers = new Map<number, KBuffer>();
+  readonly #producers = new Map<number, Node>();
+  readonly #overrides = new Map<number, (index: Index, lanes: Lanes) => KValue>();
+  #memos: Map<string, KValue>[] = [new Map()];
+  /** Set when some address needed a division by which a vector load was lost or that an inner loop repeats. */
+  readonly addresses: Affine[] = [];
+
+  constructor(group: Group, target: Target) {
+    this.group = group;
+    this.target = target;
+    for (const node of group.nodes) for (const output of node.outputs) this.#producers.set(output.id, node);
+    for (const value of group.reads) this.#declare(value, 'read');
+    for (const value of group.writes) this.#declare(value, 'write');
+  }
+
+  #declare(value: Value, access: 'read' | 'write'): void {
+    const scalar = scalarOf(value);
+    const length = shapeOf(value).reduce((p, d) => p * d, 1);
+    const prefix = access === 'read' ? 'in' : 'out';
+    const memory = scalar === 'bool' ? 'u8' : scalar;
+    this.#buffers.set(value.id, this.b.buffer(`${prefix}${this.#buffers.size}`, memory, length, access));
+  }
+
+  /** From now on elements of `value` come from `element` (an anchor's accumulators, a reduction's result). */
+  define(value: Value, element: (index: Index, lanes: Lanes) => KValue): void {
+    this.#overrides.set(value.id, element);
+    this.#memos = this.#memos.map(() => new Map());
+  }
+
+  /** The element of `value` at `index`: a scalar, or a vector of `lanes` if it depends on the lane. */
+  value(value: Value, index: Index, lanes: Lanes): KValue {
+    const key = `${value.id}:${lanes}:${index.map((i) => i.key).join(';')}`;
+    for (const memo of this.#memos) {
+      const known = memo.get(key);
+      if (known) return known;
+    }
+    const result = this.#compute(value, index, lanes);
+    this.#memos[this.#memos.length - 1].set(key, result);
+    return result;
+  }
+
+  /** Like `value`, always a vector of exactly `lanes`. */
+  vector(value: Value, index: Index, lanes: Lanes): KValue {
+    return this.widen(this.value(value, index, lanes), lanes);
+  }
+
+  widen(value: KValue, lanes: Lanes): KValue {
+    return value.type.lanes === lanes ? value : this.b.splat(value, lanes);
+  }
+
+  /** Stores `element` (scalar or `lanes` wide, lane-contiguous) into a written value. */
+  store(value: Value, index: Index, element: KValue, lanes: Lanes): void {
+    const buffer = this.#buffers.get(value.id) as KBuffer;
+    const address = linearize(index, shapeOf(value));
+    this.addresses.push(address);
+    const stored = scalarOf(value) === 'bool' ? this.b.convert(element, 'u8') : element;
+    const coefficient = address.laneCoefficient();
+    if (lanes === 1 || coefficient === 1) {
+      const base = address.atLane(0);
+      const wide = this.widen(stored, lanes);
+      this.b.store(buffer, base.emit(this.b), wide, lanes > 1 && base.divisor() % lanes === 0);
+      return;
+    }
+    for (let lane = 0; lane < lanes; lane++) {
+      this.b.store(buffer, address.atLane(lane).emit(this.b), this.b.extract(this.widen(stored, lanes), lane));
+    }
+  }
+
+  buffer(value: Value): KBuffer | undefined {
+    return this.#buffers.get(value.id);
+  }
+
+  // --- control flow, with the memo's scopes ----------------------------------------------------------------------
+
+  for(
+    lower: KValue | number, upper: KValue | number, step: number, initial: readonly KValue[],
+    body: (index: Affine, carried: readonly KValue[]) => readonly KValue[] | void,
+    options: { unroll?: boolean } = {},
+  ): readonly KValue[] {
+    return this.b.for(lower, upper, step, initial,
+      (index, carried) => this.#scoped(() => body(Affine.of(index, this.b), carried)), options);
+  }
+
+  if(condition: KValue, then: () => readonly KValue[] | void, otherwise?: () => readonly KValue[] | void): readonly KValue[] {
+    return this.b.if(condition, () => this.#scoped(then), otherwise && (() => this.#scoped(otherwise)));
+  }
+
+  #scoped<T>(build: () => T): T {
+    this.#memos.push(new Map());
+    try {
+      return build();
+    } finally {
+      this.#memos.pop();
+    }
+  }
+
+  /** An index of the grid, limited to [0, extent); runs `body` only for indices inside. */
+  guarded(index: Affine, extent: number, body: (index: Affine) => void): void {
+    if (index.range.max < extent) {
+      body(index);
+      return;
+    }
+    const value = index.emit(this.b);
+    this.if(this.b.compare('lt', value, this.b.constant(extent)), () => {
+      body(Affine.of(this.b.assume(value, 0, extent - 1), this.b));
+    });
+  }
+
+  finish(grid: readonly [number, number, number], workgroup: readonly [number, number, number], subgroupSize?: number): KernelFunction {
+    return this.b.finish({ name: nameOf(this.group), sources: sourcesOf(this.group), grid, workgroup, subgroupSize });
+  }
+
+  // --- values ----------------------------------------------------------------------------------------------------
+
+  #compute(value: Value, index: Index, lanes: Lanes): KValue {
+    const override = this.#overrides.get(value.id);
+    if (override) return override(index, lanes);
+    const node = this.#producers.get(value.id);
+    if (node) return this.#node(node, value, index, lanes);
+    const scalar = this.group.scalars.get(value.id);
+    if (scalar) return this.constantElement(value, scalar.load());
+    return this.load(value, index, lanes);
+  }
+
+  constantElement(value: Value, tensor: Parameters<typeof bytesOfTensor>[0]): KValue {
+    return this.b.constant(readElement(tensor, 0), scalarOf(value));
+  }
+
+  /** Reads memory: a vector where the lane is contiguous, else element by element. */
+  load(value: Value, index: Index, lanes: Lanes): KValue {
+    const buffer = this.#buffers.get(value.id);
+    if (!buffer) throw new Error(`${value.name} is neither computed nor read by ${nameOf(this.group)}`);
+    const address = linearize(index, shapeOf(value));
+    this.addresses.push(address);
+    const coefficient = lanes === 1 ? 0 : address.laneCoefficient();
+    const truth = (v: KValue) =>
+      scalarOf(value) === 'bool' ? this.b.compare('ne', v, this.b.constant(0, 'u8', v.type.lanes)) : v;
+    if (coefficient === 0) return truth(this.b.load(buffer, address.atLane(0).emit(this.b)));
+    if (coefficient === 1) {
+      const base = address.atLane(0);
+      return truth(this.b.load(buffer, base.emit(this.b), lanes, base.divisor() % lanes === 0));
+    }
+    return truth(this.b.build(range(lanes).map((lane) => this.b.load(buffer, address.atLane(lane).emit(this.b)))));
+  }
+
+  /** Computes lane by lane where the lane matters. */
+  #perLane(index: Index, lanes: Lanes, element: (index: Index) => KValue): KValue {
+    if (lanes === 1 || !index.some((i) => i.mentionsLane())) return element(index);
+    return this.b.build(range(lanes).map((lane) => element(index.map((i) => i.atLane(lane)))));
+  }
+
+  /** A data-dependent index: wrapped once if negative, clamped into [0, extent). */
+  dataIndex(raw: KValue, extent: number): Affine {
+    const { b } = this;
+    if (extent === 1) return Affine.constant(0);
+    const value = b.convert(raw, 'i32');
+    const wrapped = b.select(b.compare('lt', value, b.constant(0)), b.addc(value, extent), value);
+    return Affine.of(b.clamp(wrapped, 0, extent - 1), b);
+  }
+
+  #node(node: Node, output: Value, index: Index, lanes: Lanes): KValue {
+    const { b } = this;
+    const [x, y] = node.inputs;
+    switch (node.op) {
+      case 'reshape':
+        return this.value(x, delinearize(linearize(index, shapeOf(output)), shapeOf(x)), lanes);
+      case 'transpose': {
+        const source: Affine[] = [];
+        node.attrs.permutation.forEach((from, i) => {
+          source[from] = index[i];
+        });
+        return this.value(x, source, lanes);
+      }
+      case 'broadcast': {
+        const offset = index.length - shapeOf(x).length;
+        return this.value(x, shapeOf(x).map((dim, d) => (dim === 1 ? Affine.constant(0) : index[d + offset])), lanes);
+      }
+      case 'slice': {
+        const { starts, steps } = node.attrs;
+        return this.value(x, index.map((i, d) => i.scale(steps[d]).add(Number(starts[d]))), lanes);
+      }
+      case 'pad':
+        return this.#pad(node, index, lanes);
+      case 'concat':
+        return this.#perLane(index, lanes, (i) => this.#concat(node, i));
+      case 'iota': {
+        const at = index[node.attrs.axis];
+        const coefficient = at.laneCoefficient();
+        const scalar = scalarOf(output);
+        if (lanes === 1 || coefficient === 0) return b.convert(at.atLane(0).emit(b), scalar);
+        return b.convert(b.build(range(lanes).map((lane) => at.atLane(lane).emit(b))), scalar);
+      }
+      case 'gather': {
+        const { axis } = node.attrs;
+        const extra = shapeOf(y).length;
+        return this.#perLane(index, lanes, (i) => {
+          const at = this.dataIndex(this.value(y, i.slice(axis, axis + extra), 1), shapeOf(x)[axis]);
+          return this.value(x, [...i.slice(0, axis), at, ...i.slice(axis + extra)], 1);
+        });
+      }
+      case 'gather_elements': {
+        const { axis } = node.attrs;
+        return this.#perLane(index, lanes, (i) => {
+          const at = this.dataIndex(this.value(y, i, 1), shapeOf(x)[axis]);
+          return this.value(x, i.map((j, d) => (d === axis ? at : j)), 1);
+        });
+      }
+      case 'gather_nd': {
+        const { batchDims } = node.attrs;
+        const outer = shapeOf(y).length - 1;
+        const depth = shapeOf(y)[outer];
+        return this.#perLane(index, lanes, (i) => {
+          const ats = range(depth).map((k) =>
+            this.dataIndex(this.value(y, [...i.slice(0, outer), Affine.constant(k)], 1), shapeOf(x)[batchDims + k]),
+          );
+          return this.value(x, [...i.slice(0, batchDims), ...ats, ...i.slice(outer)], 1);
+        });
+      }
+      default: {
+        const scalar = definitionOf(node.op).scalar;
+        if (!scalar) throw new Error(`${node.op} cannot be lowered inside a ${this.group.family} kernel`);
+        return this.#elementwise(node, output, index, lanes, scalar as ScalarRule);
+      }
+    }
+  }
+
+  #elementwise(node: Node, output: Value, index: Index, lanes: Lanes, rule: ScalarRule): KValue {
+    const args = node.inputs.map((input) => this.value(input, index, lanes));
+    const wide = args.some((arg) => arg.type.lanes > 1) ? lanes : 1;
+    return rule(this.b, args.map((arg) => this.widen(arg, wide)), {
+      attrs: node.attrs as never,
+      inputs: node.inputs.map((input) => input.type.dtype),
+      output: output.type.dtype,
+    });
+  }
+
+  /**
+   * An element that exists only where every `at[d]` lies in [0, extent[d]): elsewhere `otherwise`. Reads stay in bounds
+   * because the index is clamped.
+   */
+  inside(at: Index, extents: readonly number[], element: (index: Index) => KValue, otherwise: () => KValue): KValue {
+    const { b } = this;
+    let valid = b.constant(true, 'bool');
+    const clamped = at.map((i, d) => {
+      if (i.range.min >= 0 && i.range.max < extents[d]) return i;
+      const value = i.emit(b);
+      if (i.range.min < 0) valid = b.and(valid, b.compare('ge', value, b.constant(0)));
+      if (i.range.max >= extents[d]) valid = b.and(valid, b.compare('lt', value, b.constant(extents[d])));
+      return Affine.of(b.clamp(value, 0, Math.max(0, extents[d] - 1)), b);
+    });
+    if (extents.some((e) => e === 0)) return otherwise();
+    return b.select(valid, element(clamped), otherwise());
+  }
+
+  #pad(node: NodeOf<'pad'>, index: Index, lanes: Lanes): KValue {
+    const [x, fill] = node.inputs;
+    const { low, mode } = node.attrs;
+    const extents = shapeOf(x);
+    const { b } = this;
+    const shifted = index.map((i, d) => i.sub(Number(low[d])));
+    const untouched = shifted.every((i, d) => i.range.min >= 0 && i.range.max < extents[d]);
+    if (untouched) return this.value(x, shifted, lanes);
+    // Lanes only matter to dims that are padded if they occur there; others keep their vector loads.
+    const lanePadded = shifted.some((i, d) => i.mentionsLane() && !(i.range.min >= 0 && i.range.max < extents[d]));
+    const element = (at: Index, width: Lanes): KValue => {
+      if (mode === 'constant') {
+        const zero = Affine.constant(0);
+        return this.#spread(
+          this.inside(at, extents, (i) => this.value(x, i, width), () => this.value(fill, shapeOf(fill).map(() => zero), 1)),
+        );
+      }
+      return this.value(x, at.map((i, d) => {
+        if (i.range.min >= 0 && i.range.max < extents[d]) return i;
+        const value = i.emit(b);
+        if (mode === 'edge') return Affine.of(b.clamp(value, 0, extents[d] - 1), b);
+        const period = mode === 'wrap' ? extents[d] : Math.max(1, 2 * (extents[d] - 1));
+        const shift = Math.ceil(Math.max(0, -i.range.min) / period) * period;
+        const folded = b.remc(b.addc(value, shift), period);
+        if (mode === 'wrap') return Affine.of(folded, b);
+        return Affine.of(b.clamp(b.min(folded, b.sub(b.constant(period), folded)), 0, extents[d] - 1), b);
+      }), width);
+    };
+    return lanePadded ? this.#perLane(shifted, lanes, (i) => element(i, 1)) : element(shifted, lanes);
+  }
+
+  #spread(value: KValue): KValue {
+    return value;
+  }
+
+  #concat(node: NodeOf<'concat'>, index: Index): KValue {
+    const { b } = this;
+    const { axis } = node.attrs;
+    const pick = (from: number, start: number): KValue => {
+      const input = node.inputs[from];
+      const extent = shapeOf(input)[axis];
+      const here = (): KValue => {
+        const local = index[axis].sub(start);
+        const inRange = local.range.min >= 0 && local.range.max < extent;
+        const at = inRange ? local : Affine.of(b.clamp(local.emit(b), 0, Math.max(0, extent - 1)), b);
+        return this.value(input, index.map((i, d) => (d === axis ? at : i)), 1);
+      };
+      if (from === node.inputs.length - 1) return here();
+      if (extent === 0) return pick(from + 1, start);
+      const first = b.compare('lt', index[axis].emit(b), b.constant(start + extent));
+      return this.if(first, () => [here()], () => [pick(from + 1, start + extent)])[0];
+    };
+    return pick(0, 0);
+  }
+}
+
+type ScalarRule = NonNullable<ReturnType<typeof definitionOf<OpKind>>['scalar']>;
+
+export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+export { ktype };
