@@ -49,7 +49,7 @@ export const unaryMath: Readonly<Record<MathFn, Entry<Unary>>> = {
   acosh: { build: exponential.acosh, f32: 2, f64: 2 },
   atanh: { build: exponential.atanh, f32: 2, f64: 2 },
   tanh: { build: exponential.tanh, f32: 2, f64: 2 },
-  erf: { build: exponential.erf, f32: 1, f64: 2 },
+  erf: { build: exponential.erf, f32: 2, f64: 2 },
 };
 
 export const binaryMath: Readonly<Record<MathBinaryFn, Entry<Binary>>> = {

@@ -64,13 +64,12 @@ function ulps(type: Float, actual: number, exact: number): number {
   if (Object.is(actual, rounded)) {
     if (!Number.isFinite(exact)) return 0;
   } else if (Number.isNaN(actual) || Number.isNaN(rounded)) return Infinity;
-  const [digits, least] = type === 'f32' ? [23, -149] : [52, -1074];
-  const largest = type === 'f32' ? 2 ** 128 : Number.MAX_VALUE;
-  const finite = (x: number) => (Math.abs(x) === Infinity ? Math.sign(x) * largest : x);
-  if (actual === 0 && rounded === 0 && !Object.is(actual, rounded) && exact === 0) return Infinity;
-  const size = Math.abs(finite(exact));
+  const [digits, least, limit] = type === 'f32' ? [23, -149, 2 ** 128] : [52, -1074, Number.MAX_VALUE];
+  if (exact === 0 && actual === 0) return Object.is(actual, exact) ? 0 : Infinity;
+  const cut = (x: number) => Math.max(-limit, Math.min(limit, x));
+  const size = Math.min(Math.abs(exact), limit * (1 - 2 ** -30));
   const exponent = size === 0 ? least : Math.max(Math.floor(Math.log2(size)) - digits, least);
-  return Math.abs(finite(actual) - finite(exact)) / 2 ** exponent;
+  return Math.abs(cut(actual) - cut(exact)) / 2 ** exponent;
 }
 
 function unaryKernel(fn: MathFn, type: Float, count: number, lanes: 1 | 4 = 1): KernelFunction {
@@ -96,8 +95,8 @@ function binaryKernel(fn: MathBinaryFn, type: Float, count: number): KernelFunct
 const table: string[] = [];
 const COUNT = Number(process.env.TUTTI_MATH_SAMPLES ?? 20_000);
 
-/** JavaScript's own functions are off by up to an ulp in f64. */
-const slack: Record<Float, number> = { f32: 0, f64: 1 };
+/** JavaScript's own functions are off by up to an ulp in f64, the interpreter's series for erf by more. */
+const slack = (type: Float, fn: string): number => (type === 'f32' ? 0 : fn === 'erf' ? 16 : 1);
 
 describe.each<Float>(['f32', 'f64'])('%s', (type) => {
   it.each(Object.keys(references) as MathFn[])('%s stays within its bound', (fn) => {
@@ -112,7 +111,7 @@ describe.each<Float>(['f32', 'f64'])('%s', (type) => {
     }
     table.push(`${type} ${fn} ${worst.toFixed(3)} at ${x[at]}: ${y[at]} for ${references[fn](x[at])}`);
     expect(worst, `${fn}(${x[at]}) = ${y[at]}, not ${references[fn](x[at])}`).toBeLessThanOrEqual(
-      unaryMath[fn][type] + slack[type],
+      unaryMath[fn][type] + slack(type, fn),
     );
   });
 
@@ -139,7 +138,7 @@ describe.each<Float>(['f32', 'f64'])('%s', (type) => {
     const exact = binaryReferences[fn](x[at], y[at]);
     table.push(`${type} ${fn} ${worst.toFixed(3)} at ${x[at]}, ${y[at]}: ${z[at]} for ${exact}`);
     expect(worst, `${fn}(${x[at]}, ${y[at]}) = ${z[at]}, not ${exact}`).toBeLessThanOrEqual(
-      binaryMath[fn][type] + slack[type],
+      binaryMath[fn][type] + slack(type, fn),
     );
   });
 });

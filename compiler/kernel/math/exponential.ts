@@ -81,8 +81,8 @@ export function erf(m: Calc, x: KValue): KValue {
   const a = m.abs(x);
   const small = m.add(a, m.mul(a, m.polynomial(polynomials.erf, m.mul(a, a))));
   const cut = m.cut(a, 1, erfLimit);
-  const u = m.mul(m.sub(cut, m.c((1 + erfLimit) / 2)), m.c(2 / (erfLimit - 1)));
-  const { n, tail } = reduceExp(m, m.mul(m.c(-1), m.polynomial(polynomials.erfc, u)));
+  const complement = m.polynomial(polynomials.erfc, m.sub(cut, m.c(1)));
+  const { n, tail } = reduceExp(m, m.b.unary('neg', complement));
   const large = m.sub(m.c(1), m.mul(m.add(m.c(1), tail), m.powerOfTwo(n)));
   const magnitude = m.select(m.is('lt', a, m.c(1)), small, m.select(m.is('ge', a, m.c(erfLimit)), m.c(1), large));
   return m.select(m.isNaN(x), x, m.withSign(magnitude, x));
