@@ -425,6 +425,8 @@ class Renderer {
       const u = typeName(withScalar(a.type, 'u32'));
       return `${u}(${left}) ${compareOperators[fn]} ${u}(${right})`;
     }
+    // Compilers turn `!=` into an ordered comparison, which is false with NaN.
+    if (fn === 'ne' && isFloatScalar(scalar)) return `!(${left} == ${right})`;
     return `${left} ${compareOperators[fn]} ${right}`;
   }
 
@@ -434,15 +436,19 @@ class Renderer {
     if (to.scalar === from) return text;
     if (to.scalar === 'bool') {
       const zero = literal(from, 0) as string;
-      return `${text} != ${isVector(to) ? `${this.#type(a.type)}(${zero})` : zero}`;
+      return `!(${text} == ${isVector(to) ? `${this.#type(a.type)}(${zero})` : zero})`;
     }
     if (isFloatScalar(from) && isIntScalar(to.scalar)) {
       return `${this.#use(to.scalar === 'i32' ? 'to_i32' : 'to_u32', a.type)}(${text})`;
     }
     if (to.scalar === 'f16' && from !== 'bool') {
       const f32 = withScalar(a.type, 'f32');
+      // Integers that f32 rounds lie beyond f16's range, so rounding twice is harmless.
       return `${this.#use('round_f16', f32)}(${from === 'f32' ? text : `${typeName(f32)}(${text})`})`;
     }
+    // Below 2^24 every integer is an f32; above, drivers round u32 as they like.
+    const small = a.range !== undefined && a.range.max <= 2 ** 24;
+    if (from === 'u32' && to.scalar === 'f32' && !small) return `${this.#use('u32_to_f32', a.type)}(${text})`;
     return `${this.#type(to)}(${text})`;
   }
 

@@ -65,7 +65,7 @@ function floatLiteral(value: number, suffix: 'f' | 'h', smallestNormal: number):
 
 /** A function of the library, by name and type; `text` may ask for others through `use`. */
 export type LibraryFunction =
-  | 'is_nan' | 'min' | 'max' | 'fmod' | 'to_i32' | 'to_u32' | 'mulhi' | 'round_f16';
+  | 'is_nan' | 'min' | 'max' | 'fmod' | 'to_i32' | 'to_u32' | 'mulhi' | 'round_f16' | 'u32_to_f32';
 
 type Use = (fn: LibraryFunction, type: KType) => string;
 
@@ -151,6 +151,13 @@ export function libraryText(fn: LibraryFunction, type: KType, use: Use): string 
         )}; }`;
       }
       return roundF16Text(name);
+    case 'u32_to_f32': {
+      // Two exact halves and one rounding sum.
+      const f = withScalar(type, 'f32');
+      const half = (text: string): string => `${typeName(f)}(${text})`;
+      const sum = `${half(`a >> ${splat(type, '16u')}`)} * ${splat(f, '65536.0f')} + ${half(`a & ${splat(type, '0xffffu')}`)}`;
+      return `fn ${name}(a: ${t}) -> ${typeName(f)} { return ${sum}; }`;
+    }
     default:
       return fn satisfies never;
   }
