@@ -1,0 +1,139 @@
+/**
+ * Compiled kernels on disk: `<folder>/<sha256 of the content>.so`, and for each kernel `<key>.kernel`, which names
+ * the object that holds it. A key covers the kernel's text, flags, compiler and processor. An object is used only if
+ * its bytes hash to its name, so truncated or foreign files are misses, never crashes.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { TuttiError } from '../../compiler/error.js';
+import type { KernelCode } from '../backend.js';
+import { type HostCompiler, runCompiler } from './compiler.js';
+
+/** Where a kernel's function is. */
+export interface CompiledKernel {
+  readonly path: string;
+  readonly entry: string;
+}
+
+/** Texts below this are compiled together: starting the compiler and linking cost about as much. */
+const BATCH_CHARACTERS = 24_000;
+
+const sha256 = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex');
+
+export class KernelLibrary {
+  readonly #verified = new Set<string>();
+
+  constructor(
+    readonly folder: string,
+    readonly compiler: HostCompiler,
+    readonly flags: readonly string[],
+    /** Model and features: `-march=native` means something else elsewhere. */
+    readonly processor: string,
+  ) {}
+
+  /** Places of the kernels in the same order; compiles those that are not there yet. */
+  async load(codes: readonly KernelCode[]): Promise<readonly CompiledKernel[]> {
+    const unique = [...new Map(codes.map((code) => [code.entry, code])).values()];
+    const objects = new Map<string, string>();
+    await mkdir(this.folder, { recursive: true });
+    await Promise.all(unique.map(async (code) => {
+      const object = await this.#find(code);
+      if (object !== undefined) objects.set(code.entry, object);
+    }));
+    const missing = unique.filter((code) => !objects.has(code.entry));
+    for (const [entry, object] of await this.#compileAll(missing)) objects.set(entry, object);
+    return codes.map(({ entry }) => ({ entry, path: this.#path(objects.get(entry) as string) }));
+  }
+
+  #path(object: string): string {
+    return join(this.folder, `${object}.so`);
+  }
+
+  #key(code: KernelCode): string {
+    return sha256([code.text, this.flags.join(' '), this.compiler.command.join(' '), this.compiler.version, this.processor].join('\0'));
+  }
+
+  async #find(code: KernelCode): Promise<string | undefined> {
+    try {
+      const object = (await readFile(join(this.folder, `${this.#key(code)}.kernel`), 'utf8')).trim();
+      if (!/^[0-9a-f]{64}$/.test(object)) return undefined;
+      if (!this.#verified.has(object)) {
+        if (sha256(await readFile(this.#path(object))) !== object) return undefined;
+        this.#verified.add(object);
+      }
+      return object;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw new TuttiError('E_IO', `the kernel cache cannot be read: ${(error as Error).message}`, {
+        subject: this.folder, remedy: 'Check the folder’s permissions, or choose another with TUTTI_CACHE.', cause: error,
+      });
+    }
+  }
+
+  async #compileAll(codes: readonly KernelCode[]): Promise<ReadonlyMap<string, string>> {
+    const objects = new Map<string, string>();
+    const batches = makeBatches(codes);
+    let failure: unknown;
+    const worker = async () => {
+      for (let batch = batches.shift(); batch !== undefined && failure === undefined; batch = batches.shift()) {
+        try {
+          const object = await this.#compile(batch);
+          for (const code of batch) objects.set(code.entry, object);
+        } catch (error) {
+          failure ??= error;
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: Math.min(availableParallelism(), batches.length) }, worker));
+    if (failure !== undefined) throw failure;
+    return objects;
+  }
+
+  /** Compiles kernels into one object and files it. Nothing half-written stays under a name that is looked up. */
+  async #compile(batch: readonly KernelCode[]): Promise<string> {
+    const temporary = join(this.folder, `tmp-${process.pid}-${randomBytes(6).toString('hex')}`);
+    const source = batch.map((code) => code.text).join('\n');
+    try {
+      const { code, output } = await runCompiler(this.compiler.command, [...this.flags, '-x', 'c', '-', '-o', temporary, '-lm'], source);
+      if (code !== 0) {
+        if (batch.length === 1) throw this.#refused(batch[0], code, output);
+        // Which one was it? Alone, it says so itself.
+        for (const single of batch) await this.#compile([single]);
+        throw this.#refused(batch[0], code, output);
+      }
+      const object = sha256(await readFile(temporary));
+      await rename(temporary, this.#path(object));
+      for (const kernel of batch) {
+        const note = `${temporary}-note`;
+        await writeFile(note, `${object}\n`);
+        await rename(note, join(this.folder, `${this.#key(kernel)}.kernel`));
+      }
+      this.#verified.add(object);
+      return object;
+    } finally {
+      await rm(temporary, { force: true });
+    }
+  }
+
+  #refused(code: KernelCode, exit: number | null, output: string): TuttiError {
+    const words = output.trim().slice(0, 4000) || `exit code ${exit}`;
+    return new TuttiError('E_KERNEL', `${this.compiler.command.join(' ')} refused the kernel: ${words}`, { subject: code.name });
+  }
+}
+
+/** Largest first into the emptiest of enough batches, so that parallel compilers end together. */
+function makeBatches(codes: readonly KernelCode[]): KernelCode[][] {
+  const length = (code: KernelCode) => code.text?.length ?? 0;
+  const total = codes.reduce((sum, code) => sum + length(code), 0);
+  const parallel = availableParallelism();
+  const count = Math.min(codes.length, Math.max(parallel, Math.ceil(total / BATCH_CHARACTERS)));
+  const batches = Array.from({ length: count }, () => ({ load: 0, codes: [] as KernelCode[] }));
+  for (const code of [...codes].sort((a, b) => length(b) - length(a))) {
+    const emptiest = batches.reduce((best, batch) => (batch.load < best.load ? batch : best));
+    emptiest.codes.push(code);
+    emptiest.load += length(code);
+  }
+  return batches.sort((a, b) => b.load - a.load).map((batch) => batch.codes);
+}

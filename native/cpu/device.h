@@ -1,0 +1,154 @@
+// An open CPU device: memory, loaded kernels, recorded lists and the one queue that runs them in order.
+//
+// Nothing here knows JavaScript. Handles are shared pointers: a list keeps its kernels and buffers, a submission
+// keeps its list, so releasing a handle early is always safe.
+
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "pool.h"
+
+namespace tutti::cpu {
+
+/** Counts the bytes of a device's buffers. */
+struct Accounting {
+  const uint64_t totalBytes;
+  std::atomic<uint64_t> allocatedBytes{0};
+};
+
+/** Zero-filled memory aligned to 64 bytes. */
+class Buffer {
+ public:
+  /** Throws tutti::Error E_OUT_OF_MEMORY. */
+  Buffer(std::shared_ptr<Accounting> accounting, uint64_t bytes);
+  ~Buffer();
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  unsigned char* data() const { return data_; }
+  uint64_t bytes() const { return bytes_; }
+  /** Gives the memory back before the last owner goes. Nothing may use it any more. */
+  void release();
+
+ private:
+  std::shared_ptr<Accounting> accounting_;
+  uint64_t bytes_;
+  uint64_t mapped_ = 0;
+  unsigned char* data_ = nullptr;
+};
+
+/** A loaded shared object. */
+class Library {
+ public:
+  /** Throws tutti::Error E_KERNEL with the loader's words. */
+  explicit Library(const std::string& path);
+  ~Library();
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
+  KernelFn function(const std::string& entry) const;
+
+ private:
+  std::string path_;
+  void* handle_;
+};
+
+struct Kernel {
+  std::shared_ptr<Library> library;
+  KernelFn function = nullptr;
+};
+
+struct Slice {
+  std::shared_ptr<Buffer> buffer;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+  unsigned char* data() const { return buffer->data() + offset; }
+};
+
+struct Dispatch {
+  std::shared_ptr<Kernel> kernel;
+  uint32_t grid[3];
+  std::vector<Slice> bindings;
+  std::vector<void*> pointers;
+  std::vector<uint32_t> scalars;
+  uint64_t scratchBytes = 0;
+};
+struct Copy {
+  Slice from;
+  Slice to;
+};
+struct Fill {
+  Slice to;
+  int byte;
+};
+using Command = std::variant<Dispatch, Copy, Fill>;
+
+struct CommandList {
+  std::vector<Command> commands;
+};
+
+struct HostWrite {
+  Slice to;
+  const unsigned char* data;
+};
+struct HostRead {
+  Slice from;
+  unsigned char* into;
+};
+
+struct Submission {
+  std::shared_ptr<CommandList> list;
+  std::vector<HostWrite> writes;
+  std::vector<HostRead> reads;
+  /** Becomes non-zero when nobody wants the result any more. */
+  const int32_t* cancelled = nullptr;
+  bool profile = false;
+  /** Filled if `profile`. */
+  std::vector<double> dispatchMicroseconds;
+  /** Called once on the queue's thread, with the failure if there was one. */
+  std::function<void(std::exception_ptr)> done;
+};
+
+class Device {
+ public:
+  Device(unsigned threads, uint64_t memoryBytes);
+  /** Finishes what is queued. */
+  ~Device();
+
+  std::shared_ptr<Buffer> allocate(uint64_t bytes);
+  const Accounting& memory() const { return *accounting_; }
+  void submit(std::shared_ptr<Submission> submission);
+  /** Runs `done` on the queue's thread after all work; nothing may be submitted afterwards. */
+  void drain(std::function<void()> done);
+  /** After `drain`: stops the threads and frees all buffers. */
+  void shutdown();
+
+ private:
+  void serve();
+  void execute(Submission& submission);
+
+  const unsigned threads_;
+  std::shared_ptr<Accounting> accounting_;
+  std::vector<std::weak_ptr<Buffer>> buffers_;
+  size_t sweepAt_ = 64;
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<std::shared_ptr<Submission>> queue_;
+  std::function<void()> drained_;
+  bool stop_ = false;
+  std::unique_ptr<ThreadPool> pool_;
+  std::thread thread_;
+};
+
+}  // namespace tutti::cpu

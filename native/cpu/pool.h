@@ -1,0 +1,75 @@
+// A persistent pool of threads that run one kernel's workgroups at a time.
+//
+// The caller of `run` works too, so a pool for n threads owns n - 1. Work is claimed in chunks from one atomic word
+// that holds the job's number and the chunks left: a thread that wakes late finds no chunk and touches nothing, so
+// no dispatch waits for a thread that the system has put aside.
+
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace tutti::cpu {
+
+/** What a rendered kernel is: runs the workgroups [first, last) in linear order, x fastest. */
+using KernelFn = void (*)(void* const* buffers, const uint32_t* scalars, unsigned char* scratch, const uint32_t* grid,
+                          uint64_t first, uint64_t last);
+
+struct Job {
+  KernelFn kernel = nullptr;
+  void* const* buffers = nullptr;
+  const uint32_t* scalars = nullptr;
+  const uint32_t* grid = nullptr;
+  uint64_t workgroups = 0;
+  /** Scratch that each thread needs. */
+  size_t scratchBytes = 0;
+};
+
+/** A thread's scratch memory, aligned to 64 bytes; grows, never shrinks. */
+class Scratch {
+ public:
+  /** Null if there is no memory. */
+  unsigned char* atLeast(size_t bytes);
+
+ private:
+  struct Free {
+    void operator()(unsigned char* p) const;
+  };
+  std::unique_ptr<unsigned char, Free> memory_;
+  size_t bytes_ = 0;
+};
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(unsigned threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  /** Returns when all workgroups are done. One caller at a time. False if a thread found no memory for its scratch. */
+  bool run(const Job& job);
+
+ private:
+  void work();
+  bool claimAndRun(Scratch& scratch);
+
+  const unsigned threads_;
+  Job job_;
+  uint32_t chunks_ = 0;
+  uint32_t generation_ = 0;
+  /** generation << 32 | chunks that nobody has claimed. */
+  alignas(64) std::atomic<uint64_t> cursor_{0};
+  alignas(64) std::atomic<uint32_t> pending_{0};
+  alignas(64) std::atomic<uint32_t> wakeups_{0};
+  std::atomic<uint32_t> sleepers_{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> failed_{false};
+  Scratch callerScratch_;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace tutti::cpu
