@@ -9,7 +9,7 @@
 const WORKGROUP = 64;
 const MAX_GROUPS = 32_768;
 
-const prelude = `struct Range { to: u32, bytes: u32, from: u32, byte: u32 }
+const prelude = `struct Range { to: u32, bytes: u32, origin: u32, byte: u32 }
 @group(0) @binding(0) var<storage, read_write> target_words: array<u32>;
 `;
 const word = `@compute @workgroup_size(${WORKGROUP})
@@ -34,7 +34,7 @@ ${word.replace('BYTE', 'range.byte')}`;
 export const copyCode = `${prelude}@group(0) @binding(1) var<storage, read_write> source_words: array<u32>;
 @group(0) @binding(2) var<uniform> range: Range;
 fn source_byte(at: u32) -> u32 { return (source_words[at / 4u] >> ((at % 4u) * 8u)) & 255u; }
-${word.replace('BYTE', 'source_byte(at - range.to + range.from)')}`;
+${word.replace('BYTE', 'source_byte(at - range.to + range.origin)')}`;
 
 /** Workgroups for a range of `bytes` at byte `to` of its window. */
 export function byteGrid(to: number, bytes: number): readonly [number, number, number] {

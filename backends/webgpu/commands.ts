@@ -85,8 +85,12 @@ interface Dispatch {
 type Step =
   | { readonly kind: 'pass'; readonly dispatches: Dispatch[] }
   | {
-      readonly kind: 'copy'; readonly from: GPUBuffer; readonly fromOffset: number;
-      readonly to: GPUBuffer; readonly toOffset: number; readonly bytes: number;
+      readonly kind: 'copy';
+      readonly from: GPUBuffer;
+      readonly fromOffset: number;
+      readonly to: GPUBuffer;
+      readonly toOffset: number;
+      readonly bytes: number;
     }
   | { readonly kind: 'clear'; readonly to: GPUBuffer; readonly offset: number; readonly bytes: number };
 
@@ -99,7 +103,9 @@ export class WebGpuCommandList implements CommandList {
   #released = false;
 
   constructor(
-    steps: readonly Step[], buffers: readonly WebGpuBuffer[], internal: readonly GPUBuffer[],
+    steps: readonly Step[],
+    buffers: readonly WebGpuBuffer[],
+    internal: readonly GPUBuffer[],
     onRelease: (list: WebGpuCommandList) => void,
   ) {
     this.steps = steps;
@@ -158,7 +164,9 @@ export function encodeSteps(encoder: GPUCommandEncoder, steps: readonly Step[]):
 
 /** As `encodeSteps`, but each dispatch in a pass of its own between two timestamps. */
 export function encodeProfiled(
-  encoder: GPUCommandEncoder, steps: readonly Step[], querySetOf: (dispatch: number) => readonly [GPUQuerySet, number],
+  encoder: GPUCommandEncoder,
+  steps: readonly Step[],
+  querySetOf: (dispatch: number) => readonly [GPUQuerySet, number],
 ): void {
   let index = 0;
   for (const step of steps) {
@@ -170,7 +178,9 @@ export function encodeProfiled(
       let descriptor: GPUComputePassDescriptor | undefined;
       if (dispatch.profiled) {
         const [querySet, first] = querySetOf(index++);
-        descriptor = { timestampWrites: { querySet, beginningOfPassWriteIndex: first, endOfPassWriteIndex: first + 1 } };
+        descriptor = {
+          timestampWrites: { querySet, beginningOfPassWriteIndex: first, endOfPassWriteIndex: first + 1 },
+        };
       }
       const pass = encoder.beginComputePass(descriptor);
       pass.setPipeline(dispatch.pipeline);
@@ -198,11 +208,20 @@ export interface Recording {
 /** Checks that a range lies in a live buffer of ours, and returns that buffer. */
 export function ownBuffer(range: BufferRange, what: string): WebGpuBuffer {
   const { buffer, offset, bytes } = range;
-  if (!(buffer instanceof WebGpuBuffer)) throw new TuttiError('E_USAGE', 'the buffer belongs to another backend', { subject: what });
+  if (!(buffer instanceof WebGpuBuffer))
+    throw new TuttiError('E_USAGE', 'the buffer belongs to another backend', { subject: what });
   if (buffer.freed) throw new TuttiError('E_USAGE', 'the buffer was freed', { subject: what });
-  if (!Number.isInteger(offset) || !Number.isInteger(bytes) || offset < 0 || bytes < 0 || offset + bytes > buffer.bytes) {
+  if (
+    !Number.isInteger(offset) ||
+    !Number.isInteger(bytes) ||
+    offset < 0 ||
+    bytes < 0 ||
+    offset + bytes > buffer.bytes
+  ) {
     throw new TuttiError('E_USAGE', 'range outside its buffer', {
-      subject: what, expected: `within ${buffer.bytes} bytes`, found: `${bytes} bytes at ${offset}`,
+      subject: what,
+      expected: `within ${buffer.bytes} bytes`,
+      found: `${bytes} bytes at ${offset}`,
     });
   }
   return buffer;
@@ -229,11 +248,16 @@ export class Recorder {
 
   add(command: Command): void {
     switch (command.kind) {
-      case 'dispatch': return this.#dispatch(command);
-      case 'copy': return this.#copy(command.from, command.to);
-      case 'fill': return this.#fill(command.to, command.byte);
-      case 'barrier': return; // WebGPU orders dispatches, copies and passes by what they touch
-      default: return command satisfies never;
+      case 'dispatch':
+        return this.#dispatch(command);
+      case 'copy':
+        return this.#copy(command.from, command.to);
+      case 'fill':
+        return this.#fill(command.to, command.byte);
+      case 'barrier':
+        return; // WebGPU orders dispatches, copies and passes by what they touch
+      default:
+        return command satisfies never;
     }
   }
 
@@ -278,7 +302,11 @@ export class Recorder {
       throw new TuttiError('E_DEVICE', message, { subject: `kernel ${name}`, expected, found });
     };
     if (grid.some((count) => !Number.isInteger(count) || count < 0 || count > limits.grid)) {
-      fail('the grid exceeds what the device can dispatch', `at most ${limits.grid} workgroups in each dimension`, grid.join('×'));
+      fail(
+        'the grid exceeds what the device can dispatch',
+        `at most ${limits.grid} workgroups in each dimension`,
+        grid.join('×'),
+      );
     }
     if (bindings.length !== code.bindings.length) {
       fail('wrong number of buffers', String(code.bindings.length), String(bindings.length));
@@ -298,13 +326,26 @@ export class Recorder {
       this.#buffers.add(buffer);
       return { buffer: buffer.gpu, offset: range.offset, size: bytes };
     });
+    entries.forEach((a, i) => {
+      for (const b of entries.slice(0, i)) {
+        if (a.buffer !== b.buffer || a.offset >= b.offset + b.size || b.offset >= a.offset + a.size) continue;
+        fail(
+          'two bindings overlap',
+          'disjoint ranges',
+          `${a.size} bytes at ${a.offset} and ${b.size} bytes at ${b.offset}`,
+        );
+      }
+    });
     if (grid.includes(0)) return;
     this.#push(pipeline, entries, scalars && scalars.length > 0 ? scalars : undefined, grid, true);
   }
 
   #push(
-    pipeline: GPUComputePipeline, entries: readonly GPUBufferBinding[], scalars: Uint8Array | undefined,
-    [x, y, z]: readonly [number, number, number], profiled: boolean,
+    pipeline: GPUComputePipeline,
+    entries: readonly GPUBufferBinding[],
+    scalars: Uint8Array | undefined,
+    [x, y, z]: readonly [number, number, number],
+    profiled: boolean,
   ): void {
     const last = this.#steps.at(-1);
     const dispatches = last?.kind === 'pass' ? last.dispatches : [];
@@ -342,7 +383,10 @@ export class Recorder {
           resource: { buffer: this.#uniformBuffer, offset, size: roundUp(scalarBytes, 16) },
         });
       }
-      group = this.#to.gpu.createBindGroup({ layout: this.#to.layout(entries.length, slot !== undefined), entries: bound });
+      group = this.#to.gpu.createBindGroup({
+        layout: this.#to.layout(entries.length, slot !== undefined),
+        entries: bound,
+      });
       this.#groups.set(key, group);
     }
     return group;
@@ -374,8 +418,11 @@ export class Recorder {
       const window = this.#window(buffer.gpu, buffer.size, offset, length);
       const place = offset - window.offset;
       this.#push(
-        this.#to.bytePipeline('fill'), [window], new Uint8Array(byteRange(place, length, 0, byte).buffer),
-        byteGrid(place, length), false,
+        this.#to.bytePipeline('fill'),
+        [window],
+        new Uint8Array(byteRange(place, length, 0, byte).buffer),
+        byteGrid(place, length),
+        false,
       );
     });
   }
@@ -385,13 +432,16 @@ export class Recorder {
     const target = ownBuffer(to, 'copy destination');
     if (from.bytes !== to.bytes) {
       throw new TuttiError('E_USAGE', 'a copy between ranges of different sizes', {
-        subject: 'copy', expected: `${from.bytes} bytes`, found: `${to.bytes} bytes`,
+        subject: 'copy',
+        expected: `${from.bytes} bytes`,
+        found: `${to.bytes} bytes`,
       });
     }
     if (from.bytes === 0) return;
     if (source === target && from.offset < to.offset + to.bytes && to.offset < from.offset + from.bytes) {
       throw new TuttiError('E_USAGE', 'the ranges of a copy overlap', {
-        subject: 'copy', found: `${from.bytes} bytes from ${from.offset} to ${to.offset}`,
+        subject: 'copy',
+        found: `${from.bytes} bytes from ${from.offset} to ${to.offset}`,
       });
     }
     this.#buffers.add(source);
@@ -414,7 +464,13 @@ export class Recorder {
   }
 
   /** Copies whole words; undefined is the scratch buffer, which is made at the end. */
-  #copyWords(from: GPUBuffer | undefined, fromOffset: number, to: GPUBuffer | undefined, toOffset: number, bytes: number): void {
+  #copyWords(
+    from: GPUBuffer | undefined,
+    fromOffset: number,
+    to: GPUBuffer | undefined,
+    toOffset: number,
+    bytes: number,
+  ): void {
     const place = this.#steps.length;
     const resolve = (): void => {
       const scratch = this.#scratch.buffer as GPUBuffer;
@@ -426,7 +482,12 @@ export class Recorder {
 
   /** Copies bytes between two buffers by a kernel; both are bound as windows around the ranges. */
   #copyBytes(
-    from: GPUBuffer | undefined, fromOffset: number, to: GPUBuffer, toSize: number, toOffset: number, bytes: number,
+    from: GPUBuffer | undefined,
+    fromOffset: number,
+    to: GPUBuffer,
+    toSize: number,
+    toOffset: number,
+    bytes: number,
   ): void {
     this.#windows(toOffset, bytes, (offset, length) => {
       const start = fromOffset + (offset - toOffset);
@@ -443,8 +504,11 @@ export class Recorder {
         size: roundUp(start + length, 4) - aligned,
       };
       this.#push(
-        this.#to.bytePipeline('copy'), [target, source],
-        new Uint8Array(byteRange(place, length, start - aligned, 0).buffer), byteGrid(place, length), false,
+        this.#to.bytePipeline('copy'),
+        [target, source],
+        new Uint8Array(byteRange(place, length, start - aligned, 0).buffer),
+        byteGrid(place, length),
+        false,
       );
     });
   }

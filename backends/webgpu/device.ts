@@ -1,12 +1,32 @@
 /** An open WebGPU device: buffers, pipelines, recorded lists and the queue. */
 import { TuttiError } from '../../compiler/error.js';
 import type {
-  Command, CommandList, Completion, Device, DeviceBuffer, DeviceInfo, DeviceLoss, HostRead, HostWrite, Kernel,
-  KernelCode, Queue, Target,
+  Command,
+  CommandList,
+  Completion,
+  Device,
+  DeviceBuffer,
+  DeviceInfo,
+  DeviceLoss,
+  HostRead,
+  HostWrite,
+  Kernel,
+  KernelCode,
+  Queue,
+  Target,
 } from '../backend.js';
 import {
-  bytePrograms, createLayout, encodeProfiled, encodeSteps, ownBuffer, Recorder, type Recording, roundUp, WebGpuBuffer,
-  WebGpuCommandList, WebGpuKernel,
+  bytePrograms,
+  createLayout,
+  encodeProfiled,
+  encodeSteps,
+  ownBuffer,
+  Recorder,
+  type Recording,
+  roundUp,
+  WebGpuBuffer,
+  WebGpuCommandList,
+  WebGpuKernel,
 } from './commands.js';
 import { defaultLimits } from './target.js';
 
@@ -64,7 +84,10 @@ export class WebGpuDevice implements Device {
   #loss: DeviceLoss | undefined;
   /** An error the device reported late; the next submission to settle carries it. */
   #fault: TuttiError | undefined;
-  readonly #onUncaptured = (event: Event): void => this.#uncaptured((event as GPUUncapturedErrorEvent).error);
+  readonly #onUncaptured = (event: Event): void => {
+    event.preventDefault(); // it becomes the error of a submission instead of a line on the console
+    this.#uncaptured((event as GPUUncapturedErrorEvent).error);
+  };
 
   constructor({ info, target, gpu, owned }: Options) {
     this.info = info;
@@ -125,7 +148,10 @@ export class WebGpuDevice implements Device {
     const invalid = gpu.popErrorScope();
     const compiled = gpu
       .createComputePipelineAsync({ layout, compute: { module, entryPoint: code.entry }, label: code.name })
-      .then((pipeline) => ({ pipeline }), (error: unknown) => ({ error }));
+      .then(
+        (pipeline) => ({ pipeline }),
+        (error: unknown) => ({ error }),
+      );
     const [error, outcome] = [await invalid, await compiled];
     if (error === null && 'pipeline' in outcome) return new WebGpuKernel(code, outcome.pipeline);
     if (this.#loss) throw this.#lossError();
@@ -136,7 +162,10 @@ export class WebGpuDevice implements Device {
       .join('; ');
     const cause = error ?? ('error' in outcome ? outcome.error : undefined);
     const reason = words || (cause as Error | undefined)?.message || 'unknown error';
-    throw new TuttiError('E_KERNEL', `the WGSL compiler refused it: ${reason}`, { subject: `kernel ${code.name}`, cause });
+    throw new TuttiError('E_KERNEL', `the WGSL compiler refused it: ${reason}`, {
+      subject: `kernel ${code.name}`,
+      cause,
+    });
   }
 
   #layout(buffers: number, scalars: boolean): GPUBindGroupLayout {
@@ -174,24 +203,39 @@ export class WebGpuDevice implements Device {
     const { bufferBytes } = this.target.limits;
     const { memoryBytes, software } = this.info;
     if (size > bufferBytes) {
-      throw new TuttiError('E_OUT_OF_MEMORY', `a buffer of ${bytes} bytes exceeds the device's limit of ${bufferBytes} bytes a buffer`, {
-        subject: this.info.id,
-      });
+      throw new TuttiError(
+        'E_OUT_OF_MEMORY',
+        `a buffer of ${bytes} bytes exceeds the device's limit of ${bufferBytes} bytes a buffer`,
+        {
+          subject: this.info.id,
+        },
+      );
     }
     // Only software adapters live in memory whose size is known.
     if (software && this.#allocatedBytes + size > memoryBytes) {
-      throw new TuttiError('E_OUT_OF_MEMORY', `${bytes} bytes asked for, ${memoryBytes - this.#allocatedBytes} of ${memoryBytes} bytes left`, {
-        subject: this.info.id,
-      });
+      throw new TuttiError(
+        'E_OUT_OF_MEMORY',
+        `${bytes} bytes asked for, ${memoryBytes - this.#allocatedBytes} of ${memoryBytes} bytes left`,
+        {
+          subject: this.info.id,
+        },
+      );
     }
     this.#gpu.pushErrorScope('out-of-memory');
     const gpu = this.#gpu.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST });
-    void this.#gpu.popErrorScope().then((error) => {
-      if (!error) return;
-      this.#fault ??= new TuttiError('E_OUT_OF_MEMORY', `${bytes} bytes could not be allocated beside ${this.#allocatedBytes} bytes: ${error.message}`, {
-        subject: this.info.id,
-      });
-    }, () => undefined);
+    void this.#gpu.popErrorScope().then(
+      (error) => {
+        if (!error) return;
+        this.#fault ??= new TuttiError(
+          'E_OUT_OF_MEMORY',
+          `${bytes} bytes could not be allocated beside ${this.#allocatedBytes} bytes: ${error.message}`,
+          {
+            subject: this.info.id,
+          },
+        );
+      },
+      () => undefined,
+    );
     const buffer = new WebGpuBuffer(gpu, bytes, (freed) => {
       if (this.#buffers.delete(freed)) this.#allocatedBytes -= freed.size;
     });
@@ -239,8 +283,10 @@ export class WebGpuDevice implements Device {
 
     const encoder = this.#gpu.createCommandEncoder();
     const patches = this.#write(writes, encoder);
-    const profile = work.profile === true && list !== undefined && this.#gpu.features.has('timestamp-query')
-      ? this.#profile(list, encoder) : undefined;
+    const profile =
+      work.profile === true && list !== undefined && this.#gpu.features.has('timestamp-query')
+        ? this.#profile(list, encoder)
+        : undefined;
     if (list && !profile) encodeSteps(encoder, list.steps);
     const staged = this.#stage(reads, encoder);
     this.#gpu.queue.submit([encoder.finish()]);
@@ -339,7 +385,9 @@ export class WebGpuDevice implements Device {
 
   /** Waits for the device; fails at once when the caller aborts or the device is lost. */
   #settle(
-    stagings: readonly GPUBuffer[], staged: readonly StagedRead[], signal: AbortSignal | undefined,
+    stagings: readonly GPUBuffer[],
+    staged: readonly StagedRead[],
+    signal: AbortSignal | undefined,
     profile: Profile | undefined,
   ): Promise<Completion> {
     return new Promise((resolve, reject) => {
@@ -354,34 +402,37 @@ export class WebGpuDevice implements Device {
       const waits: Promise<unknown>[] = stagings.map((staging) => staging.mapAsync(MAP_MODE_READ));
       if (profile) waits.push(profile.map());
       if (waits.length === 0) waits.push(this.#gpu.queue.onSubmittedWorkDone());
-      const done = Promise.all(waits).then(
-        () => {
-          if (!settled && !this.#loss && !this.#fault) {
-            for (const { read, staging, offset } of staged) {
-              // The whole buffer is mapped once; the views share its range.
-              read.into.set(new Uint8Array(mappedRange(staging), offset, read.into.length));
+      const done = Promise.all(waits)
+        .then(
+          () => {
+            if (!settled && !this.#loss && !this.#fault) {
+              for (const { read, staging, offset } of staged) {
+                // The whole buffer is mapped once; the views share its range.
+                read.into.set(new Uint8Array(mappedRange(staging), offset, read.into.length));
+              }
             }
-          }
-          const dispatchMicroseconds = profile?.read();
-          for (const staging of stagings) {
-            ranges.delete(staging);
-            staging.unmap();
-            this.#giveBack(staging);
-          }
-          if (settled) return;
-          if (this.#loss) fail(this.#lossError());
-          else if (this.#fault) fail(this.#takeFault());
-          else resolve(dispatchMicroseconds ? { dispatchMicroseconds } : {});
-        },
-        (error: unknown) => {
-          for (const staging of stagings) staging.destroy();
-          if (settled) return;
-          fail(this.#loss ? this.#lossError() : (this.#takeFault() ?? this.#deviceError(error)));
-        },
-      ).catch(fail).finally(() => {
-        signal?.removeEventListener('abort', abort);
-        this.#inFlight.delete(fail);
-      });
+            const dispatchMicroseconds = profile?.read();
+            for (const staging of stagings) {
+              ranges.delete(staging);
+              staging.unmap();
+              this.#giveBack(staging);
+            }
+            if (settled) return;
+            if (this.#loss) fail(this.#lossError());
+            else if (this.#fault) fail(this.#takeFault());
+            else resolve(dispatchMicroseconds ? { dispatchMicroseconds } : {});
+          },
+          (error: unknown) => {
+            for (const staging of stagings) staging.destroy();
+            if (settled) return;
+            fail(this.#loss ? this.#lossError() : (this.#takeFault() ?? this.#deviceError(error)));
+          },
+        )
+        .catch(fail)
+        .finally(() => {
+          signal?.removeEventListener('abort', abort);
+          this.#inFlight.delete(fail);
+        });
       this.#inFlight.set(fail, done);
     });
   }
@@ -396,12 +447,15 @@ export class WebGpuDevice implements Device {
   // --- errors and the end ------------------------------------------------------------------------------------------
 
   #check(): void {
-    if (this.#state !== 'open') throw new TuttiError('E_DEVICE_CLOSED', 'the device was closed', { subject: this.info.id });
+    if (this.#state !== 'open')
+      throw new TuttiError('E_DEVICE_CLOSED', 'the device was closed', { subject: this.info.id });
     if (this.#loss) throw this.#lossError();
   }
 
   #lossError(): TuttiError {
-    return new TuttiError('E_DEVICE_LOST', `the device was lost: ${this.#loss?.reason ?? 'unknown'}`, { subject: this.info.id });
+    return new TuttiError('E_DEVICE_LOST', `the device was lost: ${this.#loss?.reason ?? 'unknown'}`, {
+      subject: this.info.id,
+    });
   }
 
   #deviceError(cause: unknown): TuttiError {
@@ -498,11 +552,18 @@ function mappedRange(staging: GPUBuffer): ArrayBuffer {
 }
 
 /** The whole words around a range. */
-function wordsOf({ offset, bytes }: { readonly offset: number; readonly bytes: number }): { readonly offset: number; readonly bytes: number } {
+function wordsOf({ offset, bytes }: { readonly offset: number; readonly bytes: number }): {
+  readonly offset: number;
+  readonly bytes: number;
+} {
   if (bytes === 0) return { offset, bytes: 0 };
   const start = offset - (offset % 4);
   return { offset: start, bytes: roundUp(offset + bytes, 4) - start };
 }
 
 const sizeMismatch = (what: string, expected: number, found: number): TuttiError =>
-  new TuttiError('E_USAGE', 'the host array does not fit the range', { subject: what, expected: `${expected} bytes`, found: `${found} bytes` });
+  new TuttiError('E_USAGE', 'the host array does not fit the range', {
+    subject: what,
+    expected: `${expected} bytes`,
+    found: `${found} bytes`,
+  });

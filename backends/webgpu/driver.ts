@@ -137,11 +137,13 @@ function infoOf(
   return {
     id: `webgpu:${slug([vendor, architecture || device || description]) || 'adapter'}`,
     backend: 'webgpu',
-    name: description || device.replace(/-+$/, '') || [vendor, architecture].filter(Boolean).join(' ') || 'WebGPU adapter',
+    name:
+      description || device.replace(/-+$/, '') || [vendor, architecture].filter(Boolean).join(' ') || 'WebGPU adapter',
     driver: description || [vendor, architecture].filter(Boolean).join(' ') || 'WebGPU',
     virtual: false,
     software,
-    memoryBytes: software && memoryBytes !== undefined ? memoryBytes : (limits.maxBufferSize ?? defaultLimits.maxBufferSize),
+    memoryBytes:
+      software && memoryBytes !== undefined ? memoryBytes : (limits.maxBufferSize ?? defaultLimits.maxBufferSize),
     features: [...holder.features].sort(),
     limits,
   };
@@ -149,4 +151,12 @@ function infoOf(
 
 /** Vendor and architecture only: driver versions change, ids must not. */
 const slug = (words: readonly string[]): string =>
-  words.map((word) => word.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-+|-+$/g, '')).filter(Boolean).join('-');
+  words
+    .map((word) =>
+      word
+        .toLowerCase()
+        .replace(/[^a-z0-9]+/g, '-')
+        .replace(/^-+|-+$/g, ''),
+    )
+    .filter(Boolean)
+    .join('-');

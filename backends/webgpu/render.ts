@@ -10,28 +10,65 @@
  * flow that is uniform by WGSL's analysis: conditions from ids of the workgroup, scalars, constants and loop indices
  * are; anything loaded from memory is not.
  */
-import { f32ToF16 } from '../../compiler/numeric.js';
-import type { KernelCode, Target } from '../backend.js';
+
 import {
-  type AtomicFn, type Carried, type CompareFn, type HelperFunction, isFloatScalar, isIntScalar, isMathFn, type KArray,
-  type KBlock, type KBuffer, type KernelFunction, type KInst, type KMemory, type KScalar, type KType, type KValue,
+  type AtomicFn,
+  type Carried,
+  type CompareFn,
+  type HelperFunction,
+  isFloatScalar,
+  isIntScalar,
+  isMathFn,
+  type KArray,
+  type KBlock,
+  type KBuffer,
+  type KernelFunction,
+  type KInst,
+  type KMemory,
+  type KScalar,
+  type KType,
+  type KValue,
   type SubgroupFn,
 } from '../../compiler/kernel/types.js';
+import { f32ToF16 } from '../../compiler/numeric.js';
+import type { KernelCode, Target } from '../backend.js';
 import { type MemoryView, memoryViews } from './views.js';
 import {
-  components, f32Bits, type LibraryFunction, libraryName, libraryText, literal, scalarName, typeName, withScalar,
+  components,
+  f32Bits,
+  type LibraryFunction,
+  libraryName,
+  libraryText,
+  literal,
+  scalarName,
+  typeName,
+  withScalar,
 } from './wgsl.js';
 
 const compareOperators: Readonly<Record<CompareFn, string>> = {
-  eq: '==', ne: '!=', lt: '<', le: '<=', gt: '>', ge: '>=',
+  eq: '==',
+  ne: '!=',
+  lt: '<',
+  le: '<=',
+  gt: '>',
+  ge: '>=',
 };
 const atomicFunctions: Readonly<Record<AtomicFn, string>> = {
-  add: 'atomicAdd', min: 'atomicMin', max: 'atomicMax', and: 'atomicAnd', or: 'atomicOr', xor: 'atomicXor',
+  add: 'atomicAdd',
+  min: 'atomicMin',
+  max: 'atomicMax',
+  and: 'atomicAnd',
+  or: 'atomicOr',
+  xor: 'atomicXor',
   exchange: 'atomicExchange',
 };
 const subgroupFunctions: Readonly<Record<SubgroupFn, string>> = {
-  add: 'subgroupAdd', min: 'subgroupMin', max: 'subgroupMax', broadcast_first: 'subgroupBroadcastFirst',
-  shuffle_xor: 'subgroupShuffleXor', shuffle_down: 'subgroupShuffleDown',
+  add: 'subgroupAdd',
+  min: 'subgroupMin',
+  max: 'subgroupMax',
+  broadcast_first: 'subgroupBroadcastFirst',
+  shuffle_xor: 'subgroupShuffleXor',
+  shuffle_down: 'subgroupShuffleDown',
 };
 
 /** The WGSL of a kernel that is legal for the target. Pure. */
@@ -93,21 +130,26 @@ class Renderer {
     this.#block(kernel.body);
     const body = this.#lines.join('\n');
 
-    const globals: string[] = [`// ${oneLine(kernel.name)}${kernel.sources.length > 0 ? `: ${oneLine(kernel.sources.join(', '))}` : ''}`];
+    const globals: string[] = [
+      `// ${oneLine(kernel.name)}${kernel.sources.length > 0 ? `: ${oneLine(kernel.sources.join(', '))}` : ''}`,
+    ];
     if (this.#usesF16) globals.push('enable f16;');
     if (this.#builtins.has('subgroups')) {
       // Control flow around subgroup ops is the producer's promise; the analysis is too coarse for it.
       globals.push('enable subgroups;', 'diagnostic(off, subgroup_uniformity);');
     }
     buffers.forEach((buffer, i) => {
-      globals.push(`@group(0) @binding(${i}) var<storage, read_write> b${i}: ${this.#arrayType(buffer)}; // ${oneLine(buffer.name)}`);
+      globals.push(
+        `@group(0) @binding(${i}) var<storage, read_write> b${i}: ${this.#arrayType(buffer)}; // ${oneLine(buffer.name)}`,
+      );
     });
     if (scalars.length > 0) {
       globals.push(`struct Scalars { ${scalars.map((s, i) => `s${i}: ${s.scalar}`).join(', ')} }`);
       globals.push(`@group(0) @binding(${buffers.length}) var<uniform> scalars: Scalars;`);
     }
     for (const array of kernel.arrays) {
-      if (array.space === 'shared') globals.push(`var<workgroup> ${this.#name(array)}: ${this.#arrayType(array)}; // ${oneLine(array.name)}`);
+      if (array.space === 'shared')
+        globals.push(`var<workgroup> ${this.#name(array)}: ${this.#arrayType(array)}; // ${oneLine(array.name)}`);
     }
     const parameters: string[] = [];
     if (this.#builtins.has('workgroup_id')) parameters.push('@builtin(workgroup_id) workgroup_id: vec3<u32>');
@@ -115,8 +157,14 @@ class Renderer {
     if (this.#builtins.has('subgroup_lane')) parameters.push('@builtin(subgroup_invocation_id) subgroup_lane: u32');
     if (this.#builtins.has('subgroup_size')) parameters.push('@builtin(subgroup_size) subgroup_size: u32');
     const text = [
-      ...globals, ...this.#library.values(), ...helpers,
-      `@compute @workgroup_size(${kernel.workgroup.join(', ')})`, `fn main(${parameters.join(', ')}) {`, body, '}', '',
+      ...globals,
+      ...this.#library.values(),
+      ...helpers,
+      `@compute @workgroup_size(${kernel.workgroup.join(', ')})`,
+      `fn main(${parameters.join(', ')}) {`,
+      body,
+      '}',
+      '',
     ].join('\n');
     return {
       name: kernel.name,
@@ -126,7 +174,8 @@ class Renderer {
       bindings: buffers.map((buffer) => buffer.access),
       scalarBytes: scalars.length * 4,
       sharedBytes: kernel.arrays.reduce(
-        (sum, array) => sum + (array.space === 'shared' ? array.length * (array.scalar === 'f16' ? 2 : 4) : 0), 0,
+        (sum, array) => sum + (array.space === 'shared' ? array.length * (array.scalar === 'f16' ? 2 : 4) : 0),
+        0,
       ),
       ...(kernel.subgroupSize === undefined ? {} : { subgroupSize: kernel.subgroupSize }),
     };
@@ -160,7 +209,8 @@ class Renderer {
 
   #name(memory: KMemory): string {
     const name = this.#memoryNames.get(memory);
-    if (name === undefined) throw new Error(`kernel ${this.#kernel.name} uses '${memory.name}', which it does not declare`);
+    if (name === undefined)
+      throw new Error(`kernel ${this.#kernel.name} uses '${memory.name}', which it does not declare`);
     return name;
   }
 
@@ -187,7 +237,8 @@ class Renderer {
   /** The expression for a value: its name, or its literal. */
   #value(value: KValue): string {
     const name = this.#names.get(value);
-    if (name === undefined) throw new Error(`kernel ${this.#kernel.name}: value %${value.id} is used before its definition`);
+    if (name === undefined)
+      throw new Error(`kernel ${this.#kernel.name}: value %${value.id} is used before its definition`);
     return name;
   }
 
@@ -222,7 +273,9 @@ class Renderer {
     const number = Number(value);
     if (scalar === 'f16') {
       this.#line(`let ${name}_bits = ${f32ToF16(number)}u;`);
-      this.#line(`let ${name} = ${lanes === 1 ? '' : `${type}(`}bitcast<vec2<f16>>(${name}_bits).x${lanes === 1 ? '' : ')'};`);
+      this.#line(
+        `let ${name} = ${lanes === 1 ? '' : `${type}(`}bitcast<vec2<f16>>(${name}_bits).x${lanes === 1 ? '' : ')'};`,
+      );
     } else {
       this.#line(`let ${name}_bits = ${f32Bits(number)}u;`);
       this.#line(`let ${name} = ${lanes === 1 ? '' : `${type}(`}bitcast<f32>(${name}_bits)${lanes === 1 ? '' : ')'};`);
@@ -249,7 +302,8 @@ class Renderer {
         return this.#constant(inst.result, inst.value);
       case 'scalar': {
         const name = this.#scalarNames.get(inst.param);
-        if (name === undefined) throw new Error(`kernel ${this.#kernel.name} reads undeclared scalar '${inst.param.name}'`);
+        if (name === undefined)
+          throw new Error(`kernel ${this.#kernel.name} reads undeclared scalar '${inst.param.name}'`);
         return this.#define(inst.result, name);
       }
       case 'builtin':
@@ -259,28 +313,37 @@ class Renderer {
       case 'binary':
         return this.#binary(inst);
       case 'fma':
-        return this.#define(inst.result, `fma(${this.#runtime(inst.a)}, ${this.#value(inst.b)}, ${this.#value(inst.c)})`);
+        return this.#define(
+          inst.result,
+          `fma(${this.#runtime(inst.a)}, ${this.#value(inst.b)}, ${this.#value(inst.c)})`,
+        );
       case 'compare':
         return this.#define(inst.result, this.#compare(inst.fn, inst.a, inst.b));
       case 'select':
         return this.#define(
-          inst.result, `select(${this.#value(inst.b)}, ${this.#value(inst.a)}, ${this.#value(inst.condition)})`,
+          inst.result,
+          `select(${this.#value(inst.b)}, ${this.#value(inst.a)}, ${this.#value(inst.condition)})`,
         );
       case 'convert':
         return this.#define(inst.result, this.#convert(inst.a, inst.result.type));
       case 'bitcast':
         return this.#define(inst.result, `bitcast<${this.#type(inst.result.type)}>(${this.#runtime(inst.a)})`);
       case 'splat':
-        return this.#define(inst.result, isVector(inst.result.type)
-          ? `${this.#type(inst.result.type)}(${this.#value(inst.a)})` : this.#value(inst.a));
+        return this.#define(
+          inst.result,
+          isVector(inst.result.type) ? `${this.#type(inst.result.type)}(${this.#value(inst.a)})` : this.#value(inst.a),
+        );
       case 'extract': {
         const text = this.#runtime(inst.a);
         return this.#define(inst.result, isVector(inst.a.type) ? `${text}.${components[inst.lane]}` : text);
       }
       case 'build':
-        return this.#define(inst.result, isVector(inst.result.type)
-          ? `${this.#type(inst.result.type)}(${inst.elements.map((e) => this.#value(e)).join(', ')})`
-          : this.#value(inst.elements[0]));
+        return this.#define(
+          inst.result,
+          isVector(inst.result.type)
+            ? `${this.#type(inst.result.type)}(${inst.elements.map((e) => this.#value(e)).join(', ')})`
+            : this.#value(inst.elements[0]),
+        );
       case 'assume': {
         this.#names.set(inst.result, this.#value(inst.a));
         const constant = this.#constants.get(inst.a);
@@ -305,7 +368,8 @@ class Renderer {
       }
       case 'call': {
         const name = this.#helperNames.get(inst.callee);
-        if (name === undefined) throw new Error(`kernel ${this.#kernel.name} calls undeclared helper '${inst.callee.name}'`);
+        if (name === undefined)
+          throw new Error(`kernel ${this.#kernel.name} calls undeclared helper '${inst.callee.name}'`);
         return this.#define(inst.result, `${name}(${inst.args.map((arg) => this.#value(arg)).join(', ')})`);
       }
       case 'for':
@@ -342,7 +406,10 @@ class Renderer {
         return this.#define(result, scalar === 'u32' ? text : `abs(${text})`);
       case 'not':
         return this.#define(result, scalar === 'bool' ? `!${text}` : `~${text}`);
-      case 'floor': case 'ceil': case 'round': case 'trunc':
+      case 'floor':
+      case 'ceil':
+      case 'round':
+      case 'trunc':
         return this.#define(result, isFloatScalar(scalar) ? `${fn}(${text})` : text);
       case 'sqrt':
         return this.#define(result, `sqrt(${text})`);
@@ -369,26 +436,40 @@ class Renderer {
       this.#define(result, `${left} ${operator} ${right}`);
     };
     switch (fn) {
-      case 'add': return infix('+');
-      case 'sub': return infix('-');
-      case 'mul': return infix('*');
-      case 'div': return infix('/', true);
+      case 'add':
+        return infix('+');
+      case 'sub':
+        return infix('-');
+      case 'mul':
+        return infix('*');
+      case 'div':
+        return infix('/', true);
       case 'rem':
         if (float) return this.#define(result, `${this.#use('fmod', a.type)}(${this.#value(a)}, ${this.#value(b)})`);
         return infix('%', true);
-      case 'min': case 'max':
+      case 'min':
+      case 'max':
         return this.#define(result, this.#minMax(fn, a, b));
-      case 'and': return infix('&');
-      case 'or': return infix('|');
-      case 'xor': return infix(scalar === 'bool' ? '!=' : '^');
-      case 'shl': case 'shr': {
+      case 'and':
+        return infix('&');
+      case 'or':
+        return infix('|');
+      case 'xor':
+        return infix(scalar === 'bool' ? '!=' : '^');
+      case 'shl':
+      case 'shr': {
         const amount = withScalar(b.type, 'u32');
         const constant = this.#constants.get(b);
         const known = constant !== undefined && Number(constant) >= 0 && Number(constant) < 32;
         const one = known ? `${Number(constant)}u` : undefined;
-        const text = one !== undefined
-          ? isVector(amount) ? `${typeName(amount)}(${one})` : one
-          : b.type.scalar === 'u32' ? this.#runtime(b) : `${typeName(amount)}(${this.#runtime(b)})`;
+        const text =
+          one !== undefined
+            ? isVector(amount)
+              ? `${typeName(amount)}(${one})`
+              : one
+            : b.type.scalar === 'u32'
+              ? this.#runtime(b)
+              : `${typeName(amount)}(${this.#runtime(b)})`;
         return this.#define(result, `${this.#runtime(a)} ${fn === 'shl' ? '<<' : '>>'} ${text}`);
       }
       case 'mulhi':
@@ -491,7 +572,10 @@ class Renderer {
       return atomic ? `atomicLoad(&${place})` : place;
     };
     if (type.lanes === 1) return one(0);
-    return `${this.#type(type)}(${components.slice(0, type.lanes).map((_, i) => one(i)).join(', ')})`;
+    return `${this.#type(type)}(${components
+      .slice(0, type.lanes)
+      .map((_, i) => one(i))
+      .join(', ')})`;
   }
 
   #store(memory: KMemory, index: KValue, value: KValue): void {

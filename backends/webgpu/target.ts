@@ -1,7 +1,8 @@
 /** What a WebGPU device can do, as data: from its limits and features, or the defaults that every adapter offers. */
-import type { DeviceInfo } from '../backend.js';
+
 import type { Feature, Target } from '../../compiler/kernel/target.js';
 import type { ScalarType } from '../../compiler/kernel/types.js';
+import type { DeviceInfo } from '../backend.js';
 
 /** Default limits of the WebGPU specification (section "Limits"): what code compiled ahead of time may assume. */
 export const defaultLimits: Readonly<Record<string, number>> = {
@@ -59,7 +60,9 @@ function targetOf({ limits, features, software }: Facts): Target {
     limits: {
       workgroupInvocations: limit('maxComputeInvocationsPerWorkgroup'),
       workgroupSize: [
-        limit('maxComputeWorkgroupSizeX'), limit('maxComputeWorkgroupSizeY'), limit('maxComputeWorkgroupSizeZ'),
+        limit('maxComputeWorkgroupSizeX'),
+        limit('maxComputeWorkgroupSizeY'),
+        limit('maxComputeWorkgroupSizeZ'),
       ],
       workgroupCount: [count, count, count],
       sharedBytes: limit('maxComputeWorkgroupStorageSize'),
@@ -76,8 +79,15 @@ function targetOf({ limits, features, software }: Facts): Target {
     vectorRegisters: software ? 16 : 64,
     subgroup: subgroups ? subgroup : { min: 1, max: 1 },
     caches: software
-      ? [{ bytes: 32 << 10, shared: false }, { bytes: 512 << 10, shared: false }, { bytes: 16 << 20, shared: true }]
-      : [{ bytes: 64 << 10, shared: false }, { bytes: 4 << 20, shared: true }],
+      ? [
+          { bytes: 32 << 10, shared: false },
+          { bytes: 512 << 10, shared: false },
+          { bytes: 16 << 20, shared: true },
+        ]
+      : [
+          { bytes: 64 << 10, shared: false },
+          { bytes: 4 << 20, shared: true },
+        ],
     parallelism: limits.parallelism ?? (software ? 4 : 32),
     rates: software
       ? { copyGBs: 3, gflops: 1.5, dispatchMicroseconds: 60 }

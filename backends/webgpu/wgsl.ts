@@ -1,8 +1,15 @@
 /** Names and literals of WGSL types, and the library of WGSL functions that give Kernel IR ops their exact meaning. */
-import { roundF16 } from '../../compiler/numeric.js';
-import type { KType, Lanes, ScalarType } from '../../compiler/kernel/types.js';
 
-const scalarNames: Partial<Record<ScalarType, string>> = { bool: 'bool', i32: 'i32', u32: 'u32', f32: 'f32', f16: 'f16' };
+import type { KType, Lanes, ScalarType } from '../../compiler/kernel/types.js';
+import { roundF16 } from '../../compiler/numeric.js';
+
+const scalarNames: Partial<Record<ScalarType, string>> = {
+  bool: 'bool',
+  i32: 'i32',
+  u32: 'u32',
+  f32: 'f32',
+  f16: 'f16',
+};
 
 export function scalarName(scalar: ScalarType): string {
   const name = scalarNames[scalar];
@@ -65,7 +72,15 @@ function floatLiteral(value: number, suffix: 'f' | 'h', smallestNormal: number):
 
 /** A function of the library, by name and type; `text` may ask for others through `use`. */
 export type LibraryFunction =
-  | 'is_nan' | 'min' | 'max' | 'fmod' | 'to_i32' | 'to_u32' | 'mulhi' | 'round_f16' | 'u32_to_f32';
+  | 'is_nan'
+  | 'min'
+  | 'max'
+  | 'fmod'
+  | 'to_i32'
+  | 'to_u32'
+  | 'mulhi'
+  | 'round_f16'
+  | 'u32_to_f32';
 
 type Use = (fn: LibraryFunction, type: KType) => string;
 
@@ -147,7 +162,9 @@ export function libraryText(fn: LibraryFunction, type: KType, use: Use): string 
     case 'round_f16':
       if (type.lanes > 1) {
         return `fn ${name}(a: ${t}) -> ${typeName(withScalar(type, 'f16'))} { return ${perLane(
-          withScalar(type, 'f16'), use('round_f16', scalarOf(type)), ['a'],
+          withScalar(type, 'f16'),
+          use('round_f16', scalarOf(type)),
+          ['a'],
         )}; }`;
       }
       return roundF16Text(name);

@@ -4,8 +4,16 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Device } from '../../backends/backend.js';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import {
-  type AtomicFn, type BinaryFn, type CompareFn, type ExactUnaryFn, isFloatScalar, type KernelFunction, type KValue,
-  ktype, type Lanes, type ScalarType,
+  type AtomicFn,
+  type BinaryFn,
+  type CompareFn,
+  type ExactUnaryFn,
+  isFloatScalar,
+  type KernelFunction,
+  type KValue,
+  ktype,
+  type Lanes,
+  type ScalarType,
 } from '../../compiler/kernel/types.js';
 import { openWebGpu, runBoth } from '../support/webgpu.js';
 
@@ -19,9 +27,38 @@ const arrays = { i32: Int32Array, u32: Uint32Array, f32: Float32Array } as const
 type Words = Int32Array | Uint32Array | Float32Array;
 
 const floats = [
-  0, -0, 1, -1, 0.5, -0.5, 1.5, 2.5, -2.5, 3.7, -3.7, 1e-20, 1e20, -1e20, 3.4e38, -3.4e38, 8388609, 16777217, 2147483520,
-  2147483648, -2147483648, -2147483904, 4294967040, 4294967296, 1e10, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY,
-  Number.NaN, 0.1, 123456.789, -0.99999994, 7,
+  0,
+  -0,
+  1,
+  -1,
+  0.5,
+  -0.5,
+  1.5,
+  2.5,
+  -2.5,
+  3.7,
+  -3.7,
+  1e-20,
+  1e20,
+  -1e20,
+  3.4e38,
+  -3.4e38,
+  8388609,
+  16777217,
+  2147483520,
+  2147483648,
+  -2147483648,
+  -2147483904,
+  4294967040,
+  4294967296,
+  1e10,
+  Number.POSITIVE_INFINITY,
+  Number.NEGATIVE_INFINITY,
+  Number.NaN,
+  0.1,
+  123456.789,
+  -0.99999994,
+  7,
 ];
 const integers = [
   0, 1, -1, 2, -2, 3, 7, -7, 31, 32, 255, 256, 65535, 65536, -65536, 0x7fffffff, -0x80000000, 0x55555555, -0x55555556,
@@ -46,19 +83,36 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
 
   /** Applies `make` to every pair of samples, in vectors of `lanes`. */
   function pairs(
-    a: Native, b: Native, out: Native, lanes: Lanes, make: (k: KernelBuilder, x: KValue, y: KValue) => KValue,
+    a: Native,
+    b: Native,
+    out: Native,
+    lanes: Lanes,
+    make: (k: KernelBuilder, x: KValue, y: KValue) => KValue,
     keep: (x: number, y: number) => boolean = () => true,
   ): { kernel: KernelFunction; buffers: Words[] } {
     const xs: number[] = [];
     const ys: number[] = [];
-    for (const x of samples(a)) for (const y of samples(b)) if (keep(x, y)) { xs.push(x); ys.push(y); }
-    while (xs.length % 4 !== 0) { xs.push(xs[0]); ys.push(ys[0]); }
+    for (const x of samples(a))
+      for (const y of samples(b))
+        if (keep(x, y)) {
+          xs.push(x);
+          ys.push(y);
+        }
+    while (xs.length % 4 !== 0) {
+      xs.push(xs[0]);
+      ys.push(ys[0]);
+    }
     const k = new KernelBuilder();
     const [left, right, result] = [
-      k.buffer('left', a, xs.length, 'read'), k.buffer('right', b, xs.length, 'read'), k.buffer('out', out, xs.length, 'write'),
+      k.buffer('left', a, xs.length, 'read'),
+      k.buffer('right', b, xs.length, 'read'),
+      k.buffer('out', out, xs.length, 'write'),
     ];
     const groups = xs.length / 4;
-    const base = k.add(k.mulc(k.builtin('workgroup_id', 0, groups), 4), k.mulc(k.builtin('local_id', 0, 4 / lanes), lanes));
+    const base = k.add(
+      k.mulc(k.builtin('workgroup_id', 0, groups), 4),
+      k.mulc(k.builtin('local_id', 0, 4 / lanes), lanes),
+    );
     k.store(result, base, make(k, k.load(left, base, lanes, true), k.load(right, base, lanes, true)), true);
     const kernel = k.finish({ name: 'pairs', grid: [groups, 1, 1], workgroup: [4 / lanes, 1, 1] });
     const words = (scalar: Native, values: readonly number[]): Words => new arrays[scalar](values);
@@ -134,7 +188,9 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
       for (const lanes of lanesOf) {
         const byValue = pairs(scalar, scalar, scalar, lanes, (k, x, y) => k.binary(fn, x, mask(k, y)));
         await same(byValue.kernel, byValue.buffers);
-        const byConstant = pairs(scalar, scalar, scalar, lanes, (k, x) => k.binary(fn, x, k.constant(31, scalar, lanes)));
+        const byConstant = pairs(scalar, scalar, scalar, lanes, (k, x) =>
+          k.binary(fn, x, k.constant(31, scalar, lanes)),
+        );
         await same(byConstant.kernel, byConstant.buffers);
       }
     }
@@ -175,8 +231,13 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
   it('constants: extremes, NaN, infinities, −0, subnormals, and expressions of constants that overflow', async () => {
     const k = new KernelBuilder();
     const values: readonly (readonly [Native, number])[] = [
-      ...floats.map((x) => ['f32', x] as const), ['f32', 2 ** -126], ['f32', 2 ** -149], ['f32', 3.4028234663852886e38],
-      ...integers.map((x) => ['i32', x] as const), ['u32', 4294967295], ['u32', 2147483648],
+      ...floats.map((x) => ['f32', x] as const),
+      ['f32', 2 ** -126],
+      ['f32', 2 ** -149],
+      ['f32', 3.4028234663852886e38],
+      ...integers.map((x) => ['i32', x] as const),
+      ['u32', 4294967295],
+      ['u32', 2147483648],
     ];
     const out = k.buffer('out', 'u32', values.length + 4, 'write');
     values.forEach(([scalar, value], i) => {
@@ -189,7 +250,9 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
     k.store(out, k.constant(values.length + 1), k.bitcast(raw('add', 'i32', 0x7fffffff, 1), ktype('u32')));
     k.store(out, k.constant(values.length + 2), raw('shl', 'u32', 0xffffffff, 31));
     k.store(out, k.constant(values.length + 3), k.convert(k.constant(-1e30, 'f32'), 'u32'));
-    await same(k.finish({ name: 'constants', grid: [1, 1, 1], workgroup: [1, 1, 1] }), [new Uint32Array(values.length + 4)]);
+    await same(k.finish({ name: 'constants', grid: [1, 1, 1], workgroup: [1, 1, 1] }), [
+      new Uint32Array(values.length + 4),
+    ]);
   });
 
   it('vectors: splat, extract, build, mixed widths, unaligned and partial access', async () => {
@@ -223,19 +286,32 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
     const [fib, next] = k.for(0, k.remc(id, 20), 1, [k.constant(0), k.constant(1)], (_, [a, b]) => [b, k.add(a, b)]);
     k.for(0, 8, 1, [], (i) => k.store(scratch, i, k.mul(i, id)));
     const [sum] = k.for(k.remc(id, 3), 8, 3, [k.constant(0)], (i, [s]) =>
-      k.for(0, i, 1, [s], (j, [inner]) => [k.add(inner, k.add(j, k.load(scratch, i)))]));
-    const [collatz] = k.loop([k.constant(0), k.addc(id, 1)].map((v) => v), ([steps, n]) => {
-      const odd = k.compare('eq', k.remc(n, 2), k.constant(1));
-      const [m] = k.if(k.and(odd, k.compare('gt', n, k.constant(1))),
-        () => [k.addc(k.mulc(n, 3), 1)], () => [k.select(k.compare('gt', n, k.constant(1)), k.divc(n, 2), n)]);
-      const count = k.select(k.compare('gt', n, k.constant(1)), k.addc(steps, 1), steps);
-      return { condition: k.compare('gt', m, k.constant(1)), next: [count, m] };
-    });
+      k.for(0, i, 1, [s], (j, [inner]) => [k.add(inner, k.add(j, k.load(scratch, i)))]),
+    );
+    const [collatz] = k.loop(
+      [k.constant(0), k.addc(id, 1)].map((v) => v),
+      ([steps, n]) => {
+        const odd = k.compare('eq', k.remc(n, 2), k.constant(1));
+        const [m] = k.if(
+          k.and(odd, k.compare('gt', n, k.constant(1))),
+          () => [k.addc(k.mulc(n, 3), 1)],
+          () => [k.select(k.compare('gt', n, k.constant(1)), k.divc(n, 2), n)],
+        );
+        const count = k.select(k.compare('gt', n, k.constant(1)), k.addc(steps, 1), steps);
+        return { condition: k.compare('gt', m, k.constant(1)), next: [count, m] };
+      },
+    );
     const twice = (x: KValue) => k.call('twice and a bit', [x], ktype('i32'), ([p]) => k.addc(k.mulc(p, 2), 1));
-    k.if(k.compare('lt', id, k.constant(50)), () => {
-      k.store(out, id, k.add(k.add(k.mul(fib, next), twice(sum)), twice(collatz)));
-    }, () => k.store(out, id, k.sub(k.constant(0), collatz)));
-    await same(k.finish({ name: 'control', sources: ['a\nb', 'c*/d'], grid: [1, 1, 1], workgroup: [64, 1, 1] }), [new Int32Array(64)]);
+    k.if(
+      k.compare('lt', id, k.constant(50)),
+      () => {
+        k.store(out, id, k.add(k.add(k.mul(fib, next), twice(sum)), twice(collatz)));
+      },
+      () => k.store(out, id, k.sub(k.constant(0), collatz)),
+    );
+    await same(k.finish({ name: 'control', sources: ['a\nb', 'c*/d'], grid: [1, 1, 1], workgroup: [64, 1, 1] }), [
+      new Int32Array(64),
+    ]);
   });
 
   it('shared memory and barriers: a tree sum and a transpose, and global memory across a barrier', async () => {
@@ -260,12 +336,18 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
     k.barrier();
     k.store(turned, k.add(base, id), k.add(moved, neighbour));
     for (let half = 32; half > 0; half >>= 1) {
-      k.if(k.compare('lt', id, k.constant(half)), () => k.store(tile, id, k.add(k.load(tile, id), k.load(tile, k.addc(id, half)))));
+      k.if(k.compare('lt', id, k.constant(half)), () =>
+        k.store(tile, id, k.add(k.load(tile, id), k.load(tile, k.addc(id, half)))),
+      );
       k.barrier();
     }
     k.if(k.compare('eq', id, k.constant(0)), () => k.store(sums, group, k.load(tile, k.constant(0))));
     const kernel = k.finish({ name: 'shared', grid: [4, 1, 1], workgroup: [64, 1, 1] });
-    await same(kernel, [Float32Array.from({ length: 256 }, (_, i) => Math.sin(i)), new Float32Array(4), new Float32Array(256)]);
+    await same(kernel, [
+      Float32Array.from({ length: 256 }, (_, i) => Math.sin(i)),
+      new Float32Array(4),
+      new Float32Array(256),
+    ]);
   });
 
   it('shared memory of vectors', async () => {
@@ -276,8 +358,15 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
     k.store(tile, k.mulc(id, 4), k.load(data, k.mulc(id, 4), 4, true), true);
     k.barrier();
     const [total] = k.for(0, 64, 1, [k.constant(0, 'f32')], (i, [s]) => [k.add(s, k.load(tile, i))]);
-    k.store(data, k.mulc(id, 4), k.add(k.load(tile, k.sub(k.constant(60), k.mulc(id, 4)), 4, true), k.splat(total, 4)), true);
-    await same(k.finish({ name: 'tile', grid: [1, 1, 1], workgroup: [16, 1, 1] }), [Float32Array.from({ length: 64 }, (_, i) => i)]);
+    k.store(
+      data,
+      k.mulc(id, 4),
+      k.add(k.load(tile, k.sub(k.constant(60), k.mulc(id, 4)), 4, true), k.splat(total, 4)),
+      true,
+    );
+    await same(k.finish({ name: 'tile', grid: [1, 1, 1], workgroup: [16, 1, 1] }), [
+      Float32Array.from({ length: 64 }, (_, i) => i),
+    ]);
   });
 
   it('atomics in global and shared memory', async () => {
@@ -303,9 +392,16 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
       });
       k.atomic('exchange', out, k.constant(2 * fns.length + 1), k.constant(5, scalar));
       k.barrier();
-      k.if(k.compare('lt', id, k.constant(fns.length)), () => k.atomic('max', out, k.addc(id, fns.length), k.load(own, id)) && []);
-      const words = (n: number) => new arrays[scalar](Array.from({ length: n }, (_, i) => Math.imul(i + 1, 0x9e3779b1)));
-      await same(k.finish({ name: 'atomics', grid: [2, 1, 1], workgroup: [64, 1, 1] }), [words(128), words(2 * fns.length + 2).fill(0, 12)]);
+      k.if(
+        k.compare('lt', id, k.constant(fns.length)),
+        () => k.atomic('max', out, k.addc(id, fns.length), k.load(own, id)) && [],
+      );
+      const words = (n: number) =>
+        new arrays[scalar](Array.from({ length: n }, (_, i) => Math.imul(i + 1, 0x9e3779b1)));
+      await same(k.finish({ name: 'atomics', grid: [2, 1, 1], workgroup: [64, 1, 1] }), [
+        words(128),
+        words(2 * fns.length + 2).fill(0, 12),
+      ]);
     }
   });
 
@@ -313,7 +409,11 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
     const k = new KernelBuilder();
     const out = k.buffer('out', 'f32', 2 * 3 * 4 * 8, 'write');
     const [a, b, c] = [k.scalar('a', 'u32'), k.scalar('b', 'i32'), k.scalar('c', 'f32')];
-    const [x, y, z] = [k.builtin('workgroup_id', 0, 2), k.builtin('workgroup_id', 1, 3), k.builtin('workgroup_id', 2, 4)];
+    const [x, y, z] = [
+      k.builtin('workgroup_id', 0, 2),
+      k.builtin('workgroup_id', 1, 3),
+      k.builtin('workgroup_id', 2, 4),
+    ];
     const local = k.add(k.mulc(k.builtin('local_id', 1, 4), 2), k.builtin('local_id', 0, 2));
     const at = k.add(k.mulc(k.add(k.mulc(k.add(k.mulc(z, 3), y), 2), x), 8), local);
     const sum = k.add(k.add(k.convert(a, 'f32'), k.convert(b, 'f32')), k.mul(c, k.convert(at, 'f32')));
@@ -340,7 +440,9 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
     k.store(out, k.addc(id, 128), k.subgroup('broadcast_first', value));
     k.store(out, k.addc(id, 192), k.subgroup('shuffle_xor', value, 1));
     k.store(out, k.addc(id, 256), k.subgroup('min', value));
-    await same(k.finish({ name: 'subgroups', grid: [1, 1, 1], workgroup: [64, 1, 1], subgroupSize: width }), [new Int32Array(320)]);
+    await same(k.finish({ name: 'subgroups', grid: [1, 1, 1], workgroup: [64, 1, 1], subgroupSize: width }), [
+      new Int32Array(320),
+    ]);
   });
 
   it('random expressions of every exact op', async () => {
@@ -349,25 +451,32 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
       lanes: fc.constantFrom<Lanes>(1, 2, 4),
       steps: fc.array(op, { minLength: 5, maxLength: 40 }),
       ints: fc.array(fc.integer(), { minLength: 16, maxLength: 16 }),
-      floats: fc.array(fc.float({ noNaN: true }).map((x) => (Math.abs(x) < 1e-30 ? 0 : x)), { minLength: 16, maxLength: 16 }),
+      floats: fc.array(
+        fc.float({ noNaN: true }).map((x) => (Math.abs(x) < 1e-30 ? 0 : x)),
+        { minLength: 16, maxLength: 16 },
+      ),
     });
     await fc.assert(
       fc.asyncProperty(program, async ({ lanes, steps, ints, floats: reals }) => {
         const k = new KernelBuilder();
         const buffers = {
-          i32: k.buffer('i', 'i32', 16, 'read'), u32: k.buffer('u', 'u32', 16, 'read'), f32: k.buffer('f', 'f32', 16, 'read'),
+          i32: k.buffer('i', 'i32', 16, 'read'),
+          u32: k.buffer('u', 'u32', 16, 'read'),
+          f32: k.buffer('f', 'f32', 16, 'read'),
         };
         const out = k.buffer('out', 'u32', 4 * 16, 'write');
         const id = k.mulc(k.builtin('local_id', 0, 16 / lanes), lanes);
-        const values = new Map<ScalarType, KValue[]>(natives.map((t) => [t, [
-          k.load(buffers[t], id, lanes, true), k.constant(3, t, lanes),
-        ]]));
+        const values = new Map<ScalarType, KValue[]>(
+          natives.map((t) => [t, [k.load(buffers[t], id, lanes, true), k.constant(3, t, lanes)]]),
+        );
         values.set('bool', [k.constant(true, 'bool', lanes)]);
         const pick = (t: ScalarType, n: number): KValue => {
           const all = values.get(t) as KValue[];
           return all[n % all.length];
         };
-        const push = (v: KValue): void => { (values.get(v.type.scalar) as KValue[]).push(v); };
+        const push = (v: KValue): void => {
+          (values.get(v.type.scalar) as KValue[]).push(v);
+        };
         for (const { op: n, a, b, c } of steps) {
           const t = natives[n % 3];
           const kind = Math.floor(n / 3) % 6;
@@ -391,7 +500,12 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
         });
         k.store(out, k.addc(id, 48), k.convert((values.get('bool') as KValue[]).at(-1) as KValue, 'u32'), true);
         const kernel = k.finish({ name: 'random', grid: [1, 1, 1], workgroup: [16 / lanes, 1, 1] });
-        await same(kernel, [Int32Array.from(ints), Uint32Array.from(ints), Float32Array.from(reals), new Uint32Array(64)]);
+        await same(kernel, [
+          Int32Array.from(ints),
+          Uint32Array.from(ints),
+          Float32Array.from(reals),
+          new Uint32Array(64),
+        ]);
       }),
       { numRuns: 150 },
     );
