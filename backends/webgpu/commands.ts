@@ -246,7 +246,7 @@ export class Recorder {
     this.#to = to;
   }
 
-  add(command: Command): void {
+  add(command: Command) {
     switch (command.kind) {
       case 'dispatch':
         return this.#dispatch(command);
@@ -427,7 +427,7 @@ export class Recorder {
     });
   }
 
-  #copy(from: BufferRange, to: BufferRange): void {
+  #copy(from: BufferRange, to: BufferRange) {
     const source = ownBuffer(from, 'copy source');
     const target = ownBuffer(to, 'copy destination');
     if (from.bytes !== to.bytes) {

@@ -19,7 +19,6 @@ import {
   isFloatScalar,
   isIntScalar,
   isMathFn,
-  type KArray,
   type KBlock,
   type KBuffer,
   type KernelFunction,
@@ -40,7 +39,6 @@ import {
   libraryName,
   libraryText,
   literal,
-  scalarName,
   typeName,
   withScalar,
 } from './wgsl.js';
@@ -296,7 +294,7 @@ class Renderer {
     for (const inst of block.instructions) this.#instruction(inst);
   }
 
-  #instruction(inst: KInst): void {
+  #instruction(inst: KInst) {
     switch (inst.op) {
       case 'const':
         return this.#constant(inst.result, inst.value);
@@ -309,9 +307,9 @@ class Renderer {
       case 'builtin':
         return this.#builtin(inst);
       case 'unary':
-        return this.#unary(inst);
+        return this.#define(inst.result, this.#unary(inst));
       case 'binary':
-        return this.#binary(inst);
+        return this.#define(inst.result, this.#binary(inst));
       case 'fma':
         return this.#define(
           inst.result,
@@ -395,28 +393,28 @@ class Renderer {
     this.#define(inst.result, `${this.#type(inst.result.type)}(${text})`);
   }
 
-  #unary({ result, fn, a }: Extract<KInst, { op: 'unary' }>): void {
+  #unary({ fn, a }: Extract<KInst, { op: 'unary' }>): string {
     if (isMathFn(fn)) throw new Error(`kernel ${this.#kernel.name}: ${fn} must be expanded before rendering`);
     const text = this.#runtime(a);
     const { scalar } = a.type;
     switch (fn) {
       case 'neg':
-        return this.#define(result, scalar === 'u32' ? `(~${text}) + ${this.#one(a.type)}` : `-${text}`);
+        return scalar === 'u32' ? `(~${text}) + ${this.#one(a.type)}` : `-${text}`;
       case 'abs':
-        return this.#define(result, scalar === 'u32' ? text : `abs(${text})`);
+        return scalar === 'u32' ? text : `abs(${text})`;
       case 'not':
-        return this.#define(result, scalar === 'bool' ? `!${text}` : `~${text}`);
+        return scalar === 'bool' ? `!${text}` : `~${text}`;
       case 'floor':
       case 'ceil':
       case 'round':
       case 'trunc':
-        return this.#define(result, isFloatScalar(scalar) ? `${fn}(${text})` : text);
+        return isFloatScalar(scalar) ? `${fn}(${text})` : text;
       case 'sqrt':
-        return this.#define(result, `sqrt(${text})`);
+        return `sqrt(${text})`;
       case 'popcount':
-        return this.#define(result, `countOneBits(${text})`);
+        return `countOneBits(${text})`;
       case 'clz':
-        return this.#define(result, `countLeadingZeros(${text})`);
+        return `countLeadingZeros(${text})`;
       default:
         return fn satisfies never;
     }
@@ -427,13 +425,13 @@ class Renderer {
     return isVector(type) ? `${this.#type(type)}(${one})` : one;
   }
 
-  #binary({ result, fn, a, b }: Extract<KInst, { op: 'binary' }>): void {
+  #binary({ fn, a, b }: Extract<KInst, { op: 'binary' }>): string {
     if (isMathFn(fn)) throw new Error(`kernel ${this.#kernel.name}: ${fn} must be expanded before rendering`);
     const { scalar } = a.type;
     const float = isFloatScalar(scalar);
-    const infix = (operator: string, divides = false): void => {
+    const infix = (operator: string, divides = false): string => {
       const [left, right] = this.#operands(a, b, divides);
-      this.#define(result, `${left} ${operator} ${right}`);
+      return `${left} ${operator} ${right}`;
     };
     switch (fn) {
       case 'add':
@@ -445,11 +443,11 @@ class Renderer {
       case 'div':
         return infix('/', true);
       case 'rem':
-        if (float) return this.#define(result, `${this.#use('fmod', a.type)}(${this.#value(a)}, ${this.#value(b)})`);
+        if (float) return `${this.#use('fmod', a.type)}(${this.#value(a)}, ${this.#value(b)})`;
         return infix('%', true);
       case 'min':
       case 'max':
-        return this.#define(result, this.#minMax(fn, a, b));
+        return this.#minMax(fn, a, b);
       case 'and':
         return infix('&');
       case 'or':
@@ -470,10 +468,10 @@ class Renderer {
             : b.type.scalar === 'u32'
               ? this.#runtime(b)
               : `${typeName(amount)}(${this.#runtime(b)})`;
-        return this.#define(result, `${this.#runtime(a)} ${fn === 'shl' ? '<<' : '>>'} ${text}`);
+        return `${this.#runtime(a)} ${fn === 'shl' ? '<<' : '>>'} ${text}`;
       }
       case 'mulhi':
-        return this.#define(result, `${this.#use('mulhi', a.type)}(${this.#value(a)}, ${this.#value(b)})`);
+        return `${this.#use('mulhi', a.type)}(${this.#value(a)}, ${this.#value(b)})`;
       default:
         return fn satisfies never;
     }
