@@ -65,7 +65,7 @@ const spaces = allOf<KArray['space']>()(['shared', 'private']);
 const paramScalars = allOf<KScalar['scalar']>()(['u32', 'i32', 'f32']);
 
 /** Reads a kernel from its text; throws TuttiError E_IR with line and column if it is not one. */
-export function parseKernel(text: string): KernelFunction {
+export function parse(text: string): KernelFunction {
   return new Parser(text).kernel();
 }
 

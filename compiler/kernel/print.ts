@@ -10,8 +10,8 @@ export const textHeader = 'tutti-kernel 1';
 
 type Name = (value: KValue) => string;
 
-/** Text of a kernel, parsed back by `parseKernel`. */
-export function printKernel(kernel: KernelFunction): string {
+/** Text of a kernel, parsed back by `parse`. */
+export function print(kernel: KernelFunction): string {
   const ids = new Map<KValue, number>();
   const name: Name = (value) => {
     let id = ids.get(value);
@@ -48,7 +48,7 @@ export function printKernel(kernel: KernelFunction): string {
 /** First line of one instruction with the ids that its values have, for messages. */
 export function printInstruction(inst: KInst): string {
   const lines: string[] = [];
-  print(inst, (value) => `%${value.id}`, '', lines, true);
+  printLines(inst, (value) => `%${value.id}`, '', lines, true);
   return lines[0];
 }
 
@@ -85,7 +85,7 @@ function constantText(value: number | bigint, scalar: ScalarType): string {
 }
 
 function printBlock(block: KBlock, name: Name, indent: string, lines: string[]): void {
-  for (const inst of block.instructions) print(inst, name, indent, lines, false);
+  for (const inst of block.instructions) printLines(inst, name, indent, lines, false);
   if (block.yields.length > 0) lines.push(`${indent}yield ${block.yields.map(name).join(', ')}`);
 }
 
@@ -99,7 +99,7 @@ function carriedText(carried: readonly Carried[], name: Name): string {
 
 const place = (memory: KMemory, index: KValue, name: Name): string => `${symbol(memory.name)}[${name(index)}]`;
 
-function print(inst: KInst, name: Name, indent: string, lines: string[], headOnly: boolean): void {
+function printLines(inst: KInst, name: Name, indent: string, lines: string[], headOnly: boolean): void {
   const body = (block: KBlock): void => {
     if (!headOnly) printBlock(block, name, `${indent}  `, lines);
   };

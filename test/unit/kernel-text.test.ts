@@ -2,8 +2,8 @@
 import { describe, expect, test } from 'vitest';
 import { TuttiError } from '../../compiler/error.js';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
-import { parseKernel } from '../../compiler/kernel/parse.js';
-import { printKernel } from '../../compiler/kernel/print.js';
+import { parse } from '../../compiler/kernel/parse.js';
+import { print } from '../../compiler/kernel/print.js';
 import { type KernelFunction, type KInst, scalarTypes } from '../../compiler/kernel/types.js';
 import { visitInstructions, visitKernel } from '../../compiler/kernel/walk.js';
 import { everyOp } from '../support/kernels.js';
@@ -22,9 +22,9 @@ describe('round trip', () => {
     const ops = new Set<KInst['op']>();
     visitKernel(kernel, (inst) => ops.add(inst.op));
     expect(ops.size).toBe(24);
-    const text = printKernel(kernel);
-    const parsed = parseKernel(text);
-    expect(printKernel(parsed)).toBe(text);
+    const text = print(kernel);
+    const parsed = parse(text);
+    expect(print(parsed)).toBe(text);
     expect(parsed.sources).toEqual(kernel.sources);
     expect(parsed.params).toEqual(kernel.params);
     const shape = (k: KernelFunction) => {
@@ -60,34 +60,34 @@ describe('round trip', () => {
     ] as const;
     for (const [value, scalar] of values) b.constant(value, scalar);
     const kernel = b.finish({ name: 'constants', grid: [1, 1, 1], workgroup: [1, 1, 1] });
-    const text = printKernel(kernel);
-    const back = constants(parseKernel(text));
+    const text = print(kernel);
+    const back = constants(parse(text));
     expect(back.length).toBe(values.length);
     for (const [i, value] of back.entries()) expect(Object.is(value, values[i][0])).toBe(true);
-    expect(printKernel(parseKernel(text))).toBe(text);
+    expect(print(parse(text))).toBe(text);
   });
 
   test('names that are no identifiers, and every type', () => {
     const b = new KernelBuilder();
     for (const [i, scalar] of scalarTypes.entries()) b.buffer(`/a "b"\n\\${i}`, scalar, i + 1, 'readwrite');
     const kernel = b.finish({ name: 'layer/0 ü', sources: ['x\ty', '/1'], grid: [1, 2, 3], workgroup: [4, 5, 6] });
-    const parsed = parseKernel(printKernel(kernel));
+    const parsed = parse(print(kernel));
     expect(parsed).toEqual(kernel);
   });
 
   test('the text does not depend on ids', () => {
     const kernel = everyOp();
-    const text = printKernel(kernel);
-    const renumbered = parseKernel(text.replace(/%([0-9]+)/g, (_, id) => `%${Number(id) * 7 + 3}`));
-    expect(printKernel(renumbered)).toBe(text);
+    const text = print(kernel);
+    const renumbered = parse(text.replace(/%([0-9]+)/g, (_, id) => `%${Number(id) * 7 + 3}`));
+    expect(print(renumbered)).toBe(text);
   });
 });
 
 describe('errors', () => {
-  const valid = printKernel(everyOp());
+  const valid = print(everyOp());
   const failure = (text: string): string => {
     try {
-      parseKernel(text);
+      parse(text);
     } catch (error) {
       expect(error).toBeInstanceOf(TuttiError);
       expect((error as TuttiError).code).toBe('E_IR');
@@ -146,7 +146,7 @@ test('printing 500 instructions takes at most 2 ms', () => {
   let best = Number.POSITIVE_INFINITY;
   for (let i = 0; i < 20; i++) {
     const start = performance.now();
-    printKernel(kernel);
+    print(kernel);
     best = Math.min(best, performance.now() - start);
   }
   expect(best).toBeLessThan(2);

@@ -1,0 +1,571 @@
+/**
+ * Proves by intervals that every access of a kernel is in bounds and that every claimed range and `assume` holds.
+ *
+ * Intervals are evaluated on demand in an environment: the facts that enclosing conditions give, and the intervals
+ * assumed for loops' carried values (widened until they are inductive). Intervals are recomputed under each
+ * environment's facts, so a condition on `i` also narrows what is computed from `i` before the condition.
+ */
+import {
+  binaryInterval,
+  fitted,
+  type Interval,
+  invertBinary,
+  isEmpty,
+  join,
+  meet,
+  show,
+  typeInterval,
+  within,
+} from './intervals.js';
+import {
+  type CompareFn,
+  isIntScalar,
+  type KBlock,
+  type KernelFunction,
+  type KInst,
+  type KValue,
+  type Range,
+  scalarBits,
+} from './types.js';
+import { bodyValuesOf, resultsOf, visitKernel } from './walk.js';
+
+export type Report = (inst: KInst, message: string) => never;
+
+interface Definition {
+  readonly inst: KInst;
+  /** Which of the instruction's results or inner values. */
+  readonly role: 'result' | 'inner' | 'index';
+  readonly position: number;
+}
+
+interface Environment {
+  readonly parent: Environment | undefined;
+  readonly facts: Map<KValue, Range>;
+  /** Hypotheses about carried values: taken as they are. */
+  readonly assumed: Map<KValue, Interval>;
+  readonly memo: Map<KValue, Interval>;
+  /** Depth of the evaluation that made it. */
+  readonly depth: number;
+}
+
+/** Beyond this depth of definitions, and beyond the other from where an environment began, the outer interval is taken. */
+const maxDepth = 400;
+const maxRederived = 16;
+/** Arms of selects and ifs, and loops, that may be evaluated within each other on the way to one interval. */
+const maxSpeculation = 2;
+
+const negated: Readonly<Record<CompareFn, CompareFn>> = { eq: 'ne', ne: 'eq', lt: 'ge', le: 'gt', gt: 'le', ge: 'lt' };
+
+/** Calls `report` (which throws) for the first access, range or assumption that cannot be shown. */
+export function checkBounds(kernel: KernelFunction, report: Report): void {
+  new Bounds(kernel, report).check();
+}
+
+class Bounds {
+  readonly #kernel: KernelFunction;
+  readonly #report: Report;
+  readonly #definitions = new Map<KValue, Definition>();
+  #depth = 0;
+  #speculation = 0;
+  readonly #divisors = new Map<KValue, number>();
+
+  constructor(kernel: KernelFunction, report: Report) {
+    this.#kernel = kernel;
+    this.#report = report;
+    visitKernel(kernel, (inst) => {
+      for (const [position, value] of resultsOf(inst).entries()) {
+        this.#definitions.set(value, { inst, role: 'result', position });
+      }
+      for (const [at, value] of bodyValuesOf(inst).entries()) {
+        const index = inst.op === 'for' && at === 0;
+        const position = inst.op === 'for' ? at - 1 : at;
+        this.#definitions.set(value, { inst, role: index ? 'index' : 'inner', position });
+      }
+    });
+  }
+
+  check(): void {
+    const root = newEnvironment(undefined);
+    for (const helper of this.#kernel.helpers) this.#block(helper.body, newEnvironment(root));
+    this.#block(this.#kernel.body, root);
+  }
+
+  // --- The check ---
+
+  #block(block: KBlock, env: Environment): void {
+    for (const inst of block.instructions) this.#instruction(inst, env);
+  }
+
+  #instruction(inst: KInst, env: Environment): void {
+    switch (inst.op) {
+      case 'for': {
+        const body = this.#loopEnvironment(inst, env);
+        this.#claims(inst, [inst.index, ...inst.carried.map(({ inner }) => inner)], body);
+        if (!isEmpty(this.#interval(inst.index, body))) this.#block(inst.body, body);
+        break;
+      }
+      case 'loop': {
+        const body = this.#loopEnvironment(inst, env);
+        this.#claims(inst, bodyValuesOf(inst), body);
+        this.#block(inst.body, body);
+        break;
+      }
+      case 'if':
+        for (const [block, truth] of [
+          [inst.then, true],
+          [inst.else, false],
+        ] as const) {
+          const branch = this.#under(inst.condition, truth, env);
+          if (branch !== undefined) this.#block(block, branch);
+        }
+        break;
+      case 'load':
+      case 'store':
+      case 'atomic':
+      case 'atomic_compare_exchange':
+        this.#access(inst, env);
+        break;
+      case 'assume': {
+        const known = this.#interval(inst.a, env);
+        if (inst.result.range && !within(known, inst.result.range)) {
+          this.#report(
+            inst,
+            `no enclosing condition implies this range; %${inst.a.id} is known to be in ${show(known)}`,
+          );
+        }
+        return;
+      }
+      case 'binary':
+        this.#operands(inst, env);
+        break;
+      default:
+        break;
+    }
+    this.#claims(inst, resultsOf(inst), env);
+  }
+
+  #claims(inst: KInst, values: readonly KValue[], env: Environment): void {
+    for (const value of values) {
+      // Evaluated in any case: later environments start from it.
+      const known = this.#interval(value, env);
+      if (value.range !== undefined && !within(known, value.range)) {
+        this.#report(inst, `range ${show(value.range)} of %${value.id} is not implied: it may be ${show(known)}`);
+      }
+    }
+  }
+
+  #operands(inst: KInst & { op: 'binary' }, env: Environment): void {
+    if (!isIntScalar(inst.a.type.scalar)) return;
+    const b = this.#interval(inst.b, env);
+    if ((inst.fn === 'div' || inst.fn === 'rem') && b?.min === 0 && b.max === 0) this.#report(inst, 'division by zero');
+    const bits = scalarBits[inst.a.type.scalar];
+    if ((inst.fn === 'shl' || inst.fn === 'shr') && b && !isEmpty(b) && (b.min >= bits || b.max < 0)) {
+      this.#report(inst, `shift amount is not in [0, ${bits})`);
+    }
+  }
+
+  #access(inst: KInst & { op: 'load' | 'store' | 'atomic' | 'atomic_compare_exchange' }, env: Environment): void {
+    const lanes = inst.op === 'load' ? inst.result.type.lanes : inst.value.type.lanes;
+    const { memory, index } = inst;
+    const known = this.#interval(index, env);
+    if (!within(known, { min: 0, max: memory.length - lanes })) {
+      const touched = lanes === 1 ? '' : ` (and the ${lanes - 1} after it)`;
+      this.#report(
+        inst,
+        `access is not proven in bounds: index %${index.id} of ${memory.name}${touched} may be ${show(known)}, length ${memory.length}`,
+      );
+    }
+    if (
+      (inst.op === 'load' || inst.op === 'store') &&
+      inst.aligned &&
+      lanes > 1 &&
+      this.#divisor(index, 0) % lanes !== 0
+    ) {
+      this.#report(inst, `index %${index.id} of ${memory.name} is not proven a multiple of ${lanes}`);
+    }
+  }
+
+  // --- Environments ---
+
+  /** `env` with the facts that `condition` being `truth` gives; undefined if that cannot be. */
+  #under(condition: KValue, truth: boolean, env: Environment): Environment | undefined {
+    const inner = newEnvironment(env, this.#depth);
+    return this.#learn(condition, truth, inner) ? inner : undefined;
+  }
+
+  /** Adds facts to `env`; false if they contradict what is known. */
+  #learn(condition: KValue, truth: boolean, env: Environment): boolean {
+    const inst = this.#definitions.get(condition)?.inst;
+    if (inst === undefined || condition.type.lanes !== 1) return true;
+    switch (inst.op) {
+      case 'const':
+        return Boolean(inst.value) === truth;
+      case 'unary':
+        return inst.fn !== 'not' || this.#learn(inst.a, !truth, env);
+      case 'binary':
+        if (inst.fn === (truth ? 'and' : 'or'))
+          return this.#learn(inst.a, truth, env) && this.#learn(inst.b, truth, env);
+        return true;
+      case 'compare':
+        if (!isIntScalar(inst.a.type.scalar)) return true;
+        return this.#learnCompare(truth ? inst.fn : negated[inst.fn], inst.a, inst.b, env);
+      default:
+        return true;
+    }
+  }
+
+  #learnCompare(fn: CompareFn, a: KValue, b: KValue, env: Environment): boolean {
+    const x = this.#interval(a, env) ?? everything;
+    const y = this.#interval(b, env) ?? everything;
+    switch (fn) {
+      case 'lt':
+        return (
+          this.#narrow(a, { min: x.min, max: y.max - 1 }, env) && this.#narrow(b, { min: x.min + 1, max: y.max }, env)
+        );
+      case 'le':
+        return this.#narrow(a, { min: x.min, max: y.max }, env) && this.#narrow(b, { min: x.min, max: y.max }, env);
+      case 'gt':
+        return this.#learnCompare('lt', b, a, env);
+      case 'ge':
+        return this.#learnCompare('le', b, a, env);
+      case 'eq':
+        return this.#narrow(a, y, env) && this.#narrow(b, x, env);
+      case 'ne': {
+        if (y.min !== y.max) return true;
+        if (x.min === y.min) return this.#narrow(a, { min: x.min + 1, max: x.max }, env);
+        if (x.max === y.min) return this.#narrow(a, { min: x.min, max: x.max - 1 }, env);
+        return true;
+      }
+      default:
+        return fn satisfies never;
+    }
+  }
+
+  /** Notes that `value` lies in `range`, and what follows for the values it is computed from. */
+  #narrow(value: KValue, range: Range, env: Environment): boolean {
+    const known = this.#interval(value, env);
+    const narrowed = meet(known, range);
+    if (narrowed === undefined || (narrowed.min === known?.min && narrowed.max === known.max)) return true;
+    if (narrowed.min === Number.NEGATIVE_INFINITY && narrowed.max === Number.POSITIVE_INFINITY) return true;
+    env.facts.set(value, narrowed);
+    env.memo.clear();
+    if (isEmpty(narrowed)) return false;
+    const inst = this.#definitions.get(value)?.inst;
+    if (inst?.op === 'assume') return this.#narrow(inst.a, narrowed, env);
+    if (inst?.op === 'convert' && isIntScalar(inst.a.type.scalar)) {
+      // Nothing wrapped if all of `a` fits, or if both types, the result's no narrower, hold all of what is left.
+      const [from, to] = [inst.a.type.scalar, inst.result.type.scalar];
+      const fits = within(this.#interval(inst.a, env), typeInterval(to) ?? { min: 0, max: Number.MAX_SAFE_INTEGER });
+      const both = typeInterval(from) ?? { min: 0, max: Number.MAX_SAFE_INTEGER };
+      if (fits || (scalarBits[to] >= scalarBits[from] && within(narrowed, both))) {
+        return this.#narrow(inst.a, narrowed, env);
+      }
+    }
+    if (inst?.op === 'binary') {
+      const constant = this.#interval(inst.b, env);
+      const inner = this.#interval(inst.a, env);
+      if (constant && constant.min === constant.max && inner && this.#exact(inst, inner, constant)) {
+        const implied = invertBinary(inst.fn, narrowed, constant.min, inner);
+        if (implied) return this.#narrow(inst.a, implied, env);
+      }
+      if (
+        (inst.fn === 'add' || inst.fn === 'mul') &&
+        inner &&
+        inner.min === inner.max &&
+        constant &&
+        this.#exact(inst, inner, constant)
+      ) {
+        const implied = invertBinary(inst.fn, narrowed, inner.min, constant);
+        if (implied) return this.#narrow(inst.b, implied, env);
+      }
+    }
+    return true;
+  }
+
+  /** Whether the op cannot wrap for operands in these intervals. */
+  #exact(inst: KInst & { op: 'binary' }, a: Range, b: Range): boolean {
+    const wide = binaryInterval(inst.fn, a, b, 'i64');
+    const type = typeInterval(inst.a.type.scalar) ?? {
+      min: inst.a.type.scalar === 'u64' ? 0 : -(2 ** 53),
+      max: 2 ** 53,
+    };
+    return wide !== undefined && within(wide, type);
+  }
+
+  /** The environment of a loop's body: intervals of the carried values that hold in every iteration. */
+  #loopEnvironment(inst: KInst & { op: 'for' | 'loop' }, env: Environment): Environment {
+    const carried = inst.carried
+      .map((item, i) => ({ ...item, i }))
+      .filter(({ inner }) => isIntScalar(inner.type.scalar));
+    let hypotheses = new Map(carried.map(({ initial, inner }) => [inner, this.#interval(initial, env)]));
+    for (let round = 0; ; round++) {
+      const body = newEnvironment(env, this.#depth, hypotheses);
+      const next = new Map<KValue, Interval>();
+      let stable = true;
+      for (const { inner, i } of carried) {
+        const before = hypotheses.get(inner);
+        const after = this.#interval(inst.body.yields[i], body);
+        if (before === undefined || (after !== undefined && within(after, before))) {
+          next.set(inner, before);
+          continue;
+        }
+        stable = false;
+        next.set(inner, round < 2 ? join(before, after) : widen(before, after, inner, round));
+      }
+      // Only a body whose hypotheses were confirmed as a whole may be used.
+      if (stable) return body;
+      hypotheses = next;
+    }
+  }
+
+  // --- Intervals ---
+
+  #interval(value: KValue, env: Environment): Interval {
+    const { scalar } = value.type;
+    if (!isIntScalar(scalar)) return undefined;
+    if (env.memo.has(value)) return env.memo.get(value);
+    if (this.#depth > maxDepth || (this.#depth - env.depth > maxRederived && this.#known(value, env))) {
+      return this.#outer(value, env);
+    }
+    this.#depth++;
+    try {
+      let known = this.#derive(value, env);
+      for (let at: Environment | undefined = env; at !== undefined; at = at.parent)
+        known = meet(known, at.facts.get(value));
+      env.memo.set(value, known);
+      return known;
+    } finally {
+      this.#depth--;
+    }
+  }
+
+  #known(value: KValue, env: Environment): boolean {
+    for (let at: Environment | undefined = env; at !== undefined; at = at.parent) if (at.memo.has(value)) return true;
+    return false;
+  }
+
+  /** What an outer environment knows of the value: true here too. */
+  #outer(value: KValue, env: Environment): Interval {
+    for (let at: Environment | undefined = env; at !== undefined; at = at.parent) {
+      const known = at.facts.get(value) ?? at.memo.get(value);
+      if (known !== undefined) return known;
+    }
+    return typeInterval(value.type.scalar);
+  }
+
+  #derive(value: KValue, env: Environment): Interval {
+    const { scalar } = value.type;
+    const definition = this.#definitions.get(value);
+    if (definition === undefined) return typeInterval(scalar);
+    const { inst, role, position } = definition;
+    if (role === 'index' && inst.op === 'for') return this.#indexInterval(inst, env);
+    if (role === 'inner') {
+      for (let at: Environment | undefined = env; at !== undefined; at = at.parent) {
+        if (at.assumed.has(value)) return at.assumed.get(value) ?? typeInterval(scalar);
+      }
+      return typeInterval(scalar);
+    }
+    const nested = inst.op === 'select' || inst.op === 'if' || inst.op === 'for' || inst.op === 'loop';
+    if (!nested) return this.#deriveResult(inst, value, position, env);
+    if (this.#speculation >= maxSpeculation) return this.#deriveRoughly(inst, value, env);
+    this.#speculation++;
+    try {
+      return this.#deriveResult(inst, value, position, env);
+    } finally {
+      this.#speculation--;
+    }
+  }
+
+  /** Without looking into arms and bodies. */
+  #deriveRoughly(inst: KInst, value: KValue, env: Environment): Interval {
+    if (inst.op === 'select') return join(this.#interval(inst.a, env), this.#interval(inst.b, env));
+    return this.#known(value, env) ? this.#outer(value, env) : typeInterval(value.type.scalar);
+  }
+
+  #deriveResult(inst: KInst, value: KValue, position: number, env: Environment): Interval {
+    const { scalar } = value.type;
+    switch (inst.op) {
+      case 'const': {
+        const number = Number(inst.value);
+        return Number.isSafeInteger(number) ? { min: number, max: number } : typeInterval(scalar);
+      }
+      case 'builtin':
+        return this.#builtinInterval(inst);
+      case 'unary':
+        return this.#unaryInterval(inst, env);
+      case 'binary':
+        return binaryInterval(inst.fn, this.#interval(inst.a, env), this.#interval(inst.b, env), scalar);
+      case 'select': {
+        const scalarCondition = inst.condition.type.lanes === 1;
+        const yes = scalarCondition ? this.#under(inst.condition, true, env) : env;
+        const no = scalarCondition ? this.#under(inst.condition, false, env) : env;
+        if (yes === undefined) return this.#interval(inst.b, env);
+        if (no === undefined) return this.#interval(inst.a, env);
+        return join(this.#interval(inst.a, yes), this.#interval(inst.b, no));
+      }
+      case 'convert':
+        if (inst.a.type.scalar === 'bool') return { min: 0, max: 1 };
+        return fitted(this.#interval(inst.a, env), scalar);
+      case 'splat':
+      case 'extract':
+        return this.#interval(inst.a, env);
+      case 'build':
+        return inst.elements.map((element) => this.#interval(element, env)).reduce(join);
+      case 'assume':
+        return meet(this.#interval(inst.a, env), inst.result.range);
+      case 'subgroup':
+        // A shuffle may read a lane that does not exist, and a sum grows.
+        if (inst.fn === 'add' || inst.fn === 'shuffle_xor' || inst.fn === 'shuffle_down') return typeInterval(scalar);
+        return this.#interval(inst.a, env);
+      case 'for':
+      case 'loop': {
+        const body = this.#loopEnvironment(inst, env);
+        const last = this.#interval(inst.body.yields[position], body);
+        return inst.op === 'loop' ? last : join(this.#interval(inst.carried[position].initial, env), last);
+      }
+      case 'if': {
+        const yes = this.#under(inst.condition, true, env);
+        const no = this.#under(inst.condition, false, env);
+        const a = yes && this.#interval(inst.then.yields[position], yes);
+        const b = no && this.#interval(inst.else.yields[position], no);
+        return yes === undefined ? b : no === undefined ? a : join(a, b);
+      }
+      default:
+        return typeInterval(scalar);
+    }
+  }
+
+  #indexInterval(inst: KInst & { op: 'for' }, env: Environment): Interval {
+    const lower = this.#interval(inst.lower, env);
+    const upper = this.#interval(inst.upper, env);
+    if (lower === undefined || upper === undefined) return typeInterval(inst.index.type.scalar);
+    let last = upper.max - 1;
+    // With one lower bound the index only takes every step-th value.
+    if (lower.min === lower.max && last >= lower.min) last -= (last - lower.min) % inst.step;
+    return { min: lower.min, max: last };
+  }
+
+  #builtinInterval({ builtin, dim }: KInst & { op: 'builtin' }): Range {
+    const { grid, workgroup, subgroupSize = 1 } = this.#kernel;
+    switch (builtin) {
+      case 'workgroup_id':
+        return { min: 0, max: grid[dim] - 1 };
+      case 'local_id':
+        return { min: 0, max: workgroup[dim] - 1 };
+      case 'subgroup_lane':
+        return { min: 0, max: subgroupSize - 1 };
+      case 'subgroup_size':
+        return { min: subgroupSize, max: subgroupSize };
+      default:
+        return builtin satisfies never;
+    }
+  }
+
+  #unaryInterval(inst: KInst & { op: 'unary' }, env: Environment): Interval {
+    const { scalar } = inst.a.type;
+    const a = this.#interval(inst.a, env);
+    switch (inst.fn) {
+      case 'popcount':
+      case 'clz':
+        return { min: 0, max: scalarBits[scalar] };
+      case 'neg':
+        return fitted(a && { min: -a.max + 0, max: -a.min + 0 }, scalar);
+      case 'abs': {
+        const most = a && Math.max(Math.abs(a.min), Math.abs(a.max));
+        return fitted(a && { min: a.min > 0 ? a.min : a.max < 0 ? -a.max : 0, max: most ?? 0 }, scalar);
+      }
+      case 'not': {
+        if (scalar.startsWith('i')) return fitted(a && { min: -a.max - 1, max: -a.min - 1 }, scalar);
+        const all = typeInterval(scalar);
+        return a && all && { min: all.max - a.max, max: all.max - a.min };
+      }
+      default:
+        return typeInterval(scalar);
+    }
+  }
+
+  /** A power of two up to 16 that divides every value of `value`. */
+  #divisor(value: KValue, depth: number): number {
+    let divisor = this.#divisors.get(value);
+    if (divisor === undefined) {
+      divisor = depth > maxDepth ? 1 : Math.min(16, this.#deriveDivisor(value, depth + 1));
+      this.#divisors.set(value, divisor);
+    }
+    return divisor;
+  }
+
+  #deriveDivisor(value: KValue, depth: number): number {
+    const definition = this.#definitions.get(value);
+    if (definition === undefined) return 1;
+    const { inst, role, position } = definition;
+    const of = (operand: KValue): number => this.#divisor(operand, depth);
+    if (role === 'index') return inst.op === 'for' ? Math.min(of(inst.lower), powerOfTwoIn(inst.step)) : 1;
+    if (role === 'inner') return 1;
+    switch (inst.op) {
+      case 'const':
+        return powerOfTwoIn(Number(inst.value));
+      case 'binary':
+        return this.#binaryDivisor(inst, of);
+      case 'select':
+        return Math.min(of(inst.a), of(inst.b));
+      case 'assume':
+      case 'splat':
+      case 'extract':
+        return of(inst.a);
+      case 'convert':
+        return isIntScalar(inst.a.type.scalar) ? of(inst.a) : 1;
+      case 'if':
+        return Math.min(of(inst.then.yields[position]), of(inst.else.yields[position]));
+      default:
+        return 1;
+    }
+  }
+
+  #binaryDivisor(inst: KInst & { op: 'binary' }, of: (value: KValue) => number): number {
+    switch (inst.fn) {
+      case 'add':
+      case 'sub':
+      case 'rem':
+      case 'min':
+      case 'max':
+      case 'or':
+      case 'xor':
+        return Math.min(of(inst.a), of(inst.b));
+      case 'and':
+        return Math.max(of(inst.a), of(inst.b));
+      case 'mul':
+        return of(inst.a) * of(inst.b);
+      case 'shl': {
+        const amount = this.#definitions.get(inst.b)?.inst;
+        return amount?.op === 'const' ? of(inst.a) * 2 ** Number(amount.value) : of(inst.a);
+      }
+      default:
+        return 1;
+    }
+  }
+}
+
+const everything: Range = { min: Number.NEGATIVE_INFINITY, max: Number.POSITIVE_INFINITY };
+
+const newEnvironment = (
+  parent: Environment | undefined,
+  depth = 0,
+  assumed: Map<KValue, Interval> = new Map(),
+): Environment => ({ parent, facts: new Map(), assumed, memo: new Map(), depth });
+
+/** Moves a bound that grew to the next of 0 and the type's; after that gives up. */
+function widen(before: Range, after: Interval, value: KValue, round: number): Interval {
+  const all = typeInterval(value.type.scalar);
+  if (after === undefined || all === undefined || round > 6) return all;
+  return {
+    min: after.min >= before.min ? before.min : after.min >= 0 ? 0 : all.min,
+    max: after.max <= before.max ? before.max : after.max <= 0 ? 0 : all.max,
+  };
+}
+
+/** The largest power of two up to 16 that divides `x`. */
+function powerOfTwoIn(x: number): number {
+  let power = 1;
+  while (power < 16 && x % (power * 2) === 0) power *= 2;
+  return power;
+}
