@@ -1,0 +1,143 @@
+/**
+ * Elements of host tensors for the reference evaluator.
+ *
+ * Two views: *elements* are the stored form, one array entry an element (four-bit types unpacked), for ops that only
+ * move data; *numbers* are values, decoded from the small float formats. 64-bit integers are bigints in both.
+ */
+import { bytesOf, type DType, isFloat } from '../../../dtype.js';
+import {
+  bf16ToF32, f8e4m3ToF32, f8e5m2ToF32, f16ToF32, f32ToBf16, f32ToF8e4m3, f32ToF8e5m2, f32ToF16,
+} from '../../../numeric.js';
+import { type HostTensor, sizeOf } from '../../../tensor.js';
+
+export type NumberArray =
+  | Float64Array | Float32Array | Int32Array | Uint32Array | Int16Array | Uint16Array | Int8Array | Uint8Array;
+export type BigArray = BigInt64Array | BigUint64Array;
+/** One entry an element. Indexing it by number is all that generic code does. */
+export type Elements = NumberArray | BigArray | string[];
+
+export const isBig = (dtype: DType): dtype is 'i64' | 'u64' => dtype === 'i64' || dtype === 'u64';
+
+const elementArrays = {
+  f64: Float64Array, f32: Float32Array, f16: Uint16Array, bf16: Uint16Array, f8e4m3: Uint8Array, f8e5m2: Uint8Array,
+  i64: BigInt64Array, i32: Int32Array, i16: Int16Array, i8: Int8Array, i4: Int8Array,
+  u64: BigUint64Array, u32: Uint32Array, u16: Uint16Array, u8: Uint8Array, u4: Uint8Array, bool: Uint8Array,
+} as const;
+
+/** A zeroed array for the elements of a tensor. */
+export const newElements = (dtype: DType, count: number): Elements =>
+  dtype === 'string' ? new Array<string>(count).fill('') : new elementArrays[dtype](count);
+
+/** The tensor's elements as stored; shares its memory except for four-bit types. */
+export function elementsOf({ dtype, shape, data }: HostTensor): Elements {
+  if (dtype !== 'i4' && dtype !== 'u4') return data as Elements;
+  const bytes = data as Uint8Array;
+  const count = sizeOf(shape);
+  const out = new elementArrays[dtype](count);
+  const signed = dtype === 'i4';
+  for (let i = 0; i < count; i++) {
+    const nibble = i & 1 ? bytes[i >> 1] >> 4 : bytes[i >> 1] & 15;
+    out[i] = signed && nibble > 7 ? nibble - 16 : nibble;
+  }
+  return out;
+}
+
+/** A tensor over elements as stored; shares their memory except for four-bit types. */
+export function tensorOfElements(dtype: DType, shape: readonly number[], elements: Elements): HostTensor {
+  if (dtype !== 'i4' && dtype !== 'u4') return { dtype, shape, data: elements };
+  const nibbles = elements as Int8Array | Uint8Array;
+  const bytes = new Uint8Array(bytesOf(dtype, nibbles.length));
+  for (let i = 0; i < nibbles.length; i++) bytes[i >> 1] |= (nibbles[i] & 15) << (i & 1 ? 4 : 0);
+  return { dtype, shape, data: bytes };
+}
+
+const decoders = { f16: f16ToF32, bf16: bf16ToF32, f8e4m3: f8e4m3ToF32, f8e5m2: f8e5m2ToF32 } as const;
+const encoders = { f16: f32ToF16, bf16: f32ToBf16, f8e4m3: f32ToF8e4m3, f8e5m2: f32ToF8e5m2 } as const;
+type SmallFloat = keyof typeof decoders;
+const isSmallFloat = (dtype: DType): dtype is SmallFloat => Object.hasOwn(decoders, dtype);
+
+const tables = new Map<SmallFloat, Float32Array>();
+/** Values by bits; 16-bit formats take 256 KiB each, made when first needed. */
+function decodeTable(dtype: SmallFloat): Float32Array {
+  let table = tables.get(dtype);
+  if (!table) {
+    table = Float32Array.from({ length: dtype === 'f16' || dtype === 'bf16' ? 65536 : 256 }, (_, i) => decoders[dtype](i));
+    tables.set(dtype, table);
+  }
+  return table;
+}
+
+/** Values of any type but i64, u64 and string. May share the tensor's memory. */
+export function numbersOf(tensor: HostTensor): NumberArray {
+  const { dtype } = tensor;
+  if (isBig(dtype) || dtype === 'string') throw new TypeError(`${dtype} elements are no numbers`);
+  if (!isSmallFloat(dtype)) return elementsOf(tensor) as NumberArray;
+  const bits = tensor.data as Uint16Array | Uint8Array;
+  const out = new Float32Array(bits.length);
+  const table = decodeTable(dtype);
+  for (let i = 0; i < bits.length; i++) out[i] = table[bits[i]];
+  return out;
+}
+
+export function bigsOf(tensor: HostTensor): BigArray {
+  if (!isBig(tensor.dtype)) throw new TypeError(`${tensor.dtype} elements are no bigints`);
+  return tensor.data as BigArray;
+}
+
+export function stringsOf(tensor: HostTensor): readonly string[] {
+  if (tensor.dtype !== 'string') throw new TypeError(`${tensor.dtype} elements are no strings`);
+  return tensor.data as readonly string[];
+}
+
+/** Where results are written as numbers before they are rounded: the type's own array, or f64 for small floats. */
+export const newNumbers = (dtype: DType, count: number): NumberArray =>
+  isSmallFloat(dtype) ? new Float64Array(count) : (newElements(dtype, count) as NumberArray);
+
+/** A copy of numbers to accumulate in: f64 for floats, else the type's own array, which wraps. */
+export function accumulators(dtype: DType, initial: ArrayLike<number> | number): NumberArray {
+  const count = typeof initial === 'number' ? initial : initial.length;
+  const out = isFloat(dtype) ? new Float64Array(count) : newNumbers(dtype, count);
+  if (typeof initial !== 'number') out.set(initial);
+  return out;
+}
+
+/**
+ * A tensor of numbers rounded to the type: floats to nearest even, integers modulo 2^bits (they must be integers below
+ * 2^53). Shares the memory of an array that already has the type's form. Not for 64-bit integers and strings.
+ */
+export function tensorOfNumbers(
+  dtype: DType, shape: readonly number[], values: NumberArray | readonly number[], saturate = false,
+): HostTensor {
+  if (isBig(dtype) || dtype === 'string') throw new TypeError(`numbers are no ${dtype} elements`);
+  if (isSmallFloat(dtype)) {
+    const encode = encoders[dtype];
+    const out = new elementArrays[dtype](values.length);
+    for (let i = 0; i < values.length; i++) out[i] = encode(values[i], saturate);
+    return { dtype, shape, data: out };
+  }
+  const type = elementArrays[dtype];
+  return tensorOfElements(dtype, shape, values instanceof type ? values : type.from(values));
+}
+
+/** A scalar or filled tensor. Numbers must be representable up to rounding; integers are taken modulo 2^bits. */
+export function filledTensor(dtype: DType, shape: readonly number[], value: number | bigint | boolean | string): HostTensor {
+  const count = sizeOf(shape);
+  if (dtype === 'string') return { dtype, shape, data: new Array<string>(count).fill(String(value)) };
+  if (isBig(dtype)) {
+    const big = typeof value === 'bigint' ? value : BigInt(Math.trunc(Number(value)));
+    return { dtype, shape, data: new elementArrays[dtype](count).fill(big) };
+  }
+  const number = Number(value);
+  if (dtype === 'bool') return { dtype, shape, data: new Uint8Array(count).fill(number !== 0 ? 1 : 0) };
+  const one = tensorOfNumbers(dtype, [1], [isFloat(dtype) ? number : Math.trunc(number)]);
+  const [element] = elementsOf(one);
+  const out = newElements(dtype, count) as NumberArray;
+  return tensorOfElements(dtype, shape, out.fill(element as number));
+}
+
+/** Row-major strides of a packed tensor. */
+export function stridesOf(shape: readonly number[]): number[] {
+  const strides = new Array<number>(shape.length).fill(1);
+  for (let i = shape.length - 2; i >= 0; i--) strides[i] = strides[i + 1] * shape[i + 1];
+  return strides;
+}
