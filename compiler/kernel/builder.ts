@@ -258,7 +258,9 @@ export class KernelBuilder {
     this.#current.instructions.push({ op: 'barrier' });
   }
   subgroup(fn: SubgroupFn, a: KValue, delta = 0): KValue {
-    return this.#append({ op: 'subgroup', fn, a, delta }, a.type, a.range);
+    // A sum leaves the interval, and a shuffle may read a lane that does not exist.
+    const keepsRange = fn === 'min' || fn === 'max' || fn === 'broadcast_first';
+    return this.#append({ op: 'subgroup', fn, a, delta }, a.type, keepsRange ? a.range : undefined);
   }
 
   // --- control ---------------------------------------------------------------------------------------------------
