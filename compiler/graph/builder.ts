@@ -14,6 +14,7 @@ export class GraphBuilder {
   readonly #outputs: GraphOutput[] = [];
   readonly #nodes: Node[] = [];
   readonly #constants = new Map<number, ConstantData>();
+  readonly #producers = new Map<number, Node>();
   readonly #dims = new Map<string, DimBounds>();
   readonly #names = new Set<string>();
   #nextId = 0;
@@ -47,6 +48,11 @@ export class GraphBuilder {
     return this.#constants.get(value.id);
   }
 
+  /** The node that makes a value here, or undefined for inputs and constants. */
+  producerOf(value: Value): Node | undefined {
+    return this.#producers.get(value.id);
+  }
+
   /** Adds a node and returns its outputs. `names` name the outputs. @throws TuttiError E_SHAPE, E_MODEL_INVALID */
   op<K extends OpKind>(
     kind: K, inputs: readonly Value[], attrs: OpAttrs[K], names: readonly string[] = [], source: SourceRef = this.source,
@@ -60,9 +66,7 @@ export class GraphBuilder {
         throw new TuttiError('E_SHAPE', message, { subject: describe(source), expected, found, remedy });
       },
     });
-    const outputs = types.map((type, i) => this.value(type, names[i]));
-    this.#nodes.push({ op: kind, attrs, inputs, outputs, source } as unknown as Node);
-    return outputs;
+    return this.node(kind, inputs, attrs, types, names, source);
   }
 
   /** Adds a node whose result types are given (source ops; rebuilding a graph whose types are known). */
@@ -71,7 +75,9 @@ export class GraphBuilder {
     source: SourceRef = this.source,
   ): readonly Value[] {
     const outputs = types.map((type, i) => this.value(type, names[i]));
-    this.#nodes.push({ op: kind, attrs, inputs, outputs, source } as unknown as Node);
+    const node = { op: kind, attrs, inputs, outputs, source } as unknown as Node;
+    this.#nodes.push(node);
+    for (const output of outputs) this.#producers.set(output.id, node);
     return outputs;
   }
 

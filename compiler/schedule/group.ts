@@ -1,6 +1,8 @@
 /** What fusion hands to scheduling: the nodes that become one kernel. */
 import type { FamilyName } from '../graph/definition.js';
 import type { ConstantData, Node, Value } from '../graph/types.js';
+import { type Affine, delinearize, linearize } from './affine.js';
+import { resultPath } from './fuse.js';
 
 export interface Group {
   readonly family: FamilyName;
@@ -30,3 +32,14 @@ export const sourcesOf = (group: Group): readonly string[] => [...new Set(group.
 /** Movement that costs nothing but index arithmetic. */
 export const isView = (op: Node['op']): boolean =>
   op === 'reshape' || op === 'transpose' || op === 'broadcast' || op === 'slice' || op === 'iota';
+
+/** Index of the written element that an element of the anchor's result ends up in. */
+export function resultIndex(group: Group, index: readonly Affine[]): readonly Affine[] {
+  if (!group.anchor) throw new Error('only groups with an anchor have a result path');
+  const path = resultPath(group.anchor, group.nodes.filter((n) => n !== group.anchor), group.writes[0]) ?? [];
+  return path.reduce((at, node) => {
+    if (node.op === 'transpose') return node.attrs.permutation.map((from) => at[from]);
+    const [from, to] = [node.inputs[0].type.shape, node.outputs[0].type.shape] as (readonly number[])[];
+    return delinearize(linearize(at, from), to);
+  }, index);
+}

@@ -12,9 +12,9 @@ import { definitionOf } from '../graph/ops/index.js';
 import type { Node, NodeOf, OpKind, Value } from '../graph/types.js';
 import { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
-import { type KBuffer, type KernelFunction, type KValue, ktype, type Lanes, type ScalarType, scalarTypes } from '../kernel/types.js';
+import { type KBuffer, type KernelFunction, type KValue, type Lanes, type ScalarType, scalarTypes } from '../kernel/types.js';
 import { bytesOfTensor } from '../tensor.js';
-import { readElement } from '../graph/evaluate.js';
+import { elementsOf } from '../graph/ops/reference/data.js';
 import { Affine, delinearize, linearize } from './affine.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
 
@@ -41,7 +41,7 @@ export class Lowering {
   readonly #producers = new Map<number, Node>();
   readonly #overrides = new Map<number, (index: Index, lanes: Lanes) => KValue>();
   #memos: Map<string, KValue>[] = [new Map()];
-  /** Set when some address needed a division by which a vector load was lost or that an inner loop repeats. */
+  /** Every address that was loaded or stored, for schedules that judge a form by them. */
   readonly addresses: Affine[] = [];
 
   constructor(group: Group, target: Target) {
@@ -145,6 +145,21 @@ export class Lowering {
     });
   }
 
+  /**
+   * A one-dimensional grid of `count` workgroups, folded into the target's limits; `body` runs once for each.
+   * Returns the grid.
+   */
+  workgroups(count: number, body: (index: Affine) => void): [number, number, number] {
+    const [maxX, maxY] = this.target.limits.workgroupCount;
+    const x = count <= maxX ? count : Math.ceil(count / Math.ceil(count / maxX));
+    const y = Math.ceil(count / x);
+    if (y > maxY) throw new Error(`${count} workgroups exceed the device's ${maxX}×${maxY}`);
+    const column = Affine.of(this.b.builtin('workgroup_id', 0, x), this.b);
+    const row = Affine.of(this.b.builtin('workgroup_id', 1, y), this.b);
+    this.guarded(column.add(row.scale(x)), count, body);
+    return [x, y, 1];
+  }
+
   finish(grid: readonly [number, number, number], workgroup: readonly [number, number, number], subgroupSize?: number): KernelFunction {
     return this.b.finish({ name: nameOf(this.group), sources: sourcesOf(this.group), grid, workgroup, subgroupSize });
   }
@@ -162,7 +177,7 @@ export class Lowering {
   }
 
   constantElement(value: Value, tensor: Parameters<typeof bytesOfTensor>[0]): KValue {
-    return this.b.constant(readElement(tensor, 0), scalarOf(value));
+    return this.b.constant(elementsOf(tensor)[0] as number | bigint, scalarOf(value));
   }
 
   /** Reads memory: a vector where the lane is contiguous, else element by element. */
@@ -274,56 +289,81 @@ export class Lowering {
   }
 
   /**
-   * An element that exists only where every `at[d]` lies in [0, extent[d]): elsewhere `otherwise`. Reads stay in bounds
-   * because the index is clamped.
+   * An element that exists only where every `at[d]` lies in [0, extents[d]); elsewhere `otherwise`. Reads stay in bounds
+   * because `element` gets an index that is limited to the box. Vectors that lie inside as a whole take one branch,
+   * vectors across the border are put together lane by lane.
    */
-  inside(at: Index, extents: readonly number[], element: (index: Index) => KValue, otherwise: () => KValue): KValue {
+  inside(
+    at: Index, extents: readonly number[], lanes: Lanes, element: (index: Index, lanes: Lanes) => KValue, otherwise: () => KValue,
+  ): KValue {
+    const open = at.map((i, d) => i.range.min < 0 || i.range.max >= extents[d]);
+    if (!open.includes(true)) return element(at, lanes);
+    if (extents.includes(0)) return otherwise();
+    const crossing = at.map((i, d) => (open[d] && i.mentionsLane() ? d : -1)).filter((d) => d >= 0);
+    if (lanes === 1 || crossing.length === 0) return this.#masked(at, extents, open, lanes, element, otherwise);
+    const byLane = () =>
+      this.b.build(range(lanes).map((lane) => this.#masked(at.map((i) => i.atLane(lane)), extents, open, 1, element, otherwise)));
+    const [d] = crossing;
+    const step = at[d].laneCoefficient();
+    if (crossing.length > 1 || step === undefined || step <= 0 || extents[d] <= step * (lanes - 1)) return byLane();
+    const base = at[d].atLane(0).emit(this.b);
+    const last = extents[d] - 1 - step * (lanes - 1);
+    const whole = this.b.and(this.b.compare('ge', base, this.b.constant(0)), this.b.compare('le', base, this.b.constant(last)));
+    return this.if(
+      whole,
+      () => {
+        const limited = Affine.of(this.b.assume(base, 0, last), this.b).add(Affine.lane(lanes).scale(step));
+        const index = at.map((i, e) => (e === d ? limited : i));
+        return [this.widen(this.#masked(index, extents, open.map((o, e) => o && e !== d), lanes, element, otherwise), lanes)];
+      },
+      () => [byLane()],
+    )[0];
+  }
+
+  /** `inside` by clamping and selecting; the lane is in no dim that is `open`. */
+  #masked(
+    at: Index, extents: readonly number[], open: readonly boolean[], lanes: Lanes,
+    element: (index: Index, lanes: Lanes) => KValue, otherwise: () => KValue,
+  ): KValue {
     const { b } = this;
     let valid = b.constant(true, 'bool');
     const clamped = at.map((i, d) => {
-      if (i.range.min >= 0 && i.range.max < extents[d]) return i;
+      if (!open[d]) return i;
       const value = i.emit(b);
-      if (i.range.min < 0) valid = b.and(valid, b.compare('ge', value, b.constant(0)));
-      if (i.range.max >= extents[d]) valid = b.and(valid, b.compare('lt', value, b.constant(extents[d])));
-      return Affine.of(b.clamp(value, 0, Math.max(0, extents[d] - 1)), b);
+      valid = b.and(valid, b.and(b.compare('ge', value, b.constant(0)), b.compare('lt', value, b.constant(extents[d]))));
+      return Affine.of(b.clamp(value, 0, extents[d] - 1), b);
     });
-    if (extents.some((e) => e === 0)) return otherwise();
-    return b.select(valid, element(clamped), otherwise());
+    const value = element(clamped, lanes);
+    const wide = value.type.lanes;
+    return b.select(this.widen(valid, wide), value, this.widen(otherwise(), wide));
   }
 
   #pad(node: NodeOf<'pad'>, index: Index, lanes: Lanes): KValue {
     const [x, fill] = node.inputs;
     const { low, mode } = node.attrs;
     const extents = shapeOf(x);
-    const { b } = this;
     const shifted = index.map((i, d) => i.sub(Number(low[d])));
-    const untouched = shifted.every((i, d) => i.range.min >= 0 && i.range.max < extents[d]);
-    if (untouched) return this.value(x, shifted, lanes);
-    // Lanes only matter to dims that are padded if they occur there; others keep their vector loads.
-    const lanePadded = shifted.some((i, d) => i.mentionsLane() && !(i.range.min >= 0 && i.range.max < extents[d]));
-    const element = (at: Index, width: Lanes): KValue => {
-      if (mode === 'constant') {
-        const zero = Affine.constant(0);
-        return this.#spread(
-          this.inside(at, extents, (i) => this.value(x, i, width), () => this.value(fill, shapeOf(fill).map(() => zero), 1)),
-        );
-      }
-      return this.value(x, at.map((i, d) => {
-        if (i.range.min >= 0 && i.range.max < extents[d]) return i;
-        const value = i.emit(b);
-        if (mode === 'edge') return Affine.of(b.clamp(value, 0, extents[d] - 1), b);
-        const period = mode === 'wrap' ? extents[d] : Math.max(1, 2 * (extents[d] - 1));
-        const shift = Math.ceil(Math.max(0, -i.range.min) / period) * period;
-        const folded = b.remc(b.addc(value, shift), period);
-        if (mode === 'wrap') return Affine.of(folded, b);
-        return Affine.of(b.clamp(b.min(folded, b.sub(b.constant(period), folded)), 0, extents[d] - 1), b);
-      }), width);
-    };
-    return lanePadded ? this.#perLane(shifted, lanes, (i) => element(i, 1)) : element(shifted, lanes);
+    if (mode === 'constant') {
+      const otherwise = () => this.value(fill, shapeOf(fill).map(() => Affine.constant(0)), 1);
+      return this.inside(shifted, extents, lanes, (i, width) => this.value(x, i, width), otherwise);
+    }
+    const inBox = (i: Affine, d: number) => i.range.min >= 0 && i.range.max < extents[d];
+    const element = (at: Index, width: Lanes) =>
+      this.value(x, at.map((i, d) => (inBox(i, d) ? i : this.#folded(i, extents[d], mode))), width);
+    if (shifted.some((i, d) => i.mentionsLane() && !inBox(i, d))) return this.#perLane(shifted, lanes, (i) => element(i, 1));
+    return element(shifted, lanes);
   }
 
-  #spread(value: KValue): KValue {
-    return value;
+  /** An index outside of [0, extent) brought back as the padding mode says. */
+  #folded(index: Affine, extent: number, mode: 'edge' | 'reflect' | 'wrap'): Affine {
+    const { b } = this;
+    const value = index.emit(b);
+    if (mode === 'edge') return Affine.of(b.clamp(value, 0, extent - 1), b);
+    const period = mode === 'wrap' ? extent : Math.max(1, 2 * (extent - 1));
+    const shift = Math.ceil(Math.max(0, -index.range.min) / period) * period;
+    const turned = b.remc(b.addc(value, shift), period);
+    if (mode === 'wrap') return Affine.of(turned, b);
+    return Affine.of(b.clamp(b.min(turned, b.sub(b.constant(period), turned)), 0, extent - 1), b);
   }
 
   #concat(node: NodeOf<'concat'>, index: Index): KValue {
@@ -350,4 +390,3 @@ export class Lowering {
 type ScalarRule = NonNullable<ReturnType<typeof definitionOf<OpKind>>['scalar']>;
 
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
-export { ktype };

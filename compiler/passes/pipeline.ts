@@ -1,0 +1,54 @@
+/** The graph passes, in order: reads as a table of contents. */
+import type { PlanOptions } from '../compile.js';
+import { resolvers } from '../frontends/resolvers.js';
+import { printGraph } from '../graph/print.js';
+import type { Graph } from '../graph/types.js';
+import { verifyGraph } from '../graph/verify.js';
+import { decompose } from './decompose.js';
+import { eliminate } from './eliminate.js';
+import { foldConstants } from './fold.js';
+import { recognise } from './recognise.js';
+import { simplify } from './simplify.js';
+import { specialise } from './specialise.js';
+
+interface PassContext {
+  readonly options: PlanOptions;
+  constantsFolded: number;
+}
+
+export interface Pass {
+  readonly name: string;
+  /** What holds afterwards. */
+  readonly guarantees: string;
+  run(graph: Graph, context: PassContext): Graph;
+}
+
+const fold = (graph: Graph, context: PassContext): Graph => {
+  const folded = foldConstants(graph);
+  context.constantsFolded += folded.count;
+  return folded.graph;
+};
+
+export const pipeline: readonly Pass[] = [
+  { name: 'verify', guarantees: 'the graph is well-formed', run: (graph) => (verifyGraph(graph), graph) },
+  {
+    name: 'specialise', guarantees: 'all shapes are numbers, no source ops are left',
+    run: (graph, { options }) => specialise(graph, { dims: options.dims, shapes: options.shapes }, resolvers),
+  },
+  { name: 'fold', guarantees: 'what depends on constants alone is a constant', run: fold },
+  { name: 'decompose', guarantees: 'every op has a lowering family', run: decompose },
+  { name: 'recognise', guarantees: 'spelled-out normalisations are composites', run: recognise },
+  { name: 'simplify', guarantees: 'no op changes nothing', run: simplify },
+  { name: 'fold again', guarantees: 'what the rewrites made constant is folded', run: fold },
+  { name: 'eliminate', guarantees: 'no two nodes compute the same, none is dead', run: eliminate },
+];
+
+export function runPasses(graph: Graph, options: PlanOptions): { graph: Graph; constantsFolded: number } {
+  const context: PassContext = { options, constantsFolded: 0 };
+  let current = graph;
+  pipeline.forEach((pass, i) => {
+    current = pass.run(current, context);
+    options.dump?.(`graph.${i}.${pass.name.replaceAll(' ', '-')}`, () => printGraph(current));
+  });
+  return { graph: current, constantsFolded: context.constantsFolded };
+}

@@ -1,0 +1,75 @@
+/** Local simplifications: ops that change nothing, and movement that merges with its neighbour. */
+import { shapeEquals } from '../graph/dims.js';
+import type { Graph, Node, OpKind, Value } from '../graph/types.js';
+import { elementsOf } from '../graph/ops/reference/data.js';
+import { sizeOf } from '../tensor.js';
+import { type RewriteContext, rewrite } from './rewrite.js';
+
+export function simplify(graph: Graph): Graph {
+  return rewrite(graph, (node, inputs, context) => {
+    const rule = rules[node.op];
+    return rule?.(node as never, inputs, context);
+  });
+}
+
+type Rule<K extends OpKind> = (
+  node: Extract<Node, { op: K }>, inputs: readonly Value[], context: RewriteContext,
+) => readonly Value[] | undefined;
+
+const sameType = (a: Value, b: Value): boolean => a.type.dtype === b.type.dtype && shapeEquals(a.type.shape, b.type.shape);
+/** The input if the node does not even change the type; then it changes nothing. */
+const ifSameType = (node: Node, [x]: readonly Value[]) =>
+  node.inputs.length === 1 && sameType(x, node.outputs[0]) ? [x] : undefined;
+
+const isSplat = (value: Value, wanted: number, { constant, producer }: RewriteContext): boolean => {
+  const from = producer(value);
+  if (from && (from.op === 'broadcast' || from.op === 'reshape')) return isSplat(from.inputs[0], wanted, { constant, producer } as RewriteContext);
+  const data = constant(value);
+  return data !== undefined && sizeOf(data.shape) === 1 && Number(elementsOf(data.load())[0]) === wanted;
+};
+
+/** x op neutral = x. */
+const neutralRight = (neutral: number) => (_: Node, [x, y]: readonly Value[], context: RewriteContext) =>
+  isSplat(y, neutral, context) ? [x] : undefined;
+const neutral = (value: number) => (_: Node, [x, y]: readonly Value[], context: RewriteContext) =>
+  isSplat(y, value, context) ? [x] : isSplat(x, value, context) ? [y] : undefined;
+
+const rules: { readonly [K in OpKind]?: Rule<K> } = {
+  reshape: (node, inputs, context) => {
+    const [x] = inputs;
+    const from = context.producer(x);
+    if (sameType(x, node.outputs[0])) return [x];
+    if (from?.op === 'reshape') return context.b.op('reshape', [from.inputs[0]], node.attrs, [node.outputs[0].name]);
+    return undefined;
+  },
+  broadcast: ifSameType,
+  cast: ifSameType,
+  concat: ifSameType,
+  transpose: (node, [x], context) => {
+    const { permutation } = node.attrs;
+    if (permutation.every((from, i) => from === i)) return [x];
+    const from = context.producer(x);
+    if (from?.op !== 'transpose') return undefined;
+    const merged = permutation.map((i) => from.attrs.permutation[i]);
+    if (merged.every((at, i) => at === i)) return [from.inputs[0]];
+    return context.b.op('transpose', [from.inputs[0]], { permutation: merged }, [node.outputs[0].name]);
+  },
+  slice: (node, [x]) =>
+    shapeEquals(x.type.shape, node.outputs[0].type.shape) && node.attrs.steps.every((step) => step === 1) ? [x] : undefined,
+  pad: (node, [x]) => (shapeEquals(x.type.shape, node.outputs[0].type.shape) ? [x] : undefined),
+  add: neutral(0),
+  sub: neutralRight(0),
+  mul: neutral(1),
+  div: neutralRight(1),
+  /** Zero padding of spatial dims belongs to the convolution. */
+  conv: (node, [x, w], context) => {
+    const pad = context.producer(x);
+    if (pad?.op !== 'pad' || pad.attrs.mode !== 'constant' || context.uses(node.inputs[0]) > 1) return undefined;
+    const { low, high } = pad.attrs;
+    if ([low[0], low[1], high[0], high[1]].some((p) => p !== 0) || !isSplat(pad.inputs[1], 0, context)) return undefined;
+    if (node.attrs.inputDilation.some((step) => step !== 1)) return undefined;
+    const grown = (own: readonly unknown[], more: readonly unknown[]) => own.map((p, d) => Number(p) + Number(more[d + 2]));
+    const attrs = { ...node.attrs, padLow: grown(node.attrs.padLow, low), padHigh: grown(node.attrs.padHigh, high) };
+    return context.b.op('conv', [pad.inputs[0], w], attrs, [node.outputs[0].name]);
+  },
+};

@@ -1,0 +1,198 @@
+/**
+ * One view of dot and conv: out[batch, m, n] = Σ_k lhs[batch, m, k] · rhs[batch, k, n].
+ *
+ * Schedules tile (m, n, k) and ask here for operand elements at flat coordinates; what im2col, transposes, padding or
+ * strides mean is index arithmetic that simplifies against the tile's loop variables.
+ */
+import type { Node, NodeOf, Value } from '../../graph/types.js';
+import { isFloatScalar, type KValue, type Lanes, type ScalarType } from '../../kernel/types.js';
+import { sizeOf } from '../../tensor.js';
+import { Affine, delinearize } from '../affine.js';
+import type { Group } from '../group.js';
+import { type Index, type Lowering, scalarOf, shapeOf } from '../lowering.js';
+import { accumulatorOf } from '../reduce.js';
+
+/** Flat coordinates; at most one of m, n, k may mention the lane. */
+export interface Place {
+  readonly batch: Affine;
+  readonly m: Affine;
+  readonly n: Affine;
+  readonly k: Affine;
+}
+
+export interface Contraction {
+  readonly node: Node;
+  readonly batch: number;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  /** Type of the accumulators. */
+  readonly accumulator: ScalarType;
+  readonly lhs: Operand;
+  readonly rhs: Operand;
+  /** Index into the node's output. */
+  result(place: Omit<Place, 'k'>): Index;
+}
+
+export interface Operand {
+  readonly value: Value;
+  /** Index into `value` of the element at flat (batch, row, k), row being m or n; undefined entries do not occur. */
+  index(batch: Affine, row: Affine, k: Affine): Index;
+  /** Where the element may lie outside of the tensor (padding) or between its elements (input dilation): zero there. */
+  readonly padded: boolean;
+  /** The index of a padded operand may be negative or lie between elements: `element` takes care of it. */
+  element(lowering: Lowering, batch: Affine, row: Affine, k: Affine, lanes: Lanes): KValue;
+}
+
+export function contractionOf(group: Group): Contraction {
+  const node = group.anchor as Node;
+  if (node.op === 'dot') return dotContraction(node);
+  if (node.op === 'conv') return convContraction(node);
+  throw new Error(`${node.op} is not a contraction`);
+}
+
+/** Integer operands accumulate in the result's type, floats in f32 or wider. */
+function accumulatorFor(node: NodeOf<'dot'> | NodeOf<'conv'>): ScalarType {
+  const scalar = scalarOf(node.outputs[0], node);
+  return isFloatScalar(scalar) ? accumulatorOf(scalar) : scalar;
+}
+
+function operand(value: Value, index: Operand['index'], accumulator: ScalarType): Operand {
+  return {
+    value,
+    index,
+    padded: false,
+    element: (lowering, batch, row, k, lanes) =>
+      lowering.b.convert(lowering.value(value, index(batch, row, k), lanes), accumulator),
+  };
+}
+
+function dotContraction(node: NodeOf<'dot'>): Contraction {
+  const [lhs, rhs] = node.inputs;
+  const { lhsBatch, rhsBatch, lhsContract, rhsContract } = node.attrs;
+  const free = (shape: readonly number[], used: readonly number[]) => shape.map((_, d) => d).filter((d) => !used.includes(d));
+  const lhsFree = free(shapeOf(lhs), [...lhsBatch, ...lhsContract]);
+  const rhsFree = free(shapeOf(rhs), [...rhsBatch, ...rhsContract]);
+  const pick = (value: Value, dims: readonly number[]) => dims.map((d) => shapeOf(value)[d]);
+  const batchShape = pick(lhs, lhsBatch);
+  const contractShape = pick(lhs, lhsContract);
+  const accumulator = accumulatorFor(node);
+  const side = (value: Value, batchDims: readonly number[], freeDims: readonly number[], contractDims: readonly number[]) =>
+    operand(value, (batch, row, k) => {
+      const index: Affine[] = new Array<Affine>(shapeOf(value).length);
+      const place = (dims: readonly number[], shape: readonly number[], flat: Affine) =>
+        delinearize(flat, shape).forEach((i, at) => {
+          index[dims[at]] = i;
+        });
+      place(batchDims, batchShape, batch);
+      place(freeDims, pick(value, freeDims), row);
+      place(contractDims, contractShape, k);
+      return index;
+    }, accumulator);
+  return {
+    node,
+    batch: sizeOf(batchShape),
+    m: sizeOf(pick(lhs, lhsFree)),
+    n: sizeOf(pick(rhs, rhsFree)),
+    k: sizeOf(contractShape),
+    accumulator,
+    lhs: side(lhs, lhsBatch, lhsFree, lhsContract),
+    rhs: side(rhs, rhsBatch, rhsFree, rhsContract),
+    result: ({ batch, m, n }) => [
+      ...delinearize(batch, batchShape), ...delinearize(m, pick(lhs, lhsFree)), ...delinearize(n, pick(rhs, rhsFree)),
+    ],
+  };
+}
+
+/** Implicit GEMM: m runs over a group's output channels, n over output positions, k over (channel, kernel position). */
+function convContraction(node: NodeOf<'conv'>): Contraction {
+  const [x, w] = node.inputs;
+  const [images, channels, ...extents] = shapeOf(x);
+  const [outputs, perGroup, ...kernel] = shapeOf(w);
+  const [, , ...positions] = shapeOf(node.outputs[0]);
+  const { groups, strides, padLow, dilations, inputDilation } = node.attrs;
+  const m = outputs / groups;
+  const accumulator = accumulatorFor(node);
+  const split = (batch: Affine): [image: Affine, group: Affine] => {
+    const [image, group] = delinearize(batch, [images, groups]);
+    return [image, group];
+  };
+  const weights = operand(w, (batch, row, k) => {
+    const [, group] = split(batch);
+    return [group.scale(m).add(row), ...delinearize(k, [perGroup, ...kernel])];
+  }, accumulator);
+  /** Spatial index in the input, dilated by zeros; may be negative or beyond. */
+  const inputIndex = (batch: Affine, row: Affine, k: Affine): Index => {
+    const [image, group] = split(batch);
+    const [channel, ...offset] = delinearize(k, [perGroup, ...kernel]);
+    const position = delinearize(row, positions);
+    return [
+      image,
+      group.scale(channels / groups).add(channel),
+      ...position.map((p, d) => p.scale(strides[d]).add(offset[d].scale(dilations[d])).sub(Number(padLow[d]))),
+    ];
+  };
+  const bounds = [images, channels, ...extents.map((extent, d) => (extent - 1) * inputDilation[d] + 1)];
+  const dilated = inputDilation.some((step) => step !== 1);
+  const input: Operand = {
+    value: x,
+    index: inputIndex,
+    padded: true,
+    element(lowering, batch, row, k, lanes) {
+      const { b } = lowering;
+      const at = inputIndex(batch, row, k);
+      const scalar = scalarOf(x, node);
+      const zero = () => b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar);
+      const read = (index: Index, width: Lanes) => lowering.value(x, index, width);
+      const element = dilated
+        ? undilated(lowering, at, bounds, inputDilation, lanes, read, zero)
+        : lowering.inside(at, bounds, lanes, read, zero);
+      return b.convert(element, accumulator);
+    },
+  };
+  return {
+    node, batch: images * groups, m, n: sizeOf(positions), k: perGroup * sizeOf(kernel), accumulator,
+    lhs: weights,
+    rhs: input,
+    result: ({ batch, m: row, n }) => {
+      const [image, group] = split(batch);
+      return [image, group.scale(m).add(row), ...delinearize(n, positions)];
+    },
+  };
+}
+
+/** Reads an input with zeros between its elements: only multiples of the dilation exist. */
+function undilated(
+  lowering: Lowering, at: Index, bounds: readonly number[], dilation: readonly number[], lanes: Lanes,
+  read: (index: Index, lanes: Lanes) => KValue, zero: () => KValue,
+): KValue {
+  const { b } = lowering;
+  const one = (index: Index): KValue => {
+    let exists = b.constant(true, 'bool');
+    const source = index.map((i, d) => {
+      const step = d < 2 ? 1 : dilation[d - 2];
+      if (step === 1) return i;
+      // Shifted by whole steps so that no dividend is negative.
+      const shift = Math.ceil(Math.max(0, -i.range.min) / step);
+      const shifted = i.add(shift * step);
+      const remainder = shifted.mod(step);
+      if (!remainder.isConstant) exists = b.and(exists, b.compare('eq', remainder.emit(b), b.constant(0)));
+      else if (remainder.constant !== 0) exists = b.constant(false, 'bool');
+      return shifted.div(step).sub(shift);
+    });
+    const extents = bounds.map((bound, d) => (d < 2 ? bound : (bound - 1) / dilation[d - 2] + 1));
+    const value = lowering.inside(source, extents, 1, read, zero);
+    return b.select(exists, value, zero());
+  };
+  if (lanes === 1 || !at.some((i) => i.mentionsLane())) return one(at);
+  return b.build(Array.from({ length: lanes }, (_, lane) => one(at.map((i) => i.atLane(lane)))));
+}
+
+/** acc + x·y: fused where the target does that as fast. */
+export function multiplyAdd(lowering: Lowering, x: KValue, y: KValue, sum: KValue): KValue {
+  const { b } = lowering;
+  const lanes = sum.type.lanes;
+  const [p, q] = [lowering.widen(x, lanes), lowering.widen(y, lanes)];
+  if (isFloatScalar(sum.type.scalar) && lowering.target.features.has('fma')) return b.fma(p, q, sum);
+  return b.add(sum, b.mul(p, q));
+}

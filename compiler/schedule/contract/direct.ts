@@ -1,0 +1,60 @@
+/**
+ * Direct contraction: each output element (or vector of neighbours) sums over k by itself. For depthwise convolutions
+ * and other contractions with little reuse, where tiles would be mostly empty.
+ */
+import type { Node } from '../../graph/types.js';
+import type { Target } from '../../kernel/target.js';
+import type { KernelFunction, KValue, Lanes } from '../../kernel/types.js';
+import { Affine, delinearize, linearize } from '../affine.js';
+import type { Group } from '../group.js';
+import { type Index, type Lowering, scalarOf, shapeOf } from '../lowering.js';
+import { lowerMap } from '../map.js';
+import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
+
+export function lowerDirect(group: Group, target: Target): KernelFunction {
+  const contraction = contractionOf(group);
+  const { node } = contraction;
+  return lowerMap(group, target, (lowering) => {
+    lowering.define(node.outputs[0], (index, lanes) => sumOverK(lowering, contraction, index, lanes));
+  });
+}
+
+function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, lanes: Lanes): KValue {
+  const { b } = lowering;
+  const { node, accumulator, k } = contraction;
+  const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
+  const place = placeOf(contraction, index);
+  const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator, wide);
+  // One loop a kernel dim keeps divisions out of the loops.
+  const extents = kernelExtents(node);
+  const nest = (d: number, at: Affine[], carried: readonly KValue[]): readonly KValue[] => {
+    if (d < extents.length) return lowering.for(0, extents[d], 1, carried, (i, inner) => nest(d + 1, [...at, i], inner));
+    const flat = linearize(at, extents);
+    const x = contraction.lhs.element(lowering, place.batch, place.m, flat, wide);
+    const y = contraction.rhs.element(lowering, place.batch, place.n, flat, wide);
+    return [multiplyAdd(lowering, x, y, carried[0])];
+  };
+  const [sum] = k === 0 ? [zero] : nest(0, [], [zero]);
+  return b.convert(sum, scalarOf(node.outputs[0], node));
+}
+
+/** Extents of the contracted dims, outermost first. */
+function kernelExtents(node: Node): readonly number[] {
+  if (node.op === 'conv') return shapeOf(node.inputs[1]).slice(1);
+  if (node.op === 'dot') return node.attrs.lhsContract.map((d) => shapeOf(node.inputs[0])[d]);
+  throw new Error(`${node.op} is not a contraction`);
+}
+
+/** Flat (batch, m, n) of an output index. */
+function placeOf(contraction: Contraction, index: Index): { batch: Affine; m: Affine; n: Affine } {
+  const { node, batch, m, n } = contraction;
+  const shape = shapeOf(node.outputs[0]);
+  if (node.op === 'conv') {
+    const groups = shape[1] / m;
+    const channel = index[1];
+    const [group, row] = delinearize(channel, [groups, m]);
+    return { batch: index[0].scale(groups).add(group), m: row, n: linearize(index.slice(2), shape.slice(2)) };
+  }
+  const [b, r, c] = delinearize(linearize(index, shape), [batch, m, n]);
+  return { batch: b, m: r, n: c };
+}

@@ -1,0 +1,197 @@
+/**
+ * Fusion: cuts a graph of primitives into groups, each of which becomes one kernel.
+ *
+ * Nodes are visited from the results backwards. A node joins the group of its consumers when they are all in one
+ * group and that group's family can compute it on the way: this can never make a cycle. Views are free and go into
+ * every group that reads them. What does not join starts a group of its own and is written to memory.
+ */
+import { TuttiError } from '../error.js';
+import { describe } from '../graph/builder.js';
+import { type FamilyName } from '../graph/definition.js';
+import { definitionOf } from '../graph/ops/index.js';
+import type { ConstantData, Graph, Node, OpKind, Value } from '../graph/types.js';
+import type { Target } from '../kernel/target.js';
+import { sizeOf } from '../tensor.js';
+import { type Group, isView } from './group.js';
+
+interface Draft {
+  readonly output: Value;
+  family: FamilyName;
+  anchor?: Node;
+  readonly nodes: Set<Node>;
+  /** Nodes that feed the anchor; they are computed as often as the anchor reads them. */
+  readonly prologue: Set<Node>;
+}
+
+/** Ops whose recomputation costs more than reading their result. */
+const costly: ReadonlySet<OpKind> = new Set<OpKind>([
+  'exp', 'exp2', 'log', 'log2', 'sqrt', 'rsqrt', 'recip', 'sin', 'cos', 'tan', 'asin', 'acos', 'atan', 'sinh', 'cosh',
+  'asinh', 'acosh', 'atanh', 'tanh', 'erf', 'div', 'rem', 'pow', 'atan2',
+]);
+/** Families whose results may be worked on before they are written. */
+const withEpilogue: ReadonlySet<FamilyName> = new Set<FamilyName>(['rows', 'contract', 'window']);
+
+const elements = (value: Value): number => sizeOf(value.type.shape as readonly number[]);
+
+export function fuse(graph: Graph, target: Target): Group[] {
+  return new Fusion(graph, target).run();
+}
+
+class Fusion {
+  readonly #graph: Graph;
+  readonly #target: Target;
+  readonly #consumers = new Map<number, Node[]>();
+  readonly #results: ReadonlySet<number>;
+  readonly #position = new Map<Node, number>();
+  readonly #groups = new Map<Node, Draft[]>();
+  readonly #drafts: Draft[] = [];
+  readonly #scalars = new Map<number, ConstantData>();
+
+  constructor(graph: Graph, target: Target) {
+    this.#graph = graph;
+    this.#target = target;
+    this.#results = new Set(graph.outputs.map((output) => output.value.id));
+    graph.nodes.forEach((node, i) => {
+      this.#position.set(node, i);
+      for (const input of new Set(node.inputs)) {
+        const known = this.#consumers.get(input.id);
+        if (known) known.push(node);
+        else this.#consumers.set(input.id, [node]);
+      }
+    });
+    for (const [id, constant] of graph.constants) if (sizeOf(constant.shape) === 1) this.#scalars.set(id, constant);
+  }
+
+  run(): Group[] {
+    for (const node of [...this.#graph.nodes].reverse()) this.#place(node);
+    const last = (draft: Draft) => Math.max(...[...draft.nodes].map((n) => this.#position.get(n) as number));
+    return this.#drafts
+      .map((draft) => ({ draft, at: last(draft) }))
+      .sort((p, q) => p.at - q.at)
+      .map(({ draft }) => this.#finish(draft));
+  }
+
+  #place(node: Node): void {
+    const consumers = [...new Set(node.outputs.flatMap((output) => this.#consumers.get(output.id) ?? []))];
+    const isResult = node.outputs.some((output) => this.#results.has(output.id));
+    if (!isResult && consumers.every((consumer) => !this.#groups.has(consumer))) return; // dead
+    const drafts = [...new Set(consumers.flatMap((consumer) => this.#groups.get(consumer) ?? []))];
+    if (!isResult && node.outputs.length === 1) {
+      const joins = (draft: Draft) => this.#admits(draft, node, consumers);
+      if (isView(node.op) ? drafts.every(joins) : drafts.length === 1 && joins(drafts[0])) {
+        for (const draft of drafts) this.#join(draft, node, consumers);
+        this.#groups.set(node, drafts);
+        return;
+      }
+    }
+    this.#groups.set(node, [this.#begin(node)]);
+  }
+
+  #begin(node: Node): Draft {
+    const { family } = definitionOf(node.op);
+    if (family === 'host') {
+      throw new TuttiError('E_UNSUPPORTED', `${node.op === 'source_op' ? node.attrs.name : node.op} depends on data that is known only at run time`, {
+        subject: describe(node.source),
+        remedy: 'Give the model concrete shapes with --shape or --dim, or constant parameters',
+      });
+    }
+    const anchor = family === 'map' ? undefined : node;
+    const draft: Draft = { output: node.outputs[0], family, anchor, nodes: new Set([node]), prologue: new Set() };
+    this.#drafts.push(draft);
+    return draft;
+  }
+
+  #join(draft: Draft, node: Node, consumers: readonly Node[]): void {
+    const { family } = definitionOf(node.op);
+    if (family !== 'map') {
+      draft.family = family;
+      draft.anchor = node;
+    } else if (this.#feedsAnchor(draft, consumers)) draft.prologue.add(node);
+    draft.nodes.add(node);
+  }
+
+  #feedsAnchor(draft: Draft, consumers: readonly Node[]): boolean {
+    return consumers.some((consumer) => consumer === draft.anchor || draft.prologue.has(consumer));
+  }
+
+  #admits(draft: Draft, node: Node, consumers: readonly Node[]): boolean {
+    if (this.#bindings(draft, node) > this.#target.limits.storageBuffers) return false;
+    const { family } = definitionOf(node.op);
+    if (family !== 'map') {
+      return withEpilogue.has(family) && draft.anchor === undefined && resultPath(node, this.#ordered(draft), draft.output) !== undefined;
+    }
+    if (node.op === 'concat') return false; // its parts are written in place instead
+    if (this.#feedsAnchor(draft, consumers)) return this.#admitsPrologue(draft, node);
+    const growth = elements(draft.output) / Math.max(1, elements(node.outputs[0]));
+    return isView(node.op) || growth < 4 || elements(node.outputs[0]) === 1 || !costly.has(node.op);
+  }
+
+  #admitsPrologue(draft: Draft, node: Node): boolean {
+    if (isView(node.op)) return draft.family !== 'special';
+    return draft.family === 'rows' && node.op !== 'gather_nd' && node.op !== 'gather_elements';
+  }
+
+  /** Storage buffers of the draft's kernel if `node` joined it. */
+  #bindings(draft: Draft, node: Node): number {
+    const nodes = new Set([...draft.nodes, node]);
+    return this.#reads(nodes).length + (draft.anchor ?? node).outputs.length;
+  }
+
+  #reads(nodes: ReadonlySet<Node>): Value[] {
+    const produced = new Set([...nodes].flatMap((n) => n.outputs.map((output) => output.id)));
+    const reads = new Map<number, Value>();
+    for (const node of nodes) {
+      for (const input of node.inputs) {
+        if (!produced.has(input.id) && !this.#scalars.has(input.id) && elements(input) > 0) reads.set(input.id, input);
+      }
+    }
+    return [...reads.values()];
+  }
+
+  #ordered(draft: Draft): Node[] {
+    return [...draft.nodes].sort((p, q) => (this.#position.get(p) as number) - (this.#position.get(q) as number));
+  }
+
+  #finish(draft: Draft): Group {
+    const nodes = this.#ordered(draft);
+    const writes = draft.anchor && draft.anchor.outputs.includes(draft.output)
+      ? draft.anchor.outputs.filter((output) => this.#results.has(output.id) || this.#consumers.has(output.id))
+      : [draft.output];
+    return {
+      family: draft.family,
+      anchor: draft.anchor,
+      nodes,
+      reads: this.#reads(draft.nodes),
+      writes,
+      scalars: this.#scalars,
+    };
+  }
+}
+
+/**
+ * `nodes` in topological order. The views on the way from an anchor's result to the value that is written, or undefined unless every path between
+ * them is elementwise or goes through the same reshapes and transposes: then anchor elements and written elements
+ * correspond one to one.
+ */
+export function resultPath(anchor: Node, nodes: readonly Node[], output: Value): readonly Node[] | undefined {
+  const paths = new Map<number, readonly Node[]>([[anchor.outputs[0].id, []]]);
+  for (const node of nodes) {
+    const touched = node.inputs.filter((input) => paths.has(input.id)).map((input) => paths.get(input.id) as readonly Node[]);
+    if (touched.length === 0) continue;
+    const [path] = touched;
+    if (touched.some((other) => !samePath(other, path))) return undefined;
+    if (node.op === 'reshape' || node.op === 'transpose') paths.set(node.outputs[0].id, [...path, node]);
+    else if (definitionOf(node.op).scalar) paths.set(node.outputs[0].id, path);
+    else return undefined;
+  }
+  return paths.get(output.id);
+}
+
+const samePath = (a: readonly Node[], b: readonly Node[]): boolean =>
+  a.length === b.length &&
+  a.every((node, i) => {
+    const other = b[i];
+    if (node === other) return true;
+    if (node.op === 'reshape' && other.op === 'reshape') return String(node.attrs.shape) === String(other.attrs.shape);
+    return node.op === 'transpose' && other.op === 'transpose' && String(node.attrs.permutation) === String(other.attrs.permutation);
+  });

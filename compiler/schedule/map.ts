@@ -1,0 +1,179 @@
+/**
+ * The map family: every output element from input elements at computed places.
+ *
+ * A GPU runs one invocation per vector of consecutive elements; a CPU splits the elements over tasks and loops. Either
+ * way the innermost index is a vector lane, so that contiguous operands are vector loads. A concat at the root is
+ * written part by part, without conditions in the inner loops.
+ */
+import type { Node, Value } from '../graph/types.js';
+import type { Target } from '../kernel/target.js';
+import type { KernelFunction, Lanes } from '../kernel/types.js';
+import { sizeOf } from '../tensor.js';
+import { Affine, delinearize } from './affine.js';
+import type { Group } from './group.js';
+import { type Index, Lowering, shapeOf } from './lowering.js';
+
+/** A box of the output with its own source. */
+interface Part {
+  readonly value: Value;
+  readonly shape: readonly number[];
+  /** Where the part's element lies in the written value. */
+  readonly place: (index: Index) => Index;
+}
+
+/** Tells a fresh `Lowering` how the group's anchor computes an element (windows, short sums); see `Lowering.define`. */
+export type Prepare = (lowering: Lowering) => void;
+
+export function lowerMap(group: Group, target: Target, prepare: Prepare = () => undefined): KernelFunction {
+  return target.style === 'cpu' ? lowerOnCpu(group, target, prepare) : lowerOnGpu(group, target, prepare);
+}
+
+function partsOf(group: Group): Part[] {
+  const [output] = group.writes;
+  const root = group.nodes.find((node) => node.outputs.includes(output)) as Node;
+  if (root.op !== 'concat') return [{ value: output, shape: shapeOf(output), place: (index) => index }];
+  const { axis } = root.attrs;
+  let start = 0;
+  return root.inputs.map((value) => {
+    const offset = start;
+    start += shapeOf(value)[axis];
+    return { value, shape: shapeOf(value), place: (index: Index) => index.map((i, d) => (d === axis ? i.add(offset) : i)) };
+  }).filter((part) => sizeOf(part.shape) > 0);
+}
+
+/** Lanes that divide the innermost extent that is contiguous for the part. */
+function lanesFor(part: Part, limit: number): Lanes {
+  const inner = sizeOf(part.shape);
+  const last = part.shape.at(-1) ?? 1;
+  for (const lanes of [16, 8, 4, 2] as const) {
+    if (lanes <= limit && inner % lanes === 0 && (last % lanes === 0 || last === 1 || lanes <= 4)) return lanes;
+  }
+  return 1;
+}
+
+function lowerOnGpu(group: Group, target: Target, prepare: Prepare): KernelFunction {
+  const parts = partsOf(group);
+  const workgroup = Math.min(target.style === 'simt' ? 128 : 64, target.limits.workgroupInvocations);
+  const lowering = new Lowering(group, target);
+  prepare(lowering);
+  const sizes = parts.map((part) => {
+    const lanes = lanesFor(part, target.vectorLanes);
+    return { part, lanes, groups: Math.ceil(sizeOf(part.shape) / lanes / workgroup) };
+  });
+  const total = sizes.reduce((sum, { groups }) => sum + groups, 0);
+  const local = Affine.of(lowering.b.builtin('local_id', 0, workgroup), lowering.b);
+  const [output] = group.writes;
+  const grid = lowering.workgroups(total, (workgroupIndex) => {
+    const emit = (at: number, start: number): void => {
+      const { part, lanes, groups } = sizes[at];
+      const here = () => {
+        const relative = start === 0 && at === sizes.length - 1 ? workgroupIndex : within(lowering, workgroupIndex.sub(start), groups);
+        const invocation = relative.scale(workgroup).add(local);
+        lowering.guarded(invocation, sizeOf(part.shape) / lanes, (vector) => {
+          const index = delinearize(vector.scale(lanes).add(Affine.lane(lanes)), part.shape);
+          lowering.store(output, part.place(index), lowering.value(part.value, index, lanes), lanes);
+        });
+      };
+      if (at === sizes.length - 1) here();
+      else {
+        const value = workgroupIndex.emit(lowering.b);
+        lowering.if(lowering.b.compare('lt', value, lowering.b.constant(start + groups)), here, () => emit(at + 1, start + groups));
+      }
+    };
+    emit(0, 0);
+  });
+  return lowering.finish(grid, [workgroup, 1, 1]);
+}
+
+/** `index` limited to [0, extent) by a clamp: the enclosing condition implies it, across several arms. */
+function within(lowering: Lowering, index: Affine, extent: number): Affine {
+  if (index.range.min >= 0 && index.range.max < extent) return index;
+  return Affine.of(lowering.b.clamp(index.emit(lowering.b), 0, extent - 1), lowering.b);
+}
+
+/** Elements of one CPU task: enough to make up for the hand-over to a thread. */
+const taskElements = 8192;
+
+function lowerOnCpu(group: Group, target: Target, prepare: Prepare): KernelFunction {
+  const parts = partsOf(group);
+  let best: KernelFunction | undefined;
+  const rank = Math.max(...parts.map((part) => part.shape.length));
+  // Fewest outer dims first: a single flat loop where all operands run alike.
+  for (let outer = 0; outer <= Math.max(0, rank - 1); outer++) {
+    const { kernel, divided } = lowerNest(group, target, parts, outer, prepare);
+    best = kernel;
+    if (!divided) break;
+  }
+  return best as KernelFunction;
+}
+
+/** Tasks × outer loop × inner vector loop, with the first `outer` dims in the outer loop. */
+function lowerNest(
+  group: Group, target: Target, parts: readonly Part[], outer: number, prepare: Prepare,
+): { kernel: KernelFunction; divided: boolean } {
+  const lowering = new Lowering(group, target);
+  prepare(lowering);
+  const { b } = lowering;
+  const [output] = group.writes;
+  const total = parts.reduce((sum, part) => sum + sizeOf(part.shape), 0);
+  const tasks = Math.max(1, Math.min(target.parallelism * 4, Math.floor(total / taskElements)));
+  let divided = false;
+  const grid = lowering.workgroups(tasks, (task) => {
+    for (const part of parts) {
+      const outerShape = part.shape.slice(0, outer);
+      const innerShape = part.shape.slice(outer);
+      const rows = sizeOf(outerShape);
+      const inner = sizeOf(innerShape);
+      const lanes = pickLanes(inner, target.vectorLanes);
+      const emit = (outerIndex: Index, first: Affine, width: Lanes): void => {
+        const index = [...outerIndex, ...delinearize(first.add(Affine.lane(width)), innerShape)];
+        lowering.store(output, part.place(index), lowering.value(part.value, index, width), width);
+      };
+      const sweep = (outerIndex: Index, from: Affine, to: Affine): void => {
+        // [from, to) counts vectors of `lanes`.
+        lowering.for(from.emit(b), to.emit(b), 1, [], (vector) => {
+          const seen = lowering.addresses.length;
+          emit(outerIndex, vector.scale(lanes), lanes);
+          divided ||= lowering.addresses.slice(seen).some((address) => dividesInner(address, vector));
+        });
+      };
+      const vectors = Math.floor(inner / lanes);
+      const tail = inner - vectors * lanes;
+      const runTail = (outerIndex: Index): void => {
+        if (tail > 0) lowering.for(vectors * lanes, inner, 1, [], (i) => emit(outerIndex, i, 1));
+      };
+      if (rows === 1) {
+        const zero = outerShape.map(() => Affine.constant(0));
+        const [from, to] = chunk(lowering, task, tasks, vectors);
+        sweep(zero, from, to);
+        if (tail > 0) lowering.if(b.compare('eq', task.emit(b), b.constant(tasks - 1)), () => runTail(zero));
+      } else {
+        const [from, to] = chunk(lowering, task, tasks, rows);
+        lowering.for(from.emit(b), to.emit(b), 1, [], (row) => {
+          const outerIndex = delinearize(row, outerShape);
+          sweep(outerIndex, Affine.constant(0), Affine.constant(vectors));
+          runTail(outerIndex);
+        });
+      }
+    }
+  });
+  return { kernel: lowering.finish(grid, [1, 1, 1]), divided };
+}
+
+/** True if the inner loop would divide to find the address: another loop order avoids that. */
+const dividesInner = (address: Affine, inner: Affine): boolean =>
+  address.laneCoefficient() === undefined || inner.terms.some(({ atom }) => atom.kind === 'value' && address.divides(atom.value));
+
+function pickLanes(extent: number, limit: number): Lanes {
+  for (const lanes of [16, 8, 4, 2] as const) if (lanes <= limit && extent >= lanes) return lanes;
+  return 1;
+}
+
+/** [from, to) of a task's equal share of `count`. */
+function chunk(lowering: Lowering, task: Affine, tasks: number, count: number): [Affine, Affine] {
+  if (tasks === 1) return [Affine.constant(0), Affine.constant(count)];
+  const share = Math.ceil(count / tasks);
+  const { b } = lowering;
+  const limit = (a: Affine) => Affine.of(b.min(a.emit(b), b.constant(count)), b);
+  return [limit(task.scale(share)), limit(task.add(1).scale(share))];
+}

@@ -1,0 +1,155 @@
+/**
+ * The special family: sorting and scattering. Both are written so that every output element is computed by one
+ * invocation alone, in a fixed order: no atomics, the same result on every device.
+ */
+import type { Node, NodeOf, ScatterFn } from '../graph/types.js';
+import type { KernelBuilder } from '../kernel/builder.js';
+import type { Target } from '../kernel/target.js';
+import { isFloatScalar, type KernelFunction, type KValue } from '../kernel/types.js';
+import { Affine, delinearize } from './affine.js';
+import type { LoweredKernel } from './family.js';
+import type { Group } from './group.js';
+import { type Index, Lowering, scalarOf, shapeOf } from './lowering.js';
+import { lowerMap } from './map.js';
+import { sizeOf } from '../tensor.js';
+
+export function lowerSpecial(group: Group, target: Target): readonly LoweredKernel[] {
+  const anchor = group.anchor as Node;
+  const bindings = [...group.reads, ...group.writes];
+  switch (anchor.op) {
+    case 'top_k':
+      return [{ kernel: lowerTopK(group, target, anchor), bindings }];
+    case 'scatter_elements':
+      return [{ kernel: lowerMap(group, target, (l) => defineScatterElements(l, anchor)), bindings }];
+    case 'scatter_nd':
+      return [{ kernel: lowerMap(group, target, (l) => defineScatterNd(l, anchor)), bindings }];
+    default:
+      throw new Error(`${anchor.op} has no special lowering`);
+  }
+}
+
+// --- scatter -------------------------------------------------------------------------------------------------------
+
+function combineUpdate(b: KernelBuilder, fn: ScatterFn, current: KValue, update: KValue): KValue {
+  switch (fn) {
+    case 'set':
+      return update;
+    case 'add':
+      return current.type.scalar === 'bool' ? b.or(current, update) : b.add(current, update);
+    case 'mul':
+      return current.type.scalar === 'bool' ? b.and(current, update) : b.mul(current, update);
+    case 'max':
+    case 'min':
+      if (current.type.scalar === 'bool') return fn === 'max' ? b.or(current, update) : b.and(current, update);
+      return b.binary(fn, current, update);
+    default:
+      return fn satisfies never;
+  }
+}
+
+/** Scalar computation for an index that may mention the lane. */
+function byLane(lowering: Lowering, index: Index, lanes: number, one: (index: Index) => KValue): KValue {
+  if (lanes === 1 || !index.some((i) => i.mentionsLane())) return one(index);
+  return lowering.b.build(Array.from({ length: lanes }, (_, lane) => one(index.map((i) => i.atLane(lane)))));
+}
+
+function defineScatterElements(lowering: Lowering, node: NodeOf<'scatter_elements'>): void {
+  const { b } = lowering;
+  const [x, indices, updates] = node.inputs;
+  const { axis, fn } = node.attrs;
+  const shape = shapeOf(updates);
+  lowering.define(node.outputs[0], (index, lanes) => byLane(lowering, index, lanes, (at) => {
+    const initial = lowering.value(x, at, 1);
+    // Rows of updates are shorter than rows of x where their shape is smaller.
+    let covered = b.constant(true, 'bool');
+    const inside = at.map((i, d) => {
+      if (d === axis || i.range.max < shape[d]) return i;
+      const value = i.emit(b);
+      covered = b.and(covered, b.compare('lt', value, b.constant(shape[d])));
+      return Affine.of(b.clamp(value, 0, shape[d] - 1), b);
+    });
+    const goal = at[axis].emit(b);
+    const [result] = lowering.for(0, shape[axis], 1, [initial], (u, [current]) => {
+      const from = inside.map((i, d) => (d === axis ? u : i));
+      const to = lowering.dataIndex(lowering.value(indices, from, 1), shapeOf(x)[axis]).emit(b);
+      const hit = b.and(covered, b.compare('eq', to, goal));
+      return lowering.if(hit, () => [combineUpdate(b, fn, current, lowering.value(updates, from, 1))], () => [current]);
+    });
+    return result;
+  }));
+}
+
+function defineScatterNd(lowering: Lowering, node: NodeOf<'scatter_nd'>): void {
+  const { b } = lowering;
+  const [x, indices, updates] = node.inputs;
+  const { fn } = node.attrs;
+  const outer = shapeOf(indices).slice(0, -1);
+  const depth = shapeOf(indices).at(-1) as number;
+  lowering.define(node.outputs[0], (index, lanes) => byLane(lowering, index, lanes, (at) => {
+    const initial = lowering.value(x, at, 1);
+    const goals = at.slice(0, depth).map((i) => i.emit(b));
+    const [result] = lowering.for(0, sizeOf(outer), 1, [initial], (q, [current]) => {
+      const place = delinearize(q, outer);
+      const hit = goals.reduce((all, goal, k) => {
+        const to = lowering.dataIndex(lowering.value(indices, [...place, Affine.constant(k)], 1), shapeOf(x)[k]).emit(b);
+        return b.and(all, b.compare('eq', to, goal));
+      }, b.constant(true, 'bool'));
+      const update = () => combineUpdate(b, fn, current, lowering.value(updates, [...place, ...at.slice(depth)], 1));
+      return lowering.if(hit, () => [update()], () => [current]);
+    });
+    return result;
+  }));
+}
+
+// --- top-k ---------------------------------------------------------------------------------------------------------
+
+/**
+ * Rank by counting: an element's rank is how many elements of its row come before it; ranks below k are written.
+ * O(n²) per row, but without exchanges, so every invocation works alone.
+ */
+function lowerTopK(group: Group, target: Target, node: NodeOf<'top_k'>): KernelFunction {
+  const [x] = node.inputs;
+  const [values, indices] = node.outputs;
+  const { axis, largest } = node.attrs;
+  const k = Number(node.attrs.k);
+  const shape = shapeOf(x);
+  const total = sizeOf(shape);
+  const workgroup = target.style === 'cpu' ? 1 : Math.min(64, target.limits.workgroupInvocations);
+  const perTask = target.style === 'cpu' ? Math.max(1, Math.ceil(total / (target.parallelism * 4))) : 1;
+  const lowering = new Lowering(group, target);
+  const { b } = lowering;
+  const isNaN = (v: KValue) => (isFloatScalar(v.type.scalar) ? b.compare('ne', v, v) : b.constant(false, 'bool'));
+  /** NaN counts as larger than all numbers. */
+  const before = (other: KValue, otherAt: KValue, own: KValue, ownAt: KValue): KValue => {
+    const [p, q] = largest ? [other, own] : [own, other];
+    const greater = b.or(b.compare('gt', p, q), b.and(isNaN(p), b.unary('not', isNaN(q))));
+    const equal = b.or(b.compare('eq', other, own), b.and(isNaN(other), isNaN(own)));
+    return b.or(greater, b.and(equal, b.compare('lt', otherAt, ownAt)));
+  };
+  const comparable = (v: KValue) => (scalarOf(x, node) === 'bool' ? b.convert(v, 'i32') : v);
+  const rankOne = (flat: Affine): void => {
+    const index = delinearize(flat, shape);
+    const own = lowering.value(x, index, 1);
+    const ownAt = index[axis].emit(b);
+    const [rank] = lowering.for(0, shape[axis], 1, [b.constant(0)], (j, [count]) => {
+      const other = lowering.value(x, index.map((i, d) => (d === axis ? j : i)), 1);
+      const first = before(comparable(other), j.emit(b), comparable(own), ownAt);
+      return [b.select(first, b.addc(count, 1), count)];
+    });
+    lowering.if(b.and(b.compare('ge', rank, b.constant(0)), b.compare('lt', rank, b.constant(k))), () => {
+      const place = index.map((i, d) => (d === axis ? Affine.of(b.assume(rank, 0, k - 1), b) : i));
+      if (group.writes.includes(values)) lowering.store(values, place, own, 1);
+      if (group.writes.includes(indices)) lowering.store(indices, place, b.convert(ownAt, 'i64'), 1);
+    });
+  };
+  const local = Affine.of(b.builtin('local_id', 0, workgroup), b);
+  const grid = lowering.workgroups(Math.ceil(total / (workgroup * perTask)), (task) => {
+    if (perTask === 1) {
+      lowering.guarded(task.scale(workgroup).add(local), total, rankOne);
+      return;
+    }
+    const end = b.min(task.add(1).scale(perTask).emit(b), b.constant(total));
+    lowering.for(task.scale(perTask).emit(b), end, 1, [], (flat) => rankOne(flat));
+  });
+  return lowering.finish(grid, [workgroup, 1, 1]);
+}

@@ -1,0 +1,89 @@
+/** The window family: pooling. A map whose elements are small reductions over a window of the input. */
+import type { Node, NodeOf } from '../graph/types.js';
+import type { Target } from '../kernel/target.js';
+import type { KernelFunction, KValue, Lanes } from '../kernel/types.js';
+import { Affine, linearize } from './affine.js';
+import type { Group } from './group.js';
+import { type Index, type Lowering, scalarOf, shapeOf } from './lowering.js';
+import { lowerMap } from './map.js';
+import { accumulatorOf, combine, identity } from './reduce.js';
+
+export function lowerWindow(group: Group, target: Target): KernelFunction {
+  return lowerMap(group, target, (lowering) => defineWindow(lowering, group.anchor as Node));
+}
+
+function defineWindow(lowering: Lowering, anchor: Node): void {
+  if (anchor.op === 'reduce_window') {
+    lowering.define(anchor.outputs[0], (index, lanes) => reduceWindow(lowering, anchor, index, lanes));
+  } else if (anchor.op === 'window_argmax') {
+    lowering.define(anchor.outputs[0], (index, lanes) => argmaxWindow(lowering, anchor, index, lanes));
+  } else throw new Error(`${anchor.op} is not a window op`);
+}
+
+/** Runs `body` for every offset of the window, carrying values; dims of extent 1 make no loop. */
+function overWindow(
+  lowering: Lowering, window: readonly number[], initial: readonly KValue[],
+  body: (offset: Index, carried: readonly KValue[]) => readonly KValue[],
+): readonly KValue[] {
+  const nest = (d: number, offset: Index, carried: readonly KValue[]): readonly KValue[] =>
+    d === window.length
+      ? body(offset, carried)
+      : lowering.for(0, window[d], 1, carried, (i, inner) => nest(d + 1, [...offset, i], inner));
+  return nest(0, [], initial);
+}
+
+function placeIn(node: NodeOf<'reduce_window'> | NodeOf<'window_argmax'>, index: Index, offset: Index): Affine[] {
+  const { strides, dilations, padLow } = node.attrs;
+  return index.map((i, d) => i.scale(strides[d]).add(offset[d].scale(dilations[d])).sub(Number(padLow[d])));
+}
+
+function reduceWindow(lowering: Lowering, node: NodeOf<'reduce_window'>, index: Index, lanes: Lanes): KValue {
+  const { b } = lowering;
+  const [x] = node.inputs;
+  const { fn, window } = node.attrs;
+  const scalar = scalarOf(x, node);
+  const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
+  const neutral = identity(fn, scalar);
+  const accumulator = fn === 'sum' || fn === 'prod' ? accumulatorOf(scalar) : scalar;
+  const initial = b.constant(neutral, accumulator, wide);
+  const [result] = overWindow(lowering, window, [initial], (offset, [accumulated]) => {
+    const at = placeIn(node, index, offset);
+    const element = lowering.inside(at, shapeOf(x), wide, (i, width) => lowering.value(x, i, width), () => b.constant(neutral, scalar));
+    return [combine(b, fn, accumulated, b.convert(lowering.widen(element, wide), accumulator))];
+  });
+  return b.convert(result, scalar);
+}
+
+function argmaxWindow(lowering: Lowering, node: NodeOf<'window_argmax'>, index: Index, lanes: Lanes): KValue {
+  const { b } = lowering;
+  const [x] = node.inputs;
+  const scalar = scalarOf(x, node);
+  const one = (i: Index): KValue => {
+    const initial = [b.constant(identity('max', scalar), scalar), b.constant(-1)];
+    const [, best] = overWindow(lowering, node.attrs.window, initial, (offset, [value, position]) => {
+      const at = placeIn(node, i, offset);
+      let flat: KValue | undefined;
+      const element = lowering.inside(at, shapeOf(x), 1, (inner, width) => {
+        flat = linearize(inner, shapeOf(x)).emit(b);
+        return lowering.value(x, inner, width);
+      }, () => b.constant(identity('max', scalar), scalar));
+      const within = isInside(lowering, at, shapeOf(x));
+      const better = b.or(b.compare('gt', element, value), b.compare('lt', position, b.constant(0)));
+      const take = b.and(within, better);
+      return [b.select(take, element, value), b.select(take, flat as KValue, position)];
+    });
+    return b.convert(best, 'i64');
+  };
+  if (lanes === 1 || !index.some((i) => i.mentionsLane())) return one(index);
+  return b.build(Array.from({ length: lanes }, (_, lane) => one(index.map((i) => i.atLane(lane)))));
+}
+
+/** True where the place lies in the tensor. */
+function isInside(lowering: Lowering, at: Index, extents: readonly number[]): KValue {
+  const { b } = lowering;
+  return at.reduce((valid, i, d) => {
+    if (i.range.min >= 0 && i.range.max < extents[d]) return valid;
+    const value = i.emit(b);
+    return b.and(valid, b.and(b.compare('ge', value, b.constant(0)), b.compare('lt', value, b.constant(extents[d]))));
+  }, b.constant(true, 'bool'));
+}
