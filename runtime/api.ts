@@ -73,8 +73,8 @@ export interface ModelInfo {
 
 export interface SessionOptions {
   /**
-   * Device id, backend name (its first device) or `auto` (the best there is); or a WebGPU `GPUDevice` that stays the
-   * caller's. Default: TUTTI_DEVICE, else `auto`.
+   * Device id, backend name (its first device) or `auto` (the best there is); or a device that stays the caller's: a
+   * handle of `openDevice` or a WebGPU `GPUDevice`. Default: TUTTI_DEVICE, else `auto`.
    */
   readonly device?: string | object;
   readonly numerics?: Numerics;

@@ -1,6 +1,6 @@
 /** The runtime: devices, models, sessions, tensors. */
 export * from './api.js';
-export { devices } from './device.js';
+export { type DeviceHandle, devices, openDevice } from './device.js';
 export { compile, Model } from './model.js';
 export { Session } from './session.js';
 export { Tensor } from './tensor.js';

@@ -1,0 +1,114 @@
+/** From what a caller hands to `run` to checked tensors, one for each input. Every mistake is an E_INPUT that says what to do. */
+import { TuttiError } from '../compiler/error.js';
+import type { HostTensor } from '../compiler/tensor.js';
+import type { Feeds } from './api.js';
+import { bindDims, type Model } from './model.js';
+import { Tensor, type TensorData } from './tensor.js';
+
+export interface CheckedFeeds {
+  /** In the order of the model's inputs. */
+  readonly tensors: readonly HostTensor[];
+  readonly shapes: Readonly<Record<string, readonly number[]>>;
+  /** Equal keys mean equal shapes of all inputs. */
+  readonly key: string;
+}
+
+/** @throws TuttiError E_INPUT */
+export function checkFeeds(model: Model, feeds: Feeds): CheckedFeeds {
+  if (typeof feeds !== 'object' || feeds === null || feeds instanceof Tensor || ArrayBuffer.isView(feeds)) {
+    throw new TuttiError('E_INPUT', 'inputs are given by name', { expected: '{ name: tensor, … }' });
+  }
+  const names = new Set(model.inputs.map(({ name }) => name));
+  for (const name of Object.keys(feeds)) {
+    if (names.has(name)) continue;
+    throw new TuttiError('E_INPUT', 'the model has no such input', {
+      subject: name,
+      expected: names.size > 0 ? `one of ${[...names].join(', ')}` : 'no inputs',
+    });
+  }
+  const shapes: Record<string, readonly number[]> = {};
+  const tensors = model.inputs.map((info): HostTensor => {
+    const given = Object.hasOwn(feeds, info.name) ? feeds[info.name] : undefined;
+    const wanted = `${info.type} of shape [${info.shape.join(', ')}]`;
+    if (given === undefined || given === null) {
+      throw new TuttiError('E_INPUT', 'input is missing', {
+        subject: info.name,
+        expected: wanted,
+        remedy: `Pass { '${info.name}': tensor } to run.`,
+      });
+    }
+    const tensor = given instanceof Tensor ? given : wrap(given, info);
+    if (tensor.type !== info.type && !info.unknown) {
+      throw new TuttiError('E_INPUT', 'input has the wrong type', {
+        subject: info.name,
+        expected: info.type,
+        found: tensor.type,
+        remedy: `Convert the data, for example new Tensor('${info.type}', data, dims).`,
+      });
+    }
+    if (tensor.type === 'string') {
+      throw new TuttiError('E_UNSUPPORTED', 'inputs of strings are not supported', { subject: info.name });
+    }
+    shapes[info.name] = tensor.dims;
+    return tensor.toHost();
+  });
+  bindDims(model.graph, { ...model.shapes, ...shapes }, model.sizes);
+  checkFixed(model, shapes);
+  return { tensors, shapes, key: model.inputs.map(({ name }) => shapes[name].join('x')).join(',') };
+}
+
+/** Shapes that were fixed when the model was compiled stay fixed, even where the graph would allow others. */
+function checkFixed(model: Model, shapes: Readonly<Record<string, readonly number[]>>): void {
+  for (const { name, shape } of model.inputs) {
+    const found = shapes[name];
+    if (shape.length === found.length && shape.every((dim, i) => typeof dim === 'string' || dim === found[i])) continue;
+    if (model.inputs.find((input) => input.name === name)?.unknown && !(name in model.shapes)) continue;
+    throw new TuttiError('E_INPUT', 'input has the wrong shape', {
+      subject: name,
+      expected: `[${shape.join(', ')}]`,
+      found: `[${found.join(', ')}]`,
+      remedy: 'The shape was fixed when the model was compiled or the session created; leave it out there to vary it.',
+    });
+  }
+}
+
+/** A tensor over plain data: its dims are the input's, where at most one of them is not known. */
+function wrap(data: TensorData, { name, type, shape, unknown }: Model['inputs'][number]): Tensor {
+  const length = (data as { readonly length?: unknown }).length;
+  if (typeof length !== 'number') {
+    throw new TuttiError('E_INPUT', 'input is neither a tensor nor an array', {
+      subject: name,
+      expected: `Tensor or data of ${type}`,
+      found: typeof data,
+    });
+  }
+  const open = shape.filter((dim) => typeof dim === 'string').length;
+  if (open > 1 || unknown) {
+    throw new TuttiError('E_INPUT', 'the dims of the data cannot be told', {
+      subject: name,
+      expected: `a Tensor with dims [${shape.join(', ')}]`,
+      found: `${length} elements`,
+      remedy: 'Pass Tensor.from(data, dims).',
+    });
+  }
+  const known = shape.reduce<number>((product, dim) => (typeof dim === 'number' ? product * dim : product), 1);
+  const dims = shape.map((dim) => (typeof dim === 'number' ? dim : known === 0 ? 0 : length / known));
+  if (dims.some((dim) => !Number.isInteger(dim))) {
+    throw new TuttiError('E_INPUT', 'the data does not fill whole rows', {
+      subject: name,
+      expected: `a multiple of ${known} elements for shape [${shape.join(', ')}]`,
+      found: `${length}`,
+    });
+  }
+  try {
+    return new Tensor(type, data, dims);
+  } catch (error) {
+    if (!(error instanceof TuttiError)) throw error;
+    throw new TuttiError(error.code, 'input does not fit', {
+      ...error.details,
+      subject: name,
+      remedy: error.details.remedy ?? `The input is ${type} of shape [${shape.join(', ')}].`,
+      cause: error,
+    });
+  }
+}

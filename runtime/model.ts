@@ -1,0 +1,273 @@
+/** Models: from a file, bytes or a graph to something a session can run, save or describe. */
+import { type ArtifactModel, isArtifact, readArtifact, writeArtifact } from '../compiler/artifact/index.js';
+import type { Numerics } from '../compiler/compile.js';
+import { bytesOf } from '../compiler/dtype.js';
+import { TuttiError } from '../compiler/error.js';
+import { type Dim, dimNames, plainName, substituteDim } from '../compiler/graph/dims.js';
+import type { DimBounds, Graph, TensorType as GraphType } from '../compiler/graph/types.js';
+import { sizeOf } from '../compiler/tensor.js';
+import type { CompileOptions, ModelInfo, ModelSource, ValueInfo } from './api.js';
+import { typeOfDType } from './tensor.js';
+
+/** A graph with what was said about its shapes and numerics. Immutable; any number of sessions may use it. */
+export class Model implements ModelInfo {
+  readonly graph: Graph;
+  readonly numerics: Numerics;
+  /** Shapes and sizes given when the model was compiled; sessions may give more. */
+  readonly shapes: Readonly<Record<string, readonly number[]>>;
+  readonly sizes: Readonly<Record<string, number>>;
+  readonly inputs: readonly ValueInfo[];
+  readonly outputs: readonly ValueInfo[];
+  readonly dims: ReadonlyMap<string, DimBounds>;
+  readonly dump: CompileOptions['dump'];
+  /** SHA-256 of the file it came from, if it came from one. */
+  readonly sourceDigest: string | undefined;
+
+  constructor(graph: Graph, options: CompileOptions = {}, sourceDigest?: string) {
+    this.graph = graph;
+    this.numerics = checkNumerics(options.numerics ?? 'precise');
+    this.shapes = options.shapes ?? {};
+    this.sizes = options.dims ?? {};
+    this.dump = options.dump;
+    this.sourceDigest = sourceDigest;
+    const bindings = bindDims(graph, this.shapes, this.sizes);
+    const given = new Map(Object.entries(this.shapes));
+    const info = (name: string, { dtype, shape, unknown }: GraphType): ValueInfo => ({
+      name,
+      type: typeOfDType(dtype),
+      dtype,
+      shape: (given.get(name) ?? shape.map((dim) => substituteDim(dim, bindings))).map((dim) =>
+        typeof dim === 'number' ? dim : String(dim),
+      ),
+      ...(unknown ? { unknown } : {}),
+    });
+    this.inputs = graph.inputs.map(({ name, type }) => info(name, type));
+    this.outputs = graph.outputs.map(({ name, value }) => info(name, value.type));
+    this.dims = freeDims(graph, bindings);
+  }
+
+  /** The same model with more shapes and sizes fixed. @throws TuttiError E_INPUT */
+  with(options: Pick<CompileOptions, 'numerics' | 'shapes' | 'dims'>): Model {
+    const { numerics = this.numerics, shapes = {}, dims = {} } = options;
+    const merged = { numerics, shapes: { ...this.shapes, ...shapes }, dims: { ...this.sizes, ...dims } };
+    return new Model(this.graph, { ...merged, dump: this.dump }, this.sourceDigest);
+  }
+
+  /** The shape of each input, if all of them are known. */
+  staticShapes(): Readonly<Record<string, readonly number[]>> | undefined {
+    const shapes: Record<string, readonly number[]> = {};
+    for (const { name, shape, unknown } of this.inputs) {
+      if (!shape.every((dim) => typeof dim === 'number') || (unknown && this.shapes[name] === undefined)) return undefined;
+      shapes[name] = shape;
+    }
+    return shapes;
+  }
+
+  get name(): string {
+    return this.graph.name;
+  }
+
+  get nodes(): number {
+    return this.graph.nodes.length;
+  }
+
+  get weightsBytes(): number {
+    let total = 0;
+    for (const { dtype, shape } of this.graph.constants.values()) total += bytesOf(dtype, sizeOf(shape));
+    return total;
+  }
+
+  /**
+   * Writes a .tutti artifact: the graph and its weights, not what was compiled for some device.
+   * @throws TuttiError E_IO, E_EXTERNAL_DATA
+   */
+  async save(path: string | URL): Promise<void> {
+    const { pathOf, sha256, writeFile } = await import('./node.js');
+    await writeFile(pathOf(path), writeArtifact(this.#artifact(), async (bytes) => sha256(bytes)));
+  }
+
+  /** The bytes of the artifact, in pieces. */
+  artifact(): AsyncIterable<Uint8Array> {
+    return writeArtifact(this.#artifact());
+  }
+
+  #artifact(): ArtifactModel {
+    const { graph, numerics, shapes, sizes, sourceDigest } = this;
+    return { graph, numerics, shapes, dims: sizes, ...(sourceDigest === undefined ? {} : { sourceDigest }) };
+  }
+}
+
+/**
+ * Loads a model: an ONNX file (its external data only from inside its folder), a .tutti artifact, the bytes of one, or
+ * a graph. Nothing is compiled for a device yet: that is `Session.create`.
+ * @throws TuttiError E_IO, E_MODEL_FORMAT, E_MODEL_INVALID, E_EXTERNAL_DATA, E_UNSUPPORTED, E_ARTIFACT, E_INPUT
+ */
+export async function compile(source: ModelSource, options: CompileOptions = {}): Promise<Model> {
+  if (typeof source === 'string' || source instanceof URL) return fromFile(source, options);
+  if (source instanceof Uint8Array) return fromBytes(source, options);
+  if (source instanceof ArrayBuffer) return fromBytes(new Uint8Array(source), options);
+  if (isGraph(source)) return new Model(source, options);
+  throw new TuttiError('E_USAGE', 'not a model', { expected: 'a path, bytes or a graph', found: typeof source });
+}
+
+const isGraph = (source: object): source is Graph => 'nodes' in source && 'constants' in source;
+
+async function fromFile(source: string | URL, options: CompileOptions): Promise<Model> {
+  const { externalFiles, nameOf, pathOf, readFile, sha256 } = await import('./node.js');
+  const path = pathOf(source);
+  const bytes = await readFile(path);
+  return fromBytes(bytes, options, {
+    subject: path,
+    name: nameOf(path),
+    readExternal: externalFiles(path),
+    digest: async (data) => sha256(data),
+  });
+}
+
+interface FileContext {
+  readonly subject: string;
+  readonly name: string;
+  readonly readExternal: ReturnType<(typeof import('./node.js'))['externalFiles']>;
+  readonly digest: (bytes: Uint8Array) => Promise<string>;
+}
+
+async function fromBytes(bytes: Uint8Array, options: CompileOptions, file?: FileContext): Promise<Model> {
+  if (isArtifact(bytes)) {
+    const stored = await readArtifact(bytes, file?.digest);
+    const merged: CompileOptions = {
+      ...options,
+      numerics: options.numerics ?? stored.numerics,
+      shapes: { ...stored.shapes, ...options.shapes },
+      dims: { ...stored.dims, ...options.dims },
+    };
+    return new Model(stored.graph, merged, stored.sourceDigest);
+  }
+  const { importOnnx } = await import('../compiler/frontends/onnx/index.js');
+  const graph = importOnnx(bytes, { readExternal: file?.readExternal, shapes: options.shapes, dims: options.dims });
+  return new Model(graph, options, await file?.digest(bytes));
+}
+
+export function checkNumerics(numerics: Numerics): Numerics {
+  if (numerics === 'fast' || numerics === 'precise' || numerics === 'strict') return numerics;
+  throw new TuttiError('E_USAGE', 'no such numerics profile', {
+    subject: 'numerics',
+    expected: 'fast, precise or strict',
+    found: String(numerics),
+  });
+}
+
+/**
+ * Sizes of the named dims that shapes and sizes fix.
+ * @throws TuttiError E_INPUT naming what contradicts what
+ */
+export function bindDims(
+  graph: Graph,
+  shapes: Readonly<Record<string, readonly number[]>>,
+  sizes: Readonly<Record<string, number>>,
+): ReadonlyMap<string, number> {
+  const bindings = new Map<string, number>();
+  const origin = new Map<string, string>();
+  const bind = (name: string, size: number, from: string): void => {
+    const known = bindings.get(name);
+    if (known !== undefined && known !== size) {
+      throw new TuttiError('E_INPUT', `named dim '${name}' has two sizes`, {
+        subject: from,
+        expected: `${known} (from ${origin.get(name)})`,
+        found: String(size),
+        remedy: `All inputs that name '${name}' must agree.`,
+      });
+    }
+    const bounds = graph.dims.get(name);
+    if (!Number.isSafeInteger(size) || size < (bounds?.min ?? 0) || size > (bounds?.max ?? 2 ** 31 - 1)) {
+      throw new TuttiError('E_INPUT', `size of named dim '${name}' is out of its bounds`, {
+        subject: from,
+        expected: `an integer from ${bounds?.min ?? 0} to ${bounds?.max ?? 2 ** 31 - 1}`,
+        found: String(size),
+      });
+    }
+    bindings.set(name, size);
+    origin.set(name, from);
+  };
+  const names = namesOf(graph);
+  for (const [name, size] of Object.entries(sizes)) {
+    if (!names.has(name)) {
+      throw new TuttiError('E_INPUT', 'the model has no such named dim', {
+        subject: name,
+        expected: names.size > 0 ? `one of ${[...names].join(', ')}` : 'none: all shapes are static',
+      });
+    }
+    bind(name, size, `dim ${name}`);
+  }
+  const inputs = new Map(graph.inputs.map((value) => [value.name, value]));
+  for (const [name, shape] of Object.entries(shapes)) {
+    const input = inputs.get(name);
+    if (input === undefined) {
+      throw new TuttiError('E_INPUT', 'the model has no such input', {
+        subject: name,
+        expected: `one of ${[...inputs.keys()].join(', ')}`,
+      });
+    }
+    matchShape(name, input.type, shape, bind);
+  }
+  // Dims that are expressions can be checked when all names in them are bound.
+  for (const [name, shape] of Object.entries(shapes)) {
+    const declared = inputs.get(name)?.type.shape ?? [];
+    for (const [axis, dim] of declared.entries()) {
+      const known = substituteDim(dim, bindings);
+      if (typeof known === 'number' && known !== shape[axis]) throw wrongDim(name, declared, shape, axis, known);
+    }
+  }
+  return bindings;
+}
+
+function matchShape(
+  name: string,
+  { shape: declared, unknown }: GraphType,
+  shape: readonly number[],
+  bind: (name: string, size: number, from: string) => void,
+): void {
+  if (unknown) return;
+  if (declared.length !== shape.length) {
+    throw new TuttiError('E_INPUT', 'input has the wrong rank', {
+      subject: name,
+      expected: `${declared.length} dims, shape [${declared.join(', ')}]`,
+      found: `${shape.length} dims, shape [${shape.join(', ')}]`,
+      remedy: 'Reshape the tensor to the rank that the model declares.',
+    });
+  }
+  for (const [axis, dim] of declared.entries()) {
+    if (typeof dim === 'number' && dim !== shape[axis]) throw wrongDim(name, declared, shape, axis, dim);
+    const named = plainName(dim);
+    if (named !== undefined) bind(named, shape[axis], `input ${name}, axis ${axis}`);
+  }
+}
+
+const wrongDim = (
+  name: string,
+  declared: readonly Dim[],
+  shape: readonly number[],
+  axis: number,
+  expected: number,
+): TuttiError =>
+  new TuttiError('E_INPUT', `input has the wrong size in axis ${axis}`, {
+    subject: name,
+    expected: `${expected} in shape [${declared.join(', ')}]`,
+    found: `${shape[axis]} in shape [${shape.join(', ')}]`,
+    remedy: 'Resize, crop or pad the data to the shape that the model declares.',
+  });
+
+function namesOf(graph: Graph): Set<string> {
+  const names = new Set(graph.dims.keys());
+  for (const { type } of graph.inputs) {
+    for (const dim of type.shape) for (const name of dimNames(dim)) names.add(name);
+  }
+  return names;
+}
+
+function freeDims(graph: Graph, bindings: ReadonlyMap<string, number>): ReadonlyMap<string, DimBounds> {
+  const free = new Map<string, DimBounds>();
+  for (const name of namesOf(graph)) {
+    if (!bindings.has(name)) free.set(name, graph.dims.get(name) ?? { min: 0, max: 2 ** 31 - 1 });
+  }
+  return free;
+}

@@ -1,0 +1,143 @@
+/**
+ * All that the runtime does with files, apart so that a browser build never reaches node:fs: whoever needs it imports
+ * it dynamically.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { closeSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
+import { mkdir, open, readFile as read, rename, rm, stat } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { TuttiError } from '../compiler/error.js';
+
+/** Folder of the caches: TUTTI_CACHE, else where the platform keeps caches. */
+export function cacheDirectory(): string {
+  if (process.env.TUTTI_CACHE) return resolve(process.env.TUTTI_CACHE);
+  if (process.platform === 'darwin') return join(homedir(), 'Library', 'Caches', 'tutti');
+  if (process.platform === 'win32') {
+    return join(process.env.LOCALAPPDATA || join(homedir(), 'AppData', 'Local'), 'tutti', 'cache');
+  }
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tutti');
+}
+
+export const pathOf = (source: string | URL): string => (source instanceof URL ? fileURLToPath(source) : source);
+export const nameOf = (path: string): string => basename(path);
+
+/** @throws TuttiError E_IO */
+export async function readFile(path: string): Promise<Uint8Array> {
+  try {
+    const info = await stat(path);
+    if (!info.isFile()) throw new TuttiError('E_IO', 'is not a file', { subject: path });
+    return await read(path);
+  } catch (error) {
+    if (error instanceof TuttiError) throw error;
+    throw ioError(path, 'cannot be read', error);
+  }
+}
+
+/**
+ * Writes beside the target and renames, so that no reader ever sees half a file.
+ * @throws TuttiError E_IO
+ */
+export async function writeFile(path: string, chunks: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<void> {
+  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(6).toString('hex')}.tmp`);
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    const file = await open(temporary, 'wx');
+    try {
+      for await (const chunk of chunks) {
+        for (let done = 0; done < chunk.byteLength; ) {
+          done += (await file.write(chunk, done, Math.min(chunk.byteLength - done, 1 << 26))).bytesWritten;
+        }
+      }
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    if (error instanceof TuttiError) throw error;
+    throw ioError(path, 'cannot be written', error);
+  }
+}
+
+export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+
+export interface ExternalFile {
+  /** Bytes. */
+  readonly size: number;
+  read(offset: number, length: number): Uint8Array;
+}
+
+/**
+ * Opens files that a model names as places of its tensors. Only files inside the folder of the model: neither absolute
+ * paths nor `..` nor symbolic links may lead out of it. Content is read when it is asked for.
+ */
+export function externalFiles(modelPath: string): (location: string) => ExternalFile {
+  const folder = realpathSync(dirname(resolve(modelPath)));
+  const known = new Map<string, ExternalFile>();
+  return (location) => {
+    let file = known.get(location);
+    if (file === undefined) known.set(location, (file = openExternal(folder, location)));
+    return file;
+  };
+}
+
+function openExternal(folder: string, location: string): ExternalFile {
+  const refuse = (message: string, cause?: unknown): TuttiError =>
+    new TuttiError('E_EXTERNAL_DATA', message, {
+      subject: location,
+      expected: `a file inside ${folder}`,
+      remedy: 'Place the data file beside the model.',
+      cause,
+    });
+  if (location === '' || location.includes('\0') || isAbsolute(location)) throw refuse('bad path of external data');
+  let path: string;
+  try {
+    path = realpathSync(resolve(folder, location));
+  } catch (cause) {
+    throw refuse('file of external data not found', cause);
+  }
+  const inside = relative(folder, path);
+  if (inside === '' || inside === '..' || inside.startsWith(`..${sep}`) || isAbsolute(inside)) {
+    throw refuse('external data outside the folder of the model');
+  }
+  const withFile = <T>(use: (descriptor: number, size: number) => T): T => {
+    let descriptor: number;
+    try {
+      descriptor = openSync(path, 'r');
+    } catch (cause) {
+      throw refuse('file of external data cannot be read', cause);
+    }
+    try {
+      const info = fstatSync(descriptor);
+      if (!info.isFile()) throw refuse('external data is not a file');
+      return use(descriptor, info.size);
+    } finally {
+      closeSync(descriptor);
+    }
+  };
+  return {
+    size: withFile((_, size) => size),
+    read: (offset, length) =>
+      withFile((descriptor, size) => {
+        if (offset < 0 || length < 0 || offset + length > size) {
+          throw refuse(`external data [${offset}, ${offset + length}) lies outside the file of ${size} bytes`);
+        }
+        const bytes = new Uint8Array(length);
+        for (let done = 0; done < length; ) {
+          const count = readSync(descriptor, bytes, done, Math.min(length - done, 1 << 30), offset + done);
+          if (count === 0) throw refuse('file of external data ended early');
+          done += count;
+        }
+        return bytes;
+      }),
+  };
+}
+
+function ioError(path: string, message: string, cause: unknown): TuttiError {
+  const code = (cause as NodeJS.ErrnoException).code;
+  const reason = code === 'ENOENT' ? 'no such file' : cause instanceof Error ? cause.message : String(cause);
+  return new TuttiError('E_IO', message, { subject: path, found: reason, cause });
+}
