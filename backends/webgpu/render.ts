@@ -6,7 +6,8 @@
  * buffer in it.
  *
  * What WGSL leaves open and a kernel must not rely on: contraction of a·b+c, the last bits of `/` (2.5 ULP by
- * the specification) and `sqrt`, subnormals (may be flushed), and `fma`, which may be unfused. Barriers need control
+ * the specification) and `sqrt`, and subnormals (may be flushed). `fma` is exact, but done with integers: it is there
+ * for the few that need it, not for speed (targets of this backend do not have the feature `fma`). Barriers need control
  * flow that is uniform by WGSL's analysis: conditions from ids of the workgroup, scalars, constants and loop indices
  * are; anything loaded from memory is not.
  */
@@ -310,11 +311,10 @@ class Renderer {
         return this.#define(inst.result, this.#unary(inst));
       case 'binary':
         return this.#define(inst.result, this.#binary(inst));
-      case 'fma':
-        return this.#define(
-          inst.result,
-          `fma(${this.#runtime(inst.a)}, ${this.#value(inst.b)}, ${this.#value(inst.c)})`,
-        );
+      case 'fma': {
+        const args = [inst.a, inst.b, inst.c].map((value) => this.#value(value)).join(', ');
+        return this.#define(inst.result, `${this.#use('fma', inst.a.type)}(${args})`);
+      }
       case 'compare':
         return this.#define(inst.result, this.#compare(inst.fn, inst.a, inst.b));
       case 'select':

@@ -80,6 +80,8 @@ export type LibraryFunction =
   | 'to_u32'
   | 'mulhi'
   | 'round_f16'
+  | 'f16_bits'
+  | 'fma'
   | 'u32_to_f32';
 
 type Use = (fn: LibraryFunction, type: KType) => string;
@@ -167,7 +169,16 @@ export function libraryText(fn: LibraryFunction, type: KType, use: Use): string 
           ['a'],
         )}; }`;
       }
-      return roundF16Text(name);
+      return `fn ${name}(a: f32) -> f16 { return bitcast<vec2<f16>>(${use('f16_bits', type)}(a)).x; }`;
+    case 'f16_bits':
+      return f16BitsText(name);
+    case 'fma':
+      if (type.lanes > 1) {
+        const text = perLane(type, use('fma', scalarOf(type)), ['a', 'b', 'c']);
+        return `fn ${name}(a: ${t}, b: ${t}, c: ${t}) -> ${t} { return ${text}; }`;
+      }
+      if (type.scalar === 'f16') return fmaF16Text(name, use('round_f16', { scalar: 'f32', lanes: 1 }));
+      return fmaText(name, use('mulhi', { scalar: 'u32', lanes: 1 }));
     case 'u32_to_f32': {
       // Two exact halves and one rounding sum.
       const f = withScalar(type, 'f32');
@@ -225,7 +236,7 @@ const fmodText = (name: string): string => `fn ${name}(a: f32, b: f32) -> f32 {
 }`;
 
 /** WGSL leaves the rounding of f32 → f16 and its overflow open: round the bits to even, then convert an exact value. */
-const roundF16Text = (name: string): string => `fn ${name}(a: f32) -> f16 {
+const f16BitsText = (name: string): string => `fn ${name}(a: f32) -> u32 {
   let sign = (bitcast<u32>(a) >> 16u) & 0x8000u;
   let x = bitcast<u32>(a) & 0x7fffffffu;
   var h: u32;
@@ -243,5 +254,102 @@ const roundF16Text = (name: string): string => `fn ${name}(a: f32) -> f16 {
   } else {
     h = 0u;
   }
-  return bitcast<vec2<f16>>(sign | h).x;
+  return sign | h;
+}`;
+
+/**
+ * WGSL's own `fma` may round twice. The product and the addend as 64-bit integers at a common exponent (bits shifted out
+ * are kept as one sticky bit), then one rounding to even; subnormals included.
+ */
+const fmaText = (name: string, mulhi: string): string => `fn ${name}_significand(x: u32) -> vec2<u32> {
+  let m = x & 0x7fffffu;
+  let e = (x >> 23u) & 0xffu;
+  if (e != 0u) { return vec2<u32>(m | 0x800000u, e + 32u); }
+  let shift = countLeadingZeros(m) - 8u;
+  return vec2<u32>(m << shift, 33u - shift);
+}
+fn ${name}_shift(x: vec2<u32>, by: u32) -> vec2<u32> {
+  if (by == 0u) { return x; }
+  if (by >= 64u) { return vec2<u32>(0u, select(0u, 1u, (x.x | x.y) != 0u)); }
+  if (by >= 32u) {
+    let n = by - 32u;
+    let lost = x.y | select(0u, x.x << ((32u - n) & 31u), n != 0u);
+    return vec2<u32>(0u, (x.x >> n) | select(0u, 1u, lost != 0u));
+  }
+  let lost = x.y << (32u - by);
+  return vec2<u32>(x.x >> by, (x.x << (32u - by)) | (x.y >> by) | select(0u, 1u, lost != 0u));
+}
+fn ${name}(a: f32, b: f32, c: f32) -> f32 {
+  let x = bitcast<u32>(a);
+  let y = bitcast<u32>(b);
+  let z = bitcast<u32>(c);
+  let special = 0x7f800000u;
+  if ((x & special) == special || (y & special) == special) { return a * b + c; }
+  if ((z & special) == special) { return c; }
+  let sign_p = (x ^ y) & 0x80000000u;
+  let sign_c = z & 0x80000000u;
+  let zero_p = (x << 1u) == 0u || (y << 1u) == 0u;
+  let zero_c = (z << 1u) == 0u;
+  if (zero_p) { return bitcast<f32>(select(z, sign_p & sign_c, zero_c)); }
+  let p = ${name}_significand(x);
+  let q = ${name}_significand(y);
+  let low = p.x * q.x;
+  var product = vec2<u32>((${mulhi}(p.x, q.x) << 14u) | (low >> 18u), low << 14u);
+  // Bit 0 counts 2^(exponent - 182), here and for the addend.
+  var exponent = i32(p.y) + i32(q.y) - 32 - 127 - 23 - 14;
+  var sum = product;
+  var sign = sign_p;
+  if (!zero_c) {
+    let r = ${name}_significand(z);
+    var addend = vec2<u32>(r.x << 6u, 0u);
+    let exponent_c = i32(r.y) - 38;
+    if (exponent >= exponent_c) {
+      addend = ${name}_shift(addend, u32(exponent - exponent_c));
+    } else {
+      product = ${name}_shift(product, u32(exponent_c - exponent));
+      exponent = exponent_c;
+    }
+    if (sign_p == sign_c) {
+      let lo = product.y + addend.y;
+      sum = vec2<u32>(product.x + addend.x + select(0u, 1u, lo < product.y), lo);
+    } else {
+      let less = product.x < addend.x || (product.x == addend.x && product.y < addend.y);
+      let large = select(product, addend, less);
+      let small = select(addend, product, less);
+      sign = select(sign_p, sign_c, less);
+      sum = vec2<u32>(large.x - small.x - select(0u, 1u, large.y < small.y), large.y - small.y);
+      if ((sum.x | sum.y) == 0u) { return 0.0f; }
+    }
+  }
+  // The leading one to bit 63.
+  if (sum.x == 0u) {
+    sum = vec2<u32>(sum.y, 0u);
+    exponent = exponent - 32;
+  }
+  let up = countLeadingZeros(sum.x);
+  if (up != 0u) { sum = vec2<u32>((sum.x << up) | (sum.y >> (32u - up)), sum.y << up); }
+  var biased = exponent - i32(up) + 8;
+  if (biased >= 255) { return bitcast<f32>(sign | special); }
+  if (biased < 1) {
+    sum = ${name}_shift(sum, u32(1 - biased));
+    biased = 1;
+  }
+  let rest = sum.x & 0xffu;
+  let odd = (sum.x >> 8u) & 1u;
+  let up_one = rest > 0x80u || (rest == 0x80u && (sum.y != 0u || odd == 1u));
+  return bitcast<f32>(sign | ((u32(biased - 1) << 23u) + (sum.x >> 8u) + select(0u, 1u, up_one)));
+}`;
+
+/** The product of two f16 is exact in f32; the sum is rounded to odd there, so that rounding it to f16 is the only rounding. */
+const fmaF16Text = (name: string, round: string): string => `fn ${name}(a: f16, b: f16, c: f16) -> f16 {
+  let p = f32(a) * f32(b);
+  let d = f32(c);
+  let s = p + d;
+  let back = s - p;
+  let error = (p - (s - back)) + (d - back);
+  var bits = bitcast<u32>(s);
+  if ((error > 0.0f || error < 0.0f) && (bits & 1u) == 0u) {
+    bits = select(bits - 1u, bits + 1u, (error > 0.0f) == (s > 0.0f));
+  }
+  return ${round}(bitcast<f32>(bits));
 }`;

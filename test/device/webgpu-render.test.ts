@@ -177,6 +177,40 @@ describe.skipIf(missing !== undefined)('WGSL equals the interpreter', () => {
       }
     });
   }
+  it('fma rounds once, for all bit patterns', async () => {
+    const count = 4096;
+    const patterns = (seed: number): Float32Array => {
+      let state = seed;
+      const next = (): number => {
+        state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+        return state;
+      };
+      // Every exponent, then exponents that make products and addends meet, then few significant bits.
+      return new Float32Array(
+        Uint32Array.from({ length: count }, (_, i) => {
+          const word = next() ^ (next() >>> 16);
+          if (i % 3 === 0) return word;
+          const near = (word & 0x807fffff) | ((120 + ((word >>> 24) % 14)) << 23);
+          return i % 3 === 1 ? near : near & 0xfff80003;
+        }).buffer,
+      );
+    };
+    const [a, b] = [patterns(1), patterns(2)];
+    const c = patterns(3);
+    // Addends that cancel the product, give or take a bit.
+    for (let i = 0; i < count; i += 5) c[i] = -Math.fround(a[i] * b[i]) * (1 + ((i % 3) - 1) * 2 ** -23);
+    const k = new KernelBuilder();
+    const [x, y, z] = ['a', 'b', 'c'].map((name) => k.buffer(name, 'f32', count, 'read'));
+    const out = k.buffer('out', 'f32', count, 'write');
+    const at = k.mulc(k.add(k.mulc(k.builtin('workgroup_id', 0, count / 128), 32), k.builtin('local_id', 0, 32)), 4);
+    k.store(out, at, k.fma(k.load(x, at, 4, true), k.load(y, at, 4, true), k.load(z, at, 4, true)), true);
+    await same(k.finish({ name: 'fused', grid: [count / 128, 1, 1], workgroup: [32, 1, 1] }), [
+      a,
+      b,
+      c,
+      new Float32Array(count),
+    ]);
+  });
   it('f32 div', async () => {
     const normal = (x: number, y: number) => x === 0 || Math.abs(x / y) > 1e-37 || !Number.isFinite(y);
     const { kernel, buffers } = pairs('f32', 'f32', 'f32', 4, (k, x, y) => k.div(x, y), normal);
