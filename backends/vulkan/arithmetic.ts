@@ -384,6 +384,7 @@ export class Arithmetic {
         const f32 = ktype('f32', lanes);
         return this.convert(f32, to, { id: this.convert(from, f32, a) });
       }
+      if (from.scalar === 'u32' && to.scalar === 'f32') return this.#u32ToF32(lanes, a);
       return asm.value(signed ? Op.ConvertSToF : Op.ConvertUToF, id, [a.id]);
     }
     if (from.scalar === 'f16') {
@@ -391,6 +392,20 @@ export class Arithmetic {
       return this.convert(f32, to, { id: this.convert(from, f32, a) });
     }
     return this.#floatToInt(from, to, a.id);
+  }
+
+  /** By halves, which are exact, so that the one addition rounds: SwiftShader rounds ConvertUToF wrongly from 2^31 on. */
+  #u32ToF32(lanes: KType['lanes'], a: Operand): Id {
+    const asm = this.#asm;
+    const u32 = ktype('u32', lanes);
+    const f32 = ktype('f32', lanes);
+    const float = this.type(f32);
+    if (a.range && a.range.max < 2 ** 31) return asm.value(Op.ConvertSToF, float, [a.id]);
+    const word = this.type(u32);
+    const half = (op: number, operand: number): Id =>
+      asm.value(Op.ConvertSToF, float, [asm.value(op, word, [a.id, this.constant(u32, operand)])]);
+    const high = this.#exact(Op.FMul, float, [half(Op.ShiftRightLogical, 16), this.constant(f32, 65536)], false);
+    return this.#exact(Op.FAdd, float, [high, half(Op.BitwiseAnd, 0xffff)], false);
   }
 
   /** Truncates and saturates; NaN gives 0. The instruction itself only ever sees values in range. */

@@ -410,7 +410,8 @@ class Encoder {
   #command(command: Command): void {
     switch (command.kind) {
       case 'dispatch':
-        return this.#dispatch(command);
+        this.#dispatch(command);
+        return;
       case 'copy': {
         const { from, to } = command;
         if (from.bytes !== to.bytes) throw new Error(`copy of ${from.bytes} bytes to ${to.bytes}`);
@@ -427,7 +428,7 @@ class Encoder {
         this.#numbers.push(3);
         return;
       default:
-        return command satisfies never;
+        command satisfies never;
     }
   }
 

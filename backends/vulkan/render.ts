@@ -293,16 +293,21 @@ class Renderer {
     const asm = this.#asm;
     switch (inst.op) {
       case 'for':
-        return this.#for(inst);
+        this.#for(inst);
+        return;
       case 'loop':
-        return this.#loop(inst);
+        this.#loop(inst);
+        return;
       case 'if':
-        return this.#if(inst);
+        this.#if(inst);
+        return;
       case 'store':
-        return this.#store(inst);
+        this.#store(inst);
+        return;
       case 'barrier': {
         const workgroup = asm.uint(Scope.Workgroup);
-        return asm.emit(Op.ControlBarrier, [workgroup, workgroup, asm.uint(acquireReleaseAll)]);
+        asm.emit(Op.ControlBarrier, [workgroup, workgroup, asm.uint(acquireReleaseAll)]);
+        return;
       }
       case 'const':
         this.#constants.set(inst.result, inst.value);
@@ -630,7 +635,10 @@ class Renderer {
     const [lower, upper] = [this.#constants.get(inst.lower), this.#constants.get(inst.upper)];
     if (inst.unroll && typeof lower === 'number' && typeof upper === 'number') {
       const trips = Math.max(0, Math.ceil((upper - lower) / inst.step));
-      if (trips * countInstructions(inst.body) <= unrollBudget) return this.#unrolled(inst, lower, upper);
+      if (trips * countInstructions(inst.body) <= unrollBudget) {
+        this.#unrolled(inst, lower, upper);
+        return;
+      }
     }
     const asm = this.#asm;
     const { index } = inst;
