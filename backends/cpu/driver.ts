@@ -9,13 +9,32 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ErrorCode, TuttiError } from '../../compiler/error.js';
 import type {
-  BufferRange, Command, CommandList, Completion, Device, DeviceBuffer, DeviceInfo, DeviceLoss, Driver, DriverOptions,
-  Kernel, KernelCode, Queue, Target,
+  BufferRange,
+  Command,
+  CommandList,
+  Completion,
+  Device,
+  DeviceBuffer,
+  DeviceInfo,
+  DeviceLoss,
+  Driver,
+  DriverOptions,
+  Kernel,
+  KernelCode,
+  Queue,
+  Target,
 } from '../backend.js';
 import { isNativeAddon, loadNative } from '../native.js';
-import { compilerFlags, findCompiler, type HostCompiler } from './compiler.js';
-import { KernelLibrary } from './library.js';
-import type { NativeBuffer, NativeCommand, NativeCpu, NativeDevice, NativeKernel, NativeList, NativeRange } from './native.js';
+import type {
+  NativeBuffer,
+  NativeCommand,
+  NativeCpu,
+  NativeDevice,
+  NativeKernel,
+  NativeList,
+  NativeRange,
+} from './native.js';
+import { compilerFlags, findCompiler, type HostCompiler, KernelLibrary } from './node.js';
 import { describe } from './target.js';
 
 const DEVICE_ID = 'cpu';
@@ -52,7 +71,8 @@ export class CpuDriver implements Driver {
     const threads = this.#threads(native);
     const info = deviceInfo(native, compiler, threads);
     const { cacheDirectory } = this.options;
-    const folder = cacheDirectory === undefined ? await mkdtemp(join(tmpdir(), 'tutti-cpu-')) : join(cacheDirectory, 'cpu');
+    const folder =
+      cacheDirectory === undefined ? await mkdtemp(join(tmpdir(), 'tutti-cpu-')) : join(cacheDirectory, 'cpu');
     const flags = compilerFlags(info.features, process.arch);
     const library = new KernelLibrary(folder, compiler, flags, `${info.name} ${info.features.join(' ')}`);
     return new CpuDevice(native, info, threads, library, cacheDirectory === undefined);
@@ -81,9 +101,18 @@ class CpuDevice implements Device {
   readonly #library: KernelLibrary;
   readonly #ownsFolder: boolean;
   readonly #loading = new Set<Promise<unknown>>();
+  /** Those not released. They keep shared objects loaded, so closing must find them. */
+  readonly #kernels = new Set<CpuKernel>();
+  readonly #lists = new Set<CpuList>();
   #closed: Promise<void> | undefined;
 
-  constructor(native: NativeCpu, readonly info: DeviceInfo, threads: number, library: KernelLibrary, ownsFolder: boolean) {
+  constructor(
+    native: NativeCpu,
+    readonly info: DeviceInfo,
+    threads: number,
+    library: KernelLibrary,
+    ownsFolder: boolean,
+  ) {
     this.target = describe(info);
     this.#native = native;
     this.#handle = native.open(threads, info.memoryBytes);
@@ -109,15 +138,23 @@ class CpuDevice implements Device {
 
   async #load(codes: readonly KernelCode[]): Promise<readonly Kernel[]> {
     const places = await this.#library.load(codes);
-    const entries = new Map<string, Set<string>>();
-    for (const { path, entry } of places) entries.set(path, (entries.get(path) ?? new Set()).add(entry));
-    const functions = new Map<string, NativeKernel>();
-    await Promise.all([...entries].map(async ([path, names]) => {
-      const list = [...names];
-      const loaded = await translated(() => this.#native.load(path, list));
-      list.forEach((name, i) => functions.set(name, loaded[i]));
-    }));
-    return codes.map((code) => new CpuKernel(this.#native, code, functions.get(code.entry) as NativeKernel));
+    const byPath = new Map<string, number[]>();
+    for (const [i, { path }] of places.entries()) byPath.set(path, [...(byPath.get(path) ?? []), i]);
+    const kernels: CpuKernel[] = [];
+    await Promise.all(
+      [...byPath].map(async ([path, indices]) => {
+        const handles = await translated(() =>
+          this.#native.load(
+            path,
+            indices.map((i) => places[i].entry),
+          ),
+        );
+        indices.forEach((index, j) => {
+          kernels[index] = new CpuKernel(this.#native, codes[index], handles[j], this.#kernels);
+        });
+      }),
+    );
+    return kernels;
   }
 
   allocate(bytes: number): DeviceBuffer {
@@ -132,7 +169,7 @@ class CpuDevice implements Device {
   async record(commands: readonly Command[]): Promise<CommandList> {
     this.#assertOpen();
     const native = commands.flatMap((command) => nativeCommand(command) ?? []);
-    return new CpuList(this.#native, this.#native.record(native));
+    return new CpuList(this.#native, this.#native.record(native), this.#lists);
   }
 
   async #submit(work: Submission): Promise<Completion> {
@@ -157,6 +194,8 @@ class CpuDevice implements Device {
   async #close(): Promise<void> {
     await Promise.allSettled(this.#loading);
     await this.#native.close(this.#handle);
+    for (const list of this.#lists) list.release();
+    for (const kernel of this.#kernels) kernel.release();
     if (this.#ownsFolder) await rm(this.#library.folder, { recursive: true, force: true });
   }
 
@@ -169,8 +208,14 @@ class CpuDevice implements Device {
 class CpuKernel implements Kernel {
   #handle: NativeKernel | undefined;
 
-  constructor(readonly native: NativeCpu, readonly code: KernelCode, handle: NativeKernel) {
+  constructor(
+    readonly native: NativeCpu,
+    readonly code: KernelCode,
+    handle: NativeKernel,
+    readonly owners: Set<CpuKernel>,
+  ) {
     this.#handle = handle;
+    owners.add(this);
   }
 
   static of(kernel: Kernel): CpuKernel {
@@ -187,16 +232,22 @@ class CpuKernel implements Kernel {
     return this.#handle;
   }
 
-  /** Other kernels of the same text may share the function; it goes when the last owner is collected. */
   release(): void {
+    if (this.#handle === undefined) return;
+    this.native.releaseKernel(this.#handle);
     this.#handle = undefined;
+    this.owners.delete(this);
   }
 }
 
 class CpuBuffer implements DeviceBuffer {
   #handle: NativeBuffer | undefined;
 
-  constructor(readonly native: NativeCpu, handle: NativeBuffer, readonly bytes: number) {
+  constructor(
+    readonly native: NativeCpu,
+    handle: NativeBuffer,
+    readonly bytes: number,
+  ) {
     this.#handle = handle;
   }
 
@@ -220,8 +271,13 @@ class CpuBuffer implements DeviceBuffer {
 class CpuList implements CommandList {
   #handle: NativeList | undefined;
 
-  constructor(readonly native: NativeCpu, handle: NativeList) {
+  constructor(
+    readonly native: NativeCpu,
+    handle: NativeList,
+    readonly owners: Set<CpuList>,
+  ) {
     this.#handle = handle;
+    owners.add(this);
   }
 
   static of(list: CommandList): CpuList {
@@ -238,10 +294,15 @@ class CpuList implements CommandList {
     if (this.#handle === undefined) return;
     this.native.releaseList(this.#handle);
     this.#handle = undefined;
+    this.owners.delete(this);
   }
 }
 
-const nativeRange = ({ buffer, offset, bytes }: BufferRange): NativeRange => ({ buffer: CpuBuffer.of(buffer).handle, offset, bytes });
+const nativeRange = ({ buffer, offset, bytes }: BufferRange): NativeRange => ({
+  buffer: CpuBuffer.of(buffer).handle,
+  offset,
+  bytes,
+});
 
 /** Undefined for barriers: commands run one after the other anyway. */
 function nativeCommand(command: Command): NativeCommand | undefined {
@@ -256,8 +317,12 @@ function nativeCommand(command: Command): NativeCommand | undefined {
         throw new Error(`kernel ${code.name} takes ${code.scalarBytes} bytes of scalars, not ${scalarBytes}`);
       }
       return {
-        kind: 'dispatch', kernel: handle, grid: command.grid, bindings: command.bindings.map(nativeRange),
-        scalars: command.scalars, scratchBytes: code.sharedBytes,
+        kind: 'dispatch',
+        kernel: handle,
+        grid: command.grid,
+        bindings: command.bindings.map(nativeRange),
+        scalars: command.scalars,
+        scratchBytes: code.sharedBytes,
       };
     }
     case 'copy':
@@ -313,7 +378,11 @@ function deviceInfo(native: NativeCpu, compiler: HostCompiler, threads: number):
 
 function checkThreads(threads: number, subject: string): number {
   if (Number.isInteger(threads) && threads >= 1 && threads <= 1024) return threads;
-  throw new TuttiError('E_USAGE', 'bad number of threads', { subject, expected: 'an integer from 1 to 1024', found: String(threads) });
+  throw new TuttiError('E_USAGE', 'bad number of threads', {
+    subject,
+    expected: 'an integer from 1 to 1024',
+    found: String(threads),
+  });
 }
 
 async function translated<T>(work: () => Promise<T>): Promise<T> {

@@ -1,6 +1,7 @@
 /** C literals that read back as exactly the constant meant. */
-import { roundBf16, roundF16 } from '../../compiler/numeric.js';
+
 import type { ScalarType } from '../../compiler/kernel/types.js';
+import { roundBf16, roundF16 } from '../../compiler/numeric.js';
 
 /** A C expression of the type that holds `scalar` in a register; `value` is brought into the type first. */
 export function cLiteral(value: number | bigint, scalar: ScalarType): string {
@@ -44,7 +45,8 @@ function floatLiteral(value: number, suffix: '' | 'f'): string {
   if (Number.isNaN(value)) return `__builtin_nan${suffix}("")`;
   const negative = value < 0 || Object.is(value, -0);
   const magnitude = Math.abs(value);
-  const text = magnitude === Number.POSITIVE_INFINITY ? `__builtin_inf${suffix}()` : `${hexadecimal(magnitude)}${suffix}`;
+  const text =
+    magnitude === Number.POSITIVE_INFINITY ? `__builtin_inf${suffix}()` : `${hexadecimal(magnitude)}${suffix}`;
   return negative ? `(-${text})` : text;
 }
 

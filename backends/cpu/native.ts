@@ -47,6 +47,7 @@ export interface NativeCpu {
   memory(device: NativeDevice): number;
   /** Throws an error with `code` E_OUT_OF_MEMORY. */
   allocate(device: NativeDevice, bytes: number): NativeBuffer;
+  /** One handle an entry, each of which keeps the shared object loaded. */
   load(path: string, entries: readonly string[]): Promise<readonly NativeKernel[]>;
   record(commands: readonly NativeCommand[]): NativeList;
   /** `cancelled[0]` not 0: the result is no longer wanted. */

@@ -16,8 +16,16 @@ export type CScalar = Exclude<ScalarType, 'f16' | 'bf16' | 'bool'>;
 export type MaskBits = 8 | 16 | 32 | 64;
 
 const cScalars: Readonly<Record<CScalar, string>> = {
-  i8: 'int8_t', u8: 'uint8_t', i16: 'int16_t', u16: 'uint16_t', i32: 'int32_t', u32: 'uint32_t',
-  i64: 'int64_t', u64: 'uint64_t', f32: 'float', f64: 'double',
+  i8: 'int8_t',
+  u8: 'uint8_t',
+  i16: 'int16_t',
+  u16: 'uint16_t',
+  i32: 'int32_t',
+  u32: 'uint32_t',
+  i64: 'int64_t',
+  u64: 'uint64_t',
+  f32: 'float',
+  f64: 'double',
 };
 
 export const isHalf = (scalar: ScalarType): scalar is 'f16' | 'bf16' => scalar === 'f16' || scalar === 'bf16';
@@ -43,7 +51,8 @@ export class Prelude {
   readonly #definitions = new Map<string, string>([['header', header]]);
 
   text(): string {
-    const guarded = ([name, body]: [string, string]) => `#ifndef TUTTI_${name}\n#define TUTTI_${name}\n${body}\n#endif\n`;
+    const guarded = ([name, body]: [string, string]) =>
+      `#ifndef TUTTI_${name}\n#define TUTTI_${name}\n${body}\n#endif\n`;
     return [...this.#definitions].map(guarded).join('');
   }
 
@@ -70,7 +79,10 @@ export class Prelude {
     const element = scalarBits[scalar] / 8;
     const alignment = aligned ? Math.min(64, element * lanes) : element;
     const name = `${scalar}x${lanes}_a${alignment}`;
-    return this.define(name, () => `typedef ${vector} tutti_${name} __attribute__((aligned(${alignment}), may_alias));`);
+    return this.define(
+      name,
+      () => `typedef ${vector} tutti_${name} __attribute__((aligned(${alignment}), may_alias));`,
+    );
   }
 
   maskType(bits: MaskBits, lanes: Lanes): string {
@@ -81,8 +93,11 @@ export class Prelude {
 
   splat(scalar: CScalar, lanes: Lanes): string {
     const type = this.type(scalar, lanes);
-    return this.define(`splat_${scalar}x${lanes}`, () =>
-      `TUTTI_INLINE ${type} tutti_splat_${scalar}x${lanes}(${cScalar(scalar)} a) { return (${type}){${each(lanes, () => 'a')}}; }`);
+    return this.define(
+      `splat_${scalar}x${lanes}`,
+      () =>
+        `TUTTI_INLINE ${type} tutti_splat_${scalar}x${lanes}(${cScalar(scalar)} a) { return (${type}){${each(lanes, () => 'a')}}; }`,
+    );
   }
 
   /** `callee` applied lane by lane, for what has no vector form. */
@@ -90,24 +105,35 @@ export class Prelude {
     const name = `${callee.replace(/^(tutti|__builtin)_/, '')}_x${lanes}`;
     const type = this.type(result, lanes);
     const params = operands.map((scalar, i) => `${this.type(scalar, lanes)} a${i}`);
-    return this.define(name, () =>
-      `TUTTI_INLINE ${type} tutti_${name}(${params.join(', ')}) { return (${type}){${each(lanes, (lane) =>
-        `${callee}(${operands.map((_, i) => `a${i}[${lane}]`).join(', ')})`)}}; }`);
+    return this.define(
+      name,
+      () =>
+        `TUTTI_INLINE ${type} tutti_${name}(${params.join(', ')}) { return (${type}){${each(
+          lanes,
+          (lane) => `${callee}(${operands.map((_, i) => `a${i}[${lane}]`).join(', ')})`,
+        )}}; }`,
+    );
   }
 
   /** m ? a : b for masks as wide as the values. C has no vector conditional; compilers make this a blend. */
   select(scalar: CScalar, lanes: Lanes): string {
     const type = this.type(scalar, lanes);
     const mask = this.maskType(scalarBits[scalar] as MaskBits, lanes);
-    return this.define(`select_${scalar}x${lanes}`, () =>
-      `TUTTI_INLINE ${type} tutti_select_${scalar}x${lanes}(${mask} m, ${type} a, ${type} b) { return (${type})((${mask})a & m | (${mask})b & ~m); }`);
+    return this.define(
+      `select_${scalar}x${lanes}`,
+      () =>
+        `TUTTI_INLINE ${type} tutti_select_${scalar}x${lanes}(${mask} m, ${type} a, ${type} b) { return (${type})((${mask})a & m | (${mask})b & ~m); }`,
+    );
   }
 
   bitcast(from: CScalar, fromLanes: Lanes, to: CScalar, toLanes: Lanes): string {
     const [source, target] = [this.type(from, fromLanes), this.type(to, toLanes)];
     const name = `bits_${from}x${fromLanes}_${to}x${toLanes}`;
-    return this.define(name, () =>
-      `TUTTI_INLINE ${target} tutti_${name}(${source} a) { return ((union { ${source} from; ${target} to; }){.from = a}).to; }`);
+    return this.define(
+      name,
+      () =>
+        `TUTTI_INLINE ${target} tutti_${name}(${source} a) { return ((union { ${source} from; ${target} to; }){.from = a}).to; }`,
+    );
   }
 
   // --- half-precision types ----------------------------------------------------------------------------------------
@@ -165,22 +191,30 @@ ${hardwareUnpack(lanes)}  const ${u} w = ${widen}, finite = ${bits}(${float}((w 
   roundDouble(scalar: 'f16' | 'bf16'): string {
     const bits = this.bitcast('f32', 1, 'u32', 1);
     const float = this.bitcast('u32', 1, 'f32', 1);
-    const odd = this.define('odd_f32', () =>
-      `TUTTI_INLINE float tutti_odd_f32(double x) {
+    const odd = this.define(
+      'odd_f32',
+      () =>
+        `TUTTI_INLINE float tutti_odd_f32(double x) {
   const float f = (float)x;
   const uint32_t u = ${bits}(f), away = __builtin_fabs((double)f) > __builtin_fabs(x);
   return f == x || x != x ? f : ${float}((u - away) | 1u);
-}`);
+}`,
+    );
     const round = this.round(scalar, 1);
-    return this.define(`round_double_${scalar}`, () =>
-      `TUTTI_INLINE float tutti_round_double_${scalar}(double x) { return ${round}(${odd}(x)); }`);
+    return this.define(
+      `round_double_${scalar}`,
+      () => `TUTTI_INLINE float tutti_round_double_${scalar}(double x) { return ${round}(${odd}(x)); }`,
+    );
   }
 
   /** An operation on two halves through double, where float would round twice. */
   halfThroughDouble(scalar: 'f16' | 'bf16', name: string, operator: string): string {
     const round = this.roundDouble(scalar);
-    return this.define(`${name}_${scalar}`, () =>
-      `TUTTI_INLINE float tutti_${name}_${scalar}(float a, float b) { return ${round}((double)a ${operator} b); }`);
+    return this.define(
+      `${name}_${scalar}`,
+      () =>
+        `TUTTI_INLINE float tutti_${name}_${scalar}(float a, float b) { return ${round}((double)a ${operator} b); }`,
+    );
   }
 
   /** a * b is exact in double; the sum is rounded to odd by its exact error, so that the last rounding is the only one. */
@@ -188,13 +222,16 @@ ${hardwareUnpack(lanes)}  const ${u} w = ${widen}, finite = ${bits}(${float}((w 
     const bits = this.bitcast('f64', 1, 'u64', 1);
     const double = this.bitcast('u64', 1, 'f64', 1);
     const round = this.roundDouble(scalar);
-    return this.define(`fma_${scalar}`, () =>
-      `TUTTI_INLINE float tutti_fma_${scalar}(float a, float b, float c) {
+    return this.define(
+      `fma_${scalar}`,
+      () =>
+        `TUTTI_INLINE float tutti_fma_${scalar}(float a, float b, float c) {
   const double p = (double)a * b, s = p + c, t = s - p, e = (p - (s - t)) + (c - t);
   const uint64_t u = ${bits}(s);
   const bool inexact = (e > 0 || e < 0) && !(u & 1);
   return ${round}(inexact ? ${double}((e > 0) == (s > 0) ? u + 1 : u - 1) : s);
-}`);
+}`,
+    );
   }
 
   /** 64-bit integer → double that rounds to the right half: bits beyond 53 are folded into the lowest that stays. */
@@ -202,12 +239,15 @@ ${hardwareUnpack(lanes)}  const ${u} w = ${widen}, finite = ${bits}(${float}((w 
     const type = cScalar(scalar);
     const magnitude = scalar === 'i64' ? 'a < 0 ? 0u - (uint64_t)a : (uint64_t)a' : 'a';
     const signed = scalar === 'i64' ? 'a < 0 ? -d : d' : 'd';
-    return this.define(`sticky_${scalar}`, () =>
-      `TUTTI_INLINE double tutti_sticky_${scalar}(${type} a) {
+    return this.define(
+      `sticky_${scalar}`,
+      () =>
+        `TUTTI_INLINE double tutti_sticky_${scalar}(${type} a) {
   const uint64_t m = ${magnitude};
   const double d = (double)(m >> 53 ? (m & ~(uint64_t)0x7ff) | (uint64_t)((m & 0x7ff) != 0) << 11 : m);
   return ${signed};
-}`);
+}`,
+    );
   }
 
   // --- arithmetic ------------------------------------------------------------------------------------------------
@@ -238,7 +278,15 @@ ${hardwareUnpack(lanes)}  const ${u} w = ${widen}, finite = ${bits}(${float}((w 
       32: [`__builtin_ia32_vfmadd${suffix}256`, 'a, b, c'],
       16: [`__builtin_ia32_vfmadd${suffix}`, 'a, b, c'],
     };
-    return this.#vectorBuiltin('fma', scalar, lanes, ['a', 'b', 'c'], scalarName, hardware[bytes], bytes === 64 ? '__AVX512F__' : '__FMA__');
+    return this.#vectorBuiltin(
+      'fma',
+      scalar,
+      lanes,
+      ['a', 'b', 'c'],
+      scalarName,
+      hardware[bytes],
+      bytes === 64 ? '__AVX512F__' : '__FMA__',
+    );
   }
 
   /** floor, ceil, trunc, round (ties to even) and sqrt. */
@@ -255,13 +303,26 @@ ${hardwareUnpack(lanes)}  const ${u} w = ${widen}, finite = ${bits}(${float}((w 
             64: [`__builtin_ia32_rndscale${suffix}_mask`, `a, ${mode}, a, -1, 4`],
             32: [`__builtin_ia32_round${suffix}256`, `a, ${mode}`],
           };
-    return this.#vectorBuiltin(fn === 'round' ? 'roundeven' : fn, scalar, lanes, ['a'], scalarName, wide[bytes], bytes === 64 ? '__AVX512F__' : '__AVX__');
+    return this.#vectorBuiltin(
+      fn === 'round' ? 'roundeven' : fn,
+      scalar,
+      lanes,
+      ['a'],
+      scalarName,
+      wide[bytes],
+      bytes === 64 ? '__AVX512F__' : '__AVX__',
+    );
   }
 
   /** Compilers turn the lane-by-lane form into one instruction, but slowly: name the instruction where it is known. */
   #vectorBuiltin(
-    fn: string, scalar: 'f32' | 'f64', lanes: Lanes, params: readonly string[], scalarName: string,
-    hardware: readonly [string, string] | undefined, macro: string,
+    fn: string,
+    scalar: 'f32' | 'f64',
+    lanes: Lanes,
+    params: readonly string[],
+    scalarName: string,
+    hardware: readonly [string, string] | undefined,
+    macro: string,
   ): string {
     return this.define(`${fn}_${scalar}x${lanes}`, () => {
       const type = this.type(scalar, lanes);
@@ -285,18 +346,28 @@ ${special}#else
     const [wide, suffix] = bits === 64 ? [64, 'll'] : [32, ''];
     const value = `(uint${wide}_t)(${cScalar(unsignedOf(scalar))})a`;
     const count =
-      fn === 'popcount' ? `__builtin_popcount${suffix}(${value})` : `a == 0 ? ${bits} : __builtin_clz${suffix}(${value}) - ${wide - bits}`;
+      fn === 'popcount'
+        ? `__builtin_popcount${suffix}(${value})`
+        : `a == 0 ? ${bits} : __builtin_clz${suffix}(${value}) - ${wide - bits}`;
     const type = cScalar(scalar);
-    return this.define(`${fn}_${scalar}`, () =>
-      `TUTTI_INLINE ${type} tutti_${fn}_${scalar}(${type} a) { return (${type})(${count}); }`);
+    return this.define(
+      `${fn}_${scalar}`,
+      () => `TUTTI_INLINE ${type} tutti_${fn}_${scalar}(${type} a) { return (${type})(${count}); }`,
+    );
   }
 
   mulHigh(scalar: CScalar): string {
     const type = cScalar(scalar);
     const bits = scalarBits[scalar];
-    const wide = bits === 64 ? `${isSignedScalar(scalar) ? '' : 'unsigned '}__int128` : cScalar(`${scalar[0]}${bits * 2}` as CScalar);
-    return this.define(`mulhi_${scalar}`, () =>
-      `TUTTI_INLINE ${type} tutti_mulhi_${scalar}(${type} a, ${type} b) { return (${type})((${wide})a * (${wide})b >> ${bits}); }`);
+    const wide =
+      bits === 64
+        ? `${isSignedScalar(scalar) ? '' : 'unsigned '}__int128`
+        : cScalar(`${scalar[0]}${bits * 2}` as CScalar);
+    return this.define(
+      `mulhi_${scalar}`,
+      () =>
+        `TUTTI_INLINE ${type} tutti_mulhi_${scalar}(${type} a, ${type} b) { return (${type})((${wide})a * (${wide})b >> ${bits}); }`,
+    );
   }
 
   /** float → integer: truncates, saturates, NaN gives 0. */
@@ -317,7 +388,10 @@ ${special}#else
       const toMask = this.maskType(bits as MaskBits, lanes);
       // Narrow integers by way of i32: no machine converts to them directly.
       const through = this.type(bits < 32 ? 'i32' : to, lanes);
-      const converted = bits < 32 ? `__builtin_convertvector(__builtin_convertvector(inside, ${through}), ${target})` : `__builtin_convertvector(inside, ${through})`;
+      const converted =
+        bits < 32
+          ? `__builtin_convertvector(__builtin_convertvector(inside, ${through}), ${target})`
+          : `__builtin_convertvector(inside, ${through})`;
       return `${head} {
   const ${source} inside = (${source})((${mask})a & (a > ${low}) & (a < ${high}));
   const ${toMask} over = __builtin_convertvector(a >= ${high}, ${toMask}), under = __builtin_convertvector(a <= ${low}, ${toMask});
@@ -333,26 +407,32 @@ ${special}#else
     const type = cScalar(scalar);
     const word = unsignedOf(scalar);
     const [toWord, fromWord] = [this.bitcast(scalar, 1, word, 1), this.bitcast(word, 1, scalar, 1)];
-    return this.define(`atomic_${fn}_${scalar}`, () =>
-      `TUTTI_INLINE ${type} tutti_atomic_${fn}_${scalar}(${type} *p, ${type} a) {
+    return this.define(
+      `atomic_${fn}_${scalar}`,
+      () =>
+        `TUTTI_INLINE ${type} tutti_atomic_${fn}_${scalar}(${type} *p, ${type} a) {
   ${cScalar(word)} *w = (${cScalar(word)} *)p, seen = __atomic_load_n(w, __ATOMIC_RELAXED);
   for (;;) {
     const ${type} old = ${fromWord}(seen);
     if (__atomic_compare_exchange_n(w, &seen, ${toWord}(${next}), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return old;
   }
-}`);
+}`,
+    );
   }
 
   compareExchange(scalar: CScalar): string {
     const type = cScalar(scalar);
     const word = unsignedOf(scalar);
     const [toWord, fromWord] = [this.bitcast(scalar, 1, word, 1), this.bitcast(word, 1, scalar, 1)];
-    return this.define(`atomic_compare_exchange_${scalar}`, () =>
-      `TUTTI_INLINE ${type} tutti_atomic_compare_exchange_${scalar}(${type} *p, ${type} expected, ${type} a) {
+    return this.define(
+      `atomic_compare_exchange_${scalar}`,
+      () =>
+        `TUTTI_INLINE ${type} tutti_atomic_compare_exchange_${scalar}(${type} *p, ${type} expected, ${type} a) {
   ${cScalar(word)} seen = ${toWord}(expected);
   __atomic_compare_exchange_n((${cScalar(word)} *)p, &seen, ${toWord}(a), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   return ${fromWord}(seen);
-}`);
+}`,
+    );
   }
 
   /** Text of a choice by a comparison of `scalar`-wide operands. */

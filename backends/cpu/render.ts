@@ -11,16 +11,30 @@
  * Integer arithmetic that may wrap is done unsigned; where ranges prove that it does not, it stays signed, because
  * that lets the C compiler follow addresses through loops and vectorise them.
  */
-import { createHash } from 'node:crypto';
 import { TuttiError } from '../../compiler/error.js';
 import { rangeOf } from '../../compiler/kernel/builder.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import {
-  type BinaryFn, type Carried, type CompareFn, type HelperFunction, isFloatScalar, isMathFn, isSignedScalar,
-  type KArray, type KBlock, type KernelFunction, type KInst, type KMemory, type KType, type KValue, type Lanes,
-  type Range, type ScalarType, scalarBits,
+  type BinaryFn,
+  type Carried,
+  type CompareFn,
+  type HelperFunction,
+  isFloatScalar,
+  isMathFn,
+  isSignedScalar,
+  type KArray,
+  type KBlock,
+  type KernelFunction,
+  type KInst,
+  type KMemory,
+  type KType,
+  type KValue,
+  type Lanes,
+  type ScalarType,
+  scalarBits,
 } from '../../compiler/kernel/types.js';
 import type { KernelCode } from '../backend.js';
+import { collectFloatConstants, contentHash, countUses, staysInside, unrollCount } from './analysis.js';
 import { cLiteral } from './literal.js';
 import { cScalar, heldAs, isHalf, type MaskBits, Prelude, signedOf, storedAs, unsignedOf } from './prelude.js';
 
@@ -54,7 +68,8 @@ class KernelRenderer {
   readonly #values = new Map<KValue, Ref>();
   readonly #memories = new Map<KMemory, string>();
   readonly #helpers = new Map<HelperFunction, string>();
-  readonly #uses = new Map<KValue, number>();
+  readonly #uses: ReadonlyMap<KValue, number>;
+  readonly #floatConstants: ReadonlyMap<KValue, number>;
   readonly #fastProducts = new Map<KValue, Inst<'binary'>>();
   #lines: string[] = [];
   #indent = 1;
@@ -62,12 +77,13 @@ class KernelRenderer {
   constructor(
     readonly kernel: KernelFunction,
     readonly target: Target,
-  ) {}
+  ) {
+    this.#uses = countUses(kernel);
+    this.#floatConstants = collectFloatConstants(kernel);
+  }
 
   render(): KernelCode {
     const { kernel } = this;
-    for (const helper of kernel.helpers) countUses(helper.body, this.#uses);
-    countUses(kernel.body, this.#uses);
     const helpers = kernel.helpers.map((helper) => this.#helper(helper));
 
     const params: string[] = [];
@@ -102,12 +118,18 @@ class KernelRenderer {
     });
 
     this.#indent = 3;
-    this.#lines = locals.map((line) => '      ' + line);
-    this.#block(kernel.body);
+    this.#lines = locals.map((line) => `      ${line}`);
+    this.#instructions(kernel.body);
     const body = this.#lines;
 
     const rest = ['scalars', 'grid', 'first', 'last'];
-    const signature = [...params, 'const uint32_t *restrict scalars', 'const uint32_t *restrict grid', 'const uint64_t first', 'const uint64_t last'];
+    const signature = [
+      ...params,
+      'const uint32_t *restrict scalars',
+      'const uint32_t *restrict grid',
+      'const uint64_t first',
+      'const uint64_t last',
+    ];
     const from = kernel.sources.length > 0 ? ` from ${kernel.sources.join(', ')}` : '';
     const text = [
       `/* ${commentText(kernel.name + from)} */`,
@@ -134,7 +156,7 @@ class KernelRenderer {
       '}',
       '',
     ].join('\n');
-    const entry = `tutti_k_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`;
+    const entry = `tutti_k_${contentHash(text)}`;
     return {
       name: kernel.name,
       text: text.replaceAll(ID, entry),
@@ -172,10 +194,6 @@ class KernelRenderer {
     this.#lines.push('  '.repeat(this.#indent) + text);
   }
 
-  #block(block: KBlock): void {
-    this.#instructions(block);
-  }
-
   #instructions(block: KBlock): void {
     for (const inst of block.instructions) this.#instruction(inst);
   }
@@ -204,11 +222,15 @@ class KernelRenderer {
         const index = this.kernel.params.filter((param) => param.kind === 'scalar').indexOf(inst.param);
         const word = `scalars[${index}]`;
         const { scalar } = inst.param;
-        this.#let(inst.result, scalar === 'f32' ? `${this.#prelude.bitcast('u32', 1, 'f32', 1)}(${word})` : `(${cScalar(scalar)})${word}`);
+        this.#let(
+          inst.result,
+          scalar === 'f32' ? `${this.#prelude.bitcast('u32', 1, 'f32', 1)}(${word})` : `(${cScalar(scalar)})${word}`,
+        );
         return;
       }
       case 'builtin':
-        if (inst.builtin === 'workgroup_id') this.#let(inst.result, `(${this.#type(inst.result.type)})${['wx', 'wy', 'wz'][inst.dim]}`);
+        if (inst.builtin === 'workgroup_id')
+          this.#let(inst.result, `(${this.#type(inst.result.type)})${['wx', 'wy', 'wz'][inst.dim]}`);
         else if (inst.builtin === 'local_id') this.#alias(inst.result, '0');
         else throw this.#unexpected(inst.builtin);
         return;
@@ -262,12 +284,16 @@ class KernelRenderer {
       case 'atomic_compare_exchange': {
         const scalar = this.#atomicScalar(inst.memory);
         const place = `${this.#memory(inst.memory)} + ${this.#c(inst.index)}`;
-        this.#let(inst.result, `${this.#prelude.compareExchange(scalar)}(${place}, ${this.#c(inst.expected)}, ${this.#c(inst.value)})`);
+        this.#let(
+          inst.result,
+          `${this.#prelude.compareExchange(scalar)}(${place}, ${this.#c(inst.expected)}, ${this.#c(inst.value)})`,
+        );
         return;
       }
       case 'call': {
         const name = this.#helpers.get(inst.callee);
-        if (name === undefined) throw new Error(`${this.kernel.name}: helper ${inst.callee.name} is called before it is defined`);
+        if (name === undefined)
+          throw new Error(`${this.kernel.name}: helper ${inst.callee.name} is called before it is defined`);
         this.#let(inst.result, `${name}(${inst.args.map((arg) => this.#as(arg, 32)).join(', ')})`);
         return;
       }
@@ -317,11 +343,17 @@ class KernelRenderer {
     const type = cScalar(heldAs(scalar as Exclude<ScalarType, 'bool'>));
     // The counter must be able to pass the bound: widen it where the bound may be near the type's end.
     const fits = last !== undefined && last + inst.step <= 2 ** 31 - 1 && scalarBits[scalar] <= 32;
-    if (fits) this.#line(`for (int32_t ${counter} = (int32_t)${lower}; ${counter} < (int32_t)${upper}; ${counter} += ${inst.step}) {`);
-    else if (scalarBits[scalar] < 64) this.#line(`for (int64_t ${counter} = ${lower}; ${counter} < (int64_t)${upper}; ${counter} += ${inst.step}) {`);
+    if (fits)
+      this.#line(
+        `for (int32_t ${counter} = (int32_t)${lower}; ${counter} < (int32_t)${upper}; ${counter} += ${inst.step}) {`,
+      );
+    else if (scalarBits[scalar] < 64)
+      this.#line(`for (int64_t ${counter} = ${lower}; ${counter} < (int64_t)${upper}; ${counter} += ${inst.step}) {`);
     else {
       // Steps that would pass the bound end the loop before they can overflow.
-      this.#line(`for (${type} ${counter} = ${lower}, more = 1; more && ${counter} < ${upper}; more = (uint64_t)${upper} - (uint64_t)${counter} > ${inst.step}u, ${counter} = more ? ${counter} + ${inst.step} : ${counter}) {`);
+      this.#line(
+        `for (${type} ${counter} = ${lower}, more = 1; more && ${counter} < ${upper}; more = (uint64_t)${upper} - (uint64_t)${counter} > ${inst.step}u, ${counter} = more ? ${counter} + ${inst.step} : ${counter}) {`,
+      );
     }
     this.#indent++;
     this.#let(inst.index, `(${type})${counter}`);
@@ -396,7 +428,15 @@ class KernelRenderer {
 
   #atomicScalar(memory: KMemory): 'i32' | 'u32' | 'i64' | 'u64' | 'f32' | 'f64' {
     const { scalar } = memory;
-    if (scalar === 'i32' || scalar === 'u32' || scalar === 'i64' || scalar === 'u64' || scalar === 'f32' || scalar === 'f64') return scalar;
+    if (
+      scalar === 'i32' ||
+      scalar === 'u32' ||
+      scalar === 'i64' ||
+      scalar === 'u64' ||
+      scalar === 'f32' ||
+      scalar === 'f64'
+    )
+      return scalar;
     throw this.#unexpected(`atomic on ${scalar}`);
   }
 
@@ -407,7 +447,8 @@ class KernelRenderer {
     const { fn } = inst;
     if (isFloatScalar(scalar) || fn === 'min' || fn === 'max') {
       if (fn === 'and' || fn === 'or' || fn === 'xor') throw this.#unexpected(`atomic ${fn} on ${scalar}`);
-      const next = fn === 'add' ? 'old + a' : fn === 'exchange' ? 'a' : `${this.#prelude.minMax(fn, scalar, 1)}(old, a)`;
+      const next =
+        fn === 'add' ? 'old + a' : fn === 'exchange' ? 'a' : `${this.#prelude.minMax(fn, scalar, 1)}(old, a)`;
       this.#let(inst.result, `${this.#prelude.atomic(fn, scalar, next)}(${place}, ${value})`);
       return;
     }
@@ -439,10 +480,18 @@ class KernelRenderer {
       case 'abs':
         if (float) {
           if (lanes === 1) this.#let(inst.result, `__builtin_fabs${held === 'f32' ? 'f' : ''}(${a})`);
-          else this.#let(inst.result, `(${type})((${unsigned})${a} & ${held === 'f32' ? '0x7fffffffu' : '0x7fffffffffffffffu'})`);
+          else
+            this.#let(
+              inst.result,
+              `(${type})((${unsigned})${a} & ${held === 'f32' ? '0x7fffffffu' : '0x7fffffffffffffffu'})`,
+            );
         } else if (!isSignedScalar(scalar)) this.#alias(inst.result, a);
         else if (lanes === 1) this.#let(inst.result, `${a} < 0 ? (${type})(0 - (${unsigned})${a}) : ${a}`);
-        else this.#let(inst.result, `${this.#prelude.select(held, lanes)}(${a} < 0, (${type})(0 - (${unsigned})${a}), ${a})`);
+        else
+          this.#let(
+            inst.result,
+            `${this.#prelude.select(held, lanes)}(${a} < 0, (${type})(0 - (${unsigned})${a}), ${a})`,
+          );
         return;
       case 'not':
         this.#let(inst.result, `(${type})~${a}`);
@@ -494,14 +543,20 @@ class KernelRenderer {
     switch (fn) {
       case 'add':
       case 'sub':
-        this.#let(result, this.#contracted(inst) ?? this.#rounded(`${x} ${fn === 'add' ? '+' : '-'} ${y}`, scalar, lanes));
+        this.#let(
+          result,
+          this.#contracted(inst) ?? this.#rounded(`${x} ${fn === 'add' ? '+' : '-'} ${y}`, scalar, lanes),
+        );
         return;
       case 'mul':
       case 'div': {
         const operator = fn === 'mul' ? '*' : '/';
         if (scalar === 'bf16') {
           const callee = this.#prelude.halfThroughDouble(scalar, fn, operator);
-          this.#let(result, `${lanes === 1 ? callee : this.#prelude.lanewise(callee, 'f32', ['f32', 'f32'], lanes)}(${x}, ${y})`);
+          this.#let(
+            result,
+            `${lanes === 1 ? callee : this.#prelude.lanewise(callee, 'f32', ['f32', 'f32'], lanes)}(${x}, ${y})`,
+          );
           return;
         }
         if (fn === 'mul' && inst.fast) this.#fastProducts.set(result, inst);
@@ -510,7 +565,10 @@ class KernelRenderer {
       }
       case 'rem': {
         const callee = held === 'f32' ? '__builtin_fmodf' : '__builtin_fmod';
-        this.#let(result, `${lanes === 1 ? callee : this.#prelude.lanewise(callee, held, [held, held], lanes)}(${x}, ${y})`);
+        this.#let(
+          result,
+          `${lanes === 1 ? callee : this.#prelude.lanewise(callee, held, [held, held], lanes)}(${x}, ${y})`,
+        );
         return;
       }
       case 'min':
@@ -542,12 +600,6 @@ class KernelRenderer {
     const [x, c] = [this.#c(value), this.#c(other)];
     if (lanes === 1) return `${x} ${comparison} ${c} ? ${c} : ${x}`;
     return `${this.#prelude.select(held, lanes)}(${x} ${comparison} ${c}, ${c}, ${x})`;
-  }
-
-  #constantsMemo: Map<KValue, number> | undefined;
-  get #floatConstants(): ReadonlyMap<KValue, number> {
-    this.#constantsMemo ??= collectFloatConstants(this.kernel);
-    return this.#constantsMemo;
   }
 
   /** a * b + c with one rounding, where both ops are `fast`, the product has no other use and the CPU fuses. */
@@ -586,7 +638,8 @@ class KernelRenderer {
       case 'rem': {
         const operator = fn === 'div' ? '/' : '%';
         const positive = (value: KValue) => (rangeOf(value)?.min ?? -1) >= 0;
-        if (isSignedScalar(scalar) && positive(a) && positive(b)) return `(${type})((${unsigned})${x} ${operator} (${unsigned})${y})`;
+        if (isSignedScalar(scalar) && positive(a) && positive(b))
+          return `(${type})((${unsigned})${x} ${operator} (${unsigned})${y})`;
         return `(${type})(${x} ${operator} ${y})`;
       }
       case 'min':
@@ -673,7 +726,8 @@ class KernelRenderer {
       if (lanes === 1) this.#let(inst.result, `(${type})${a}`);
       else {
         const mask = this.#as(inst.a, scalarBits[held] as MaskBits);
-        if (held === 'f32' || held === 'f64') this.#let(inst.result, `(${type})(${mask} & ${held === 'f32' ? '0x3f800000' : '0x3ff0000000000000'})`);
+        if (held === 'f32' || held === 'f64')
+          this.#let(inst.result, `(${type})(${mask} & ${held === 'f32' ? '0x3f800000' : '0x3ff0000000000000'})`);
         else this.#let(inst.result, `(${type})(${mask} & 1)`);
       }
       return;
@@ -684,7 +738,9 @@ class KernelRenderer {
   #numericConvert(a: string, from: Exclude<ScalarType, 'bool'>, to: Exclude<ScalarType, 'bool'>, lanes: Lanes): string {
     const [source, target] = [heldAs(from), heldAs(to)];
     const cast = (text: string, type: typeof target) =>
-      lanes === 1 ? `(${cScalar(type)})${paren(text)}` : `__builtin_convertvector(${text}, ${this.#prelude.type(type, lanes)})`;
+      lanes === 1
+        ? `(${cScalar(type)})${paren(text)}`
+        : `__builtin_convertvector(${text}, ${this.#prelude.type(type, lanes)})`;
     if (source === 'f32' || source === 'f64') {
       if (target !== 'f32' && target !== 'f64') return `${this.#prelude.saturate(source, target, lanes)}(${a})`;
       if (!isHalf(to)) return source === target ? a : cast(a, target);
@@ -710,7 +766,8 @@ class KernelRenderer {
     let text = this.#c(inst.a);
     if (isHalf(from.scalar)) text = `${this.#prelude.pack(from.scalar, from.lanes)}(${text})`;
     const [source, target] = [storedAs(from.scalar), storedAs(to.scalar)];
-    if (source !== target || from.lanes !== to.lanes) text = `${this.#prelude.bitcast(source, from.lanes, target, to.lanes)}(${text})`;
+    if (source !== target || from.lanes !== to.lanes)
+      text = `${this.#prelude.bitcast(source, from.lanes, target, to.lanes)}(${text})`;
     if (isHalf(to.scalar)) text = `${this.#prelude.unpack(to.scalar, to.lanes)}(${text})`;
     this.#let(inst.result, text);
   }
@@ -741,7 +798,8 @@ class KernelRenderer {
 
   #memory(memory: KMemory): string {
     const name = this.#memories.get(memory);
-    if (name === undefined) throw new Error(`${this.kernel.name}: ${memory.name} is not a parameter or array of the kernel`);
+    if (name === undefined)
+      throw new Error(`${this.kernel.name}: ${memory.name} is not a parameter or array of the kernel`);
     return name;
   }
 
@@ -771,102 +829,3 @@ const boolCompare: Readonly<Record<CompareFn, (a: string, b: string) => string>>
 const paren = (text: string): string => (/^\w+$/.test(text) ? text : `(${text})`);
 const commentText = (text: string): string => text.replaceAll('*/', '* /').replaceAll(/[\r\n]/g, ' ');
 const arrayBytes = (array: KArray): number => (array.length * scalarBits[array.scalar]) / 8;
-
-/** True if the exact result of the operation lies in the type for all operands in their ranges. */
-function staysInside(fn: 'add' | 'sub' | 'mul', a: KValue, b: KValue, result: KValue): boolean {
-  const [x, y] = [rangeOf(a), rangeOf(b)];
-  if (x === undefined || y === undefined) return false;
-  const exact: Range =
-    fn === 'add' ? { min: x.min + y.min, max: x.max + y.max }
-    : fn === 'sub' ? { min: x.min - y.max, max: x.max - y.min }
-    : { min: Math.min(x.min * y.min, x.min * y.max, x.max * y.min, x.max * y.max), max: Math.max(x.min * y.min, x.min * y.max, x.max * y.min, x.max * y.max) };
-  const limit = Math.min(2 ** (scalarBits[result.type.scalar] - 1), Number.MAX_SAFE_INTEGER);
-  return exact.min >= -limit && exact.max < limit;
-}
-
-/** How often the loop runs, if known and sensible; else 8. */
-function unrollCount(inst: Inst<'for'>): number {
-  const [lower, upper] = [rangeOf(inst.lower), rangeOf(inst.upper)];
-  if (lower === undefined || upper === undefined) return 8;
-  const count = Math.ceil((upper.max - lower.min) / inst.step);
-  return count >= 1 && count <= 256 ? count : 8;
-}
-
-function walk(block: KBlock, visit: (inst: KInst) => void): void {
-  for (const inst of block.instructions) {
-    visit(inst);
-    if (inst.op === 'for' || inst.op === 'loop') walk(inst.body, visit);
-    if (inst.op === 'if') {
-      walk(inst.then, visit);
-      walk(inst.else, visit);
-    }
-  }
-}
-
-function countUses(block: KBlock, uses: Map<KValue, number>): void {
-  const use = (value: KValue) => uses.set(value, (uses.get(value) ?? 0) + 1);
-  block.yields.forEach(use);
-  walk(block, (inst) => {
-    for (const operand of operands(inst)) use(operand);
-    if (inst.op === 'for' || inst.op === 'loop') inst.body.yields.forEach(use);
-    if (inst.op === 'if') [...inst.then.yields, ...inst.else.yields].forEach(use);
-  });
-}
-
-function operands(inst: KInst): readonly KValue[] {
-  switch (inst.op) {
-    case 'const':
-    case 'scalar':
-    case 'builtin':
-    case 'barrier':
-      return [];
-    case 'unary':
-    case 'convert':
-    case 'bitcast':
-    case 'splat':
-    case 'extract':
-    case 'assume':
-    case 'subgroup':
-      return [inst.a];
-    case 'binary':
-    case 'compare':
-      return [inst.a, inst.b];
-    case 'fma':
-      return [inst.a, inst.b, inst.c];
-    case 'select':
-      return [inst.condition, inst.a, inst.b];
-    case 'build':
-      return inst.elements;
-    case 'load':
-      return [inst.index];
-    case 'store':
-    case 'atomic':
-      return [inst.index, inst.value];
-    case 'atomic_compare_exchange':
-      return [inst.index, inst.expected, inst.value];
-    case 'call':
-      return inst.args;
-    case 'for':
-      return [inst.lower, inst.upper, ...inst.carried.map((carried) => carried.initial)];
-    case 'loop':
-      return [inst.condition, ...inst.carried.map((carried) => carried.initial)];
-    case 'if':
-      return [inst.condition];
-    default:
-      return inst satisfies never;
-  }
-}
-
-function collectFloatConstants(kernel: KernelFunction): Map<KValue, number> {
-  const constants = new Map<KValue, number>();
-  const visit = (inst: KInst) => {
-    if (inst.op === 'const' && isFloatScalar(inst.result.type.scalar)) constants.set(inst.result, Number(inst.value));
-    if (inst.op === 'splat') {
-      const value = constants.get(inst.a);
-      if (value !== undefined) constants.set(inst.result, value);
-    }
-  };
-  for (const helper of kernel.helpers) walk(helper.body, visit);
-  walk(kernel.body, visit);
-  return constants;
-}

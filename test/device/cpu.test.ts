@@ -9,8 +9,16 @@ import { cpuBackend } from '../../backends/cpu/index.js';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';
 import {
-  isFloatScalar, isIntScalar, type KBuffer, type KernelFunction, type KValue, ktype, type Lanes, type ScalarType,
-  scalarBits, scalarTypes,
+  isFloatScalar,
+  isIntScalar,
+  type KBuffer,
+  type KernelFunction,
+  type KValue,
+  ktype,
+  type Lanes,
+  type ScalarType,
+  scalarBits,
+  scalarTypes,
 } from '../../compiler/kernel/types.js';
 
 let folder: string;
@@ -32,12 +40,17 @@ const bytesOf = (buffer: KBuffer) => (buffer.length * scalarBits[buffer.scalar])
 const buffersOf = (kernel: KernelFunction) => kernel.params.filter((p): p is KBuffer => p.kind === 'buffer');
 
 /** Runs kernels on the device, each with its own host buffers, which are changed in place. */
-async function runOn(target: Device, work: readonly { kernel: KernelFunction; data: readonly Uint8Array[]; scalars?: Uint8Array }[]) {
+async function runOn(
+  target: Device,
+  work: readonly { kernel: KernelFunction; data: readonly Uint8Array[]; scalars?: Uint8Array }[],
+) {
   const kernels = await target.loadKernels(work.map(({ kernel }) => cpuBackend.render(kernel, target.target)));
   for (const [i, { kernel, data, scalars }] of work.entries()) {
     const buffers = data.map((bytes) => target.allocate(bytes.length));
     const whole = buffers.map((buffer) => ({ buffer, offset: 0, bytes: buffer.bytes }));
-    const list = await target.record([{ kind: 'dispatch', kernel: kernels[i], grid: kernel.grid, bindings: whole, scalars }]);
+    const list = await target.record([
+      { kind: 'dispatch', kernel: kernels[i], grid: kernel.grid, bindings: whole, scalars },
+    ]);
     await target.queue.submit({
       list,
       writes: whole.map((to, j) => ({ to, data: data[j] })),
@@ -57,15 +70,39 @@ function fill(scalar: ScalarType, length: number, seed: number): Uint8Array {
   };
   const bytes = new Uint8Array((length * scalarBits[scalar]) / 8);
   const view = new DataView(bytes.buffer);
-  const special = [0, -0, 1, -1, 0.5, 2.5, -3.5, 7, 255, 65504, 1e-40, -1e-7, 3e38, -2147483648, 2147483647, 4294967295, 9.3e18, Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  const special = [
+    0,
+    -0,
+    1,
+    -1,
+    0.5,
+    2.5,
+    -3.5,
+    7,
+    255,
+    65504,
+    1e-40,
+    -1e-7,
+    3e38,
+    -2147483648,
+    2147483647,
+    4294967295,
+    9.3e18,
+    Number.NaN,
+    Number.POSITIVE_INFINITY,
+    Number.NEGATIVE_INFINITY,
+  ];
   for (let i = 0; i < length; i++) {
     const mode = next() % 3;
     if (scalar === 'bool') bytes[i] = next() & 1;
-    else if (scalar === 'f32' && mode > 0) view.setFloat32(4 * i, mode === 1 ? special[next() % special.length] : (next() / 2 ** 32 - 0.5) * 200, true);
-    else if (scalar === 'f64' && mode > 0) view.setFloat64(8 * i, mode === 1 ? special[next() % special.length] : (next() / 2 ** 32 - 0.5) * 200, true);
+    else if (scalar === 'f32' && mode > 0)
+      view.setFloat32(4 * i, mode === 1 ? special[next() % special.length] : (next() / 2 ** 32 - 0.5) * 200, true);
+    else if (scalar === 'f64' && mode > 0)
+      view.setFloat64(8 * i, mode === 1 ? special[next() % special.length] : (next() / 2 ** 32 - 0.5) * 200, true);
     else if (isIntScalar(scalar) && mode === 1) {
       const small = BigInt((next() % 9) - 4);
-      for (let j = 0; j < scalarBits[scalar] / 8; j++) bytes[(i * scalarBits[scalar]) / 8 + j] = Number((BigInt.asUintN(64, small) >> BigInt(8 * j)) & 255n);
+      for (let j = 0; j < scalarBits[scalar] / 8; j++)
+        bytes[(i * scalarBits[scalar]) / 8 + j] = Number((BigInt.asUintN(64, small) >> BigInt(8 * j)) & 255n);
     } else for (let j = 0; j < scalarBits[scalar] / 8; j++) bytes[(i * scalarBits[scalar]) / 8 + j] = next() >>> 11;
   }
   return bytes;
@@ -87,7 +124,11 @@ function canonical(scalar: ScalarType, bytes: Uint8Array): string[] {
 async function expectEqualToInterpreter(kernels: readonly KernelFunction[], seed = 1) {
   const work = kernels.map((kernel, k) => ({
     kernel,
-    data: buffersOf(kernel).map((buffer, i) => (buffer.access === 'write' ? new Uint8Array(bytesOf(buffer)) : fill(buffer.scalar, buffer.length, seed * 7919 + 31 * k + i))),
+    data: buffersOf(kernel).map((buffer, i) =>
+      buffer.access === 'write'
+        ? new Uint8Array(bytesOf(buffer))
+        : fill(buffer.scalar, buffer.length, seed * 7919 + 31 * k + i),
+    ),
   }));
   const expected = work.map(({ kernel, data }) => {
     const copies = data.map((bytes) => bytes.slice());
@@ -102,7 +143,9 @@ async function expectEqualToInterpreter(kernels: readonly KernelFunction[], seed
       const [got, want] = [canonical(buffer.scalar, data[i]), canonical(buffer.scalar, expected[k][i])];
       const wrong = want.findIndex((bits, j) => bits !== got[j]);
       if (wrong >= 0) {
-        const context = inputs.filter((b) => b.access === 'read' && b.length === buffer.length).map((b) => `${b.name}=${canonical(b.scalar, work[k].data[inputs.indexOf(b)])[wrong]}`);
+        const context = inputs
+          .filter((b) => b.access === 'read' && b.length === buffer.length)
+          .map((b) => `${b.name}=${canonical(b.scalar, work[k].data[inputs.indexOf(b)])[wrong]}`);
         throw new Error(`${label}[${wrong}]: ${got[wrong]} instead of ${want[wrong]} for ${context.join(' ')}`);
       }
     });
@@ -120,7 +163,8 @@ function everyOp(scalar: ScalarType, lanes: Lanes): KernelFunction {
   const index = k.mulc(k.builtin('workgroup_id', 0, GROUPS), lanes);
   const [a, b, c] = [a0, b0, c0].map((buffer) => k.load(buffer, index, lanes, true));
   const p = k.load(p0, index, lanes);
-  const out = (name: string, value: KValue) => k.store(k.buffer(name, value.type.scalar, length, 'write'), index, value, true);
+  const out = (name: string, value: KValue) =>
+    k.store(k.buffer(name, value.type.scalar, length, 'write'), index, value, true);
   const zero = k.constant(0, scalar, lanes);
   const one = k.constant(1, scalar, lanes);
   for (const fn of ['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const) out(fn, k.compare(fn, a, b));
@@ -147,7 +191,13 @@ function everyOp(scalar: ScalarType, lanes: Lanes): KernelFunction {
     for (const fn of ['div', 'rem'] as const) out(fn, k.binary(fn, a, b));
     for (const fn of ['floor', 'ceil', 'round', 'trunc', 'sqrt'] as const) out(fn, k.unary(fn, a));
     out('fma', k.fma(a, b, c));
-    for (const [name, value] of Object.entries({ nan: Number.NaN, inf: Number.NEGATIVE_INFINITY, negativeZero: -0, third: 1 / 3, tiny: 1e-45 })) {
+    for (const [name, value] of Object.entries({
+      nan: Number.NaN,
+      inf: Number.NEGATIVE_INFINITY,
+      negativeZero: -0,
+      third: 1 / 3,
+      tiny: 1e-45,
+    })) {
       out(`min_${name}`, k.binary('min', a, k.constant(value, scalar, lanes)));
       out(`max_${name}`, k.binary('max', a, k.constant(value, scalar, lanes)));
       out(`const_${name}`, k.constant(value, scalar, lanes));
@@ -166,7 +216,16 @@ function everyOp(scalar: ScalarType, lanes: Lanes): KernelFunction {
     for (const fn of ['div', 'rem'] as const) out(fn, k.binary(fn, a, divisor));
     const positive = k.binary('shr', a, one);
     if (!scalar.startsWith('i')) out('divThree', k.divc(positive, 3));
-    const signed = { u8: 'i8', u16: 'f16', u32: 'f32', u64: 'f64', i8: 'u8', i16: 'bf16', i32: 'f32', i64: 'f64' } as const;
+    const signed = {
+      u8: 'i8',
+      u16: 'f16',
+      u32: 'f32',
+      u64: 'f64',
+      i8: 'u8',
+      i16: 'bf16',
+      i32: 'f32',
+      i64: 'f64',
+    } as const;
     out('bits', k.bitcast(a, ktype(signed[scalar as 'u8'], lanes)));
     if (lanes >= 2 && scalarBits[scalar] <= 32) {
       const wide = `u${scalarBits[scalar] * 2}` as ScalarType;
@@ -199,14 +258,24 @@ describe('rendered kernels compute what the interpreter computes', () => {
         // Between two neighbours: ties and what lies beside them.
         const number = k.select(k.compare('eq', wide, wide), wide, k.constant(0, 'f32', lanes));
         const bits = k.bitcast(number, ktype('u32', lanes));
-        for (const [name, delta] of [['tie', 0x1000], ['above', 0x1001], ['below', 0xfff], ['bfTie', 0x8000], ['bfAbove', 0x8001]] as const) {
+        for (const [name, delta] of [
+          ['tie', 0x1000],
+          ['above', 0x1001],
+          ['below', 0xfff],
+          ['bfTie', 0x8000],
+          ['bfAbove', 0x8001],
+        ] as const) {
           const near = k.bitcast(k.addc(bits, delta), ktype('f32', lanes));
           k.store(k.buffer(name, scalar, 65536, 'write'), index, k.convert(near, scalar), true);
         }
         return k.finish({ name: `round_${scalar}x${lanes}`, grid: [65536 / lanes, 1, 1], workgroup: [1, 1, 1] });
-      }));
+      }),
+    );
     const input = new Uint8Array(new Uint16Array(65536).map((_, i) => i).buffer);
-    const work = kernels.map((kernel) => ({ kernel, data: buffersOf(kernel).map((b, i) => (i === 0 ? input.slice() : new Uint8Array(bytesOf(b)))) }));
+    const work = kernels.map((kernel) => ({
+      kernel,
+      data: buffersOf(kernel).map((b, i) => (i === 0 ? input.slice() : new Uint8Array(bytesOf(b)))),
+    }));
     const expected = work.map(({ kernel, data }) => {
       const copies = data.map((bytes) => bytes.slice());
       interpret(kernel, copies);
@@ -215,7 +284,9 @@ describe('rendered kernels compute what the interpreter computes', () => {
     await runOn(device, work);
     work.forEach(({ kernel, data }, k) => {
       buffersOf(kernel).forEach((buffer, i) => {
-        expect(canonical(buffer.scalar, data[i]), `${kernel.name}.${buffer.name}`).toEqual(canonical(buffer.scalar, expected[k][i]));
+        expect(canonical(buffer.scalar, data[i]), `${kernel.name}.${buffer.name}`).toEqual(
+          canonical(buffer.scalar, expected[k][i]),
+        );
       });
     });
   });
@@ -231,7 +302,11 @@ describe('rendered kernels compute what the interpreter computes', () => {
       const value = k.load(input, k.mulc(id, lanes), lanes, true);
       const start = k.compare('lt', k.splat(k.convert(id, 'f64'), lanes), k.constant(20, 'f64', lanes));
       const [x, y, flag] = k.for(id, 70, 3, [value, k.constant(1, 'i32', lanes), start], (i, [p, q, r]) => {
-        const [next] = k.if(k.compare('lt', i, k.constant(40)), () => [k.add(p, k.splat(i, lanes))], () => [k.sub(p, q)]);
+        const [next] = k.if(
+          k.compare('lt', i, k.constant(40)),
+          () => [k.add(p, k.splat(i, lanes))],
+          () => [k.sub(p, q)],
+        );
         return [q, next, k.binary('xor', r, k.compare('gt', next, p))];
       });
       const [count, z] = k.loop([k.constant(0), x], ([n, v]) => {
@@ -249,7 +324,9 @@ describe('rendered kernels compute what the interpreter computes', () => {
       const top = 2 ** (scalarBits[scalar] - (scalar.startsWith('i') ? 1 : 0)) - 1;
       const literal = (v: number) => k.constant(v, scalar);
       const out = k.buffer('out', scalar, 1, 'write');
-      const [sum] = k.for(literal(top - 9), literal(top), 4, [literal(0)], (i, [s]) => [k.add(k.mul(s, literal(3)), i)]);
+      const [sum] = k.for(literal(top - 9), literal(top), 4, [literal(0)], (i, [s]) => [
+        k.add(k.mul(s, literal(3)), i),
+      ]);
       k.store(out, k.constant(0), sum);
       kernels.push(k.finish({ name: `bounds_${scalar}`, grid: [1, 1, 1], workgroup: [1, 1, 1] }));
     }
@@ -262,10 +339,14 @@ describe('rendered kernels compute what the interpreter computes', () => {
       const top = scalar === 'i64' ? 2n ** 63n - 1n : 2n ** 64n - 1n;
       const literal = (v: bigint) => k.constant(v, scalar);
       const out = k.buffer('out', scalar, 1, 'write');
-      const [sum] = k.for(literal(top - 9n), literal(top), 4, [literal(0n)], (i, [s]) => [k.add(k.mul(s, literal(3n)), i)]);
+      const [sum] = k.for(literal(top - 9n), literal(top), 4, [literal(0n)], (i, [s]) => [
+        k.add(k.mul(s, literal(3n)), i),
+      ]);
       k.store(out, k.constant(0), sum);
       const data = [new Uint8Array(8)];
-      await runOn(device, [{ kernel: k.finish({ name: `bounds_${scalar}`, grid: [1, 1, 1], workgroup: [1, 1, 1] }), data }]);
+      await runOn(device, [
+        { kernel: k.finish({ name: `bounds_${scalar}`, grid: [1, 1, 1], workgroup: [1, 1, 1] }), data },
+      ]);
       const expected = BigInt.asUintN(64, 9n * (top - 9n) + 3n * (top - 5n) + (top - 1n));
       expect(new DataView(data[0].buffer).getBigUint64(0, true)).toBe(expected);
     }
@@ -281,14 +362,20 @@ describe('rendered kernels compute what the interpreter computes', () => {
     const shared = k.array('shared', 'shared', 'f32', 40);
     const large = k.array('large', 'private', 'bf16', 20000);
     const small = k.array('small', 'private', 'bool', 7);
-    const [x, y, z] = [k.builtin('workgroup_id', 0, gx), k.builtin('workgroup_id', 1, gy), k.builtin('workgroup_id', 2, gz)];
+    const [x, y, z] = [
+      k.builtin('workgroup_id', 0, gx),
+      k.builtin('workgroup_id', 1, gy),
+      k.builtin('workgroup_id', 2, gz),
+    ];
     const index = k.add(x, k.mulc(k.add(y, k.mulc(z, gy)), gx));
     const value = k.load(input, index);
     k.for(0, 40, 1, [], (i) => k.store(shared, i, k.binary('mul', value, k.convert(i, 'f32'))));
     k.barrier();
     k.store(large, k.addc(index, 19000), k.convert(value, 'bf16'));
     k.store(small, k.remc(index, 7), k.compare('gt', value, k.constant(0, 'f32')));
-    const clamped = k.call('clamp', [value, k.constant(-3, 'f32')], ktype('f32'), ([v, low]) => k.binary('max', v, low));
+    const clamped = k.call('clamp', [value, k.constant(-3, 'f32')], ktype('f32'), ([v, low]) =>
+      k.binary('max', v, low),
+    );
     const sum = k.binary('add', k.load(shared, k.remc(index, 40)), clamped);
     const read = k.select(k.load(small, k.remc(index, 7)), k.convert(k.load(large, k.addc(index, 19000)), 'f32'), sum);
     k.store(out, index, k.binary('add', read, sum));
@@ -308,7 +395,12 @@ describe('rendered kernels compute what the interpreter computes', () => {
   it('random expressions', async () => {
     const lanesOf = fc.constantFrom<Lanes>(1, 4, 16);
     const step = fc.record({
-      op: fc.nat(11), a: fc.nat(63), b: fc.nat(63), c: fc.nat(63), type: fc.nat(scalarTypes.length - 1), n: fc.nat(31),
+      op: fc.nat(11),
+      a: fc.nat(63),
+      b: fc.nat(63),
+      c: fc.nat(63),
+      type: fc.nat(scalarTypes.length - 1),
+      n: fc.nat(31),
     });
     const program = fc.record({ lanes: lanesOf, steps: fc.array(step, { minLength: 4, maxLength: 30 }) });
     let batch: KernelFunction[] = [];
@@ -317,7 +409,9 @@ describe('rendered kernels compute what the interpreter computes', () => {
       const k = new KernelBuilder();
       const length = 8 * lanes;
       const index = k.mulc(k.builtin('workgroup_id', 0, 8), lanes);
-      const pool = scalarTypes.map((scalar) => k.load(k.buffer(`in_${scalar}`, scalar, length, 'read'), index, lanes, true));
+      const pool = scalarTypes.map((scalar) =>
+        k.load(k.buffer(`in_${scalar}`, scalar, length, 'read'), index, lanes, true),
+      );
       const pick = (i: number) => pool[i % pool.length];
       const pickLike = (i: number, like: KValue) => {
         const same = pool.filter((v) => v.type.scalar === like.type.scalar);
@@ -327,28 +421,364 @@ describe('rendered kernels compute what the interpreter computes', () => {
         const a = pick(s.a);
         const { scalar } = a.type;
         const b = pickLike(s.b, a);
-        const condition = pool.filter((v) => v.type.scalar === 'bool')[s.c % pool.filter((v) => v.type.scalar === 'bool').length];
+        const condition = pool.filter((v) => v.type.scalar === 'bool')[
+          s.c % pool.filter((v) => v.type.scalar === 'bool').length
+        ];
         const float = isFloatScalar(scalar);
         const arithmetic = ['add', 'sub', 'mul', 'min', 'max'] as const;
         const logic = ['and', 'or', 'xor'] as const;
-        if (s.op < 4) pool.push(scalar === 'bool' ? k.binary(logic[s.n % 3], a, b) : k.binary(arithmetic[s.n % 5], a, b));
+        if (s.op < 4)
+          pool.push(scalar === 'bool' ? k.binary(logic[s.n % 3], a, b) : k.binary(arithmetic[s.n % 5], a, b));
         else if (s.op === 4) pool.push(k.compare((['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const)[s.n % 6], a, b));
         else if (s.op === 5) pool.push(k.select(condition, a, b));
         else if (s.op < 8) pool.push(k.convert(a, scalarTypes[s.type]));
-        else if (s.op === 8) pool.push(float ? k.fma(a, b, pickLike(s.c, a)) : scalar === 'bool' ? k.unary('not', a) : k.binary(logic[s.n % 3], a, b));
-        else if (s.op === 9 && scalar !== 'bool') pool.push(float ? k.unary((['floor', 'ceil', 'trunc', 'round', 'sqrt'] as const)[s.n % 5], a) : k.binary(s.n % 2 ? 'shl' : 'shr', a, k.constant(s.n % scalarBits[scalar], scalar, lanes)));
-        else if (s.op === 10) pool.push(k.if(lanes === 1 ? condition : k.extract(condition, s.n % lanes), () => [a], () => [b])[0]);
-        else if (scalar !== 'bool') pool.push(k.for(0, (s.n % 3) + 2, 1, [a, b], (_, [p, q]) => [q, float ? k.binary('sub', p, q) : k.sub(p, q)])[1]);
+        else if (s.op === 8)
+          pool.push(
+            float
+              ? k.fma(a, b, pickLike(s.c, a))
+              : scalar === 'bool'
+                ? k.unary('not', a)
+                : k.binary(logic[s.n % 3], a, b),
+          );
+        else if (s.op === 9 && scalar !== 'bool')
+          pool.push(
+            float
+              ? k.unary((['floor', 'ceil', 'trunc', 'round', 'sqrt'] as const)[s.n % 5], a)
+              : k.binary(s.n % 2 ? 'shl' : 'shr', a, k.constant(s.n % scalarBits[scalar], scalar, lanes)),
+          );
+        else if (s.op === 10)
+          pool.push(
+            k.if(
+              lanes === 1 ? condition : k.extract(condition, s.n % lanes),
+              () => [a],
+              () => [b],
+            )[0],
+          );
+        else if (scalar !== 'bool')
+          pool.push(
+            k.for(0, (s.n % 3) + 2, 1, [a, b], (_, [p, q]) => [q, float ? k.binary('sub', p, q) : k.sub(p, q)])[1],
+          );
       }
       const seen = new Set(scalarTypes.map((_, i) => pool[i]));
-      pool.filter((v) => !seen.has(v)).slice(-12).forEach((value, i) => {
-        k.store(k.buffer(`out_${i}`, value.type.scalar, length, 'write'), index, value, true);
-      });
+      pool
+        .filter((v) => !seen.has(v))
+        .slice(-12)
+        .forEach((value, i) => {
+          k.store(k.buffer(`out_${i}`, value.type.scalar, length, 'write'), index, value, true);
+        });
       batch.push(k.finish({ name: `random_${number}`, grid: [8, 1, 1], workgroup: [1, 1, 1] }));
       if (batch.length === 25) {
         await expectEqualToInterpreter(batch, number);
         batch = [];
       }
     }
+  });
+});
+
+// --- the driver ----------------------------------------------------------------------------------------------------
+
+/** out[i] = in[i] * factor + 1 over `length` elements, 16 a workgroup. */
+function affine(length: number, factor = 3, name = 'affine'): KernelFunction {
+  const k = new KernelBuilder();
+  const input = k.buffer('in', 'i32', length, 'read');
+  const out = k.buffer('out', 'i32', length, 'write');
+  const index = k.mulc(k.builtin('workgroup_id', 0, length / 16), 16);
+  k.store(out, index, k.addc(k.mulc(k.load(input, index, 16, true), factor), 1), true);
+  return k.finish({ name, grid: [length / 16, 1, 1], workgroup: [1, 1, 1] });
+}
+
+/** Some milliseconds of arithmetic that no compiler can shorten. */
+function slow(): KernelFunction {
+  const k = new KernelBuilder();
+  const out = k.buffer('out', 'u32', 1, 'readwrite');
+  const [x] = k.for(0, 20_000_000, 1, [k.load(out, k.constant(0))], (_, [v]) => [
+    k.binary('xor', k.mulc(v, 1664525), k.binary('shr', v, k.constant(13, 'u32'))),
+  ]);
+  k.store(out, k.constant(0), k.addc(x, 1));
+  return k.finish({ name: 'slow', grid: [1, 1, 1], workgroup: [1, 1, 1] });
+}
+
+const code = (kernel: KernelFunction) => cpuBackend.render(kernel, device.target);
+const asBytes = (array: Int32Array) => new Uint8Array(array.buffer);
+
+async function openHere(options: { cacheDirectory?: string; threads?: number } = {}): Promise<Device> {
+  return (await cpuBackend.driver({ cacheDirectory: folder, ...options })).open('cpu');
+}
+
+describe('driver', () => {
+  it('describes the device', async () => {
+    const driver = await cpuBackend.driver({});
+    const [info] = await driver.enumerate();
+    expect(info).toMatchObject({ id: 'cpu', backend: 'cpu', virtual: false, software: false });
+    expect(info.memoryBytes).toBeGreaterThan(2 ** 28);
+    expect(info.limits.cores).toBeGreaterThan(0);
+    expect(cpuBackend.describe(info)).toEqual(device.target);
+    await expect(driver.open('cpu:1')).rejects.toMatchObject({ code: 'E_DEVICE_UNKNOWN' });
+    await expect((await cpuBackend.driver({ threads: 0 })).open('cpu')).rejects.toMatchObject({ code: 'E_USAGE' });
+  });
+
+  it('copies, fills, subranges, scalars and profiles in one recorded list that replays', async () => {
+    const k = new KernelBuilder();
+    const [scale, offset, bias] = [k.scalar('scale', 'f32'), k.scalar('offset', 'i32'), k.scalar('bias', 'u32')];
+    const out = k.buffer('out', 'f32', 16, 'readwrite');
+    const i = k.add(k.builtin('workgroup_id', 0, 16), k.constant(0));
+    const sum = k.add(k.add(i, offset), k.convert(bias, 'i32'));
+    k.store(out, i, k.binary('add', k.load(out, i), k.binary('mul', k.convert(sum, 'f32'), scale)));
+    const [kernel] = await device.loadKernels([
+      code(k.finish({ name: 'scalars', grid: [16, 1, 1], workgroup: [1, 1, 1] })),
+    ]);
+    const buffer = device.allocate(256);
+    const range = (start: number, bytes: number) => ({ buffer, offset: start, bytes });
+    const scalars = new Uint8Array(12);
+    const view = new DataView(scalars.buffer);
+    view.setFloat32(0, 0.5, true);
+    view.setInt32(4, -7, true);
+    view.setUint32(8, 3, true);
+    const list = await device.record([
+      { kind: 'fill', to: range(128, 64), byte: 0x40 },
+      { kind: 'barrier' },
+      { kind: 'dispatch', kernel, grid: [16, 1, 1], bindings: [range(64, 64)], scalars },
+      { kind: 'copy', from: range(64, 64), to: range(192, 64) },
+    ]);
+    for (const round of [1, 2]) {
+      const into = new Float32Array(64);
+      const { dispatchMicroseconds } = await device.queue.submit({
+        list,
+        reads: [{ from: range(0, 256), into: asBytes(into as never) }],
+        profile: true,
+      });
+      expect(dispatchMicroseconds).toHaveLength(1);
+      expect(dispatchMicroseconds![0]).toBeGreaterThan(0);
+      const expected = Array.from({ length: 16 }, (_, j) => round * (j - 4) * 0.5);
+      expect([...into.subarray(0, 16)]).toEqual(new Array(16).fill(0));
+      expect([...into.subarray(16, 32)]).toEqual(expected);
+      expect([...new Uint8Array(into.buffer, 128, 64)]).toEqual(new Array(64).fill(0x40));
+      expect([...into.subarray(48, 64)]).toEqual(expected);
+    }
+    const bad: Command[] = [
+      { kind: 'copy', from: range(200, 64), to: range(0, 64) },
+      { kind: 'copy', from: range(0, 32), to: range(64, 64) },
+      { kind: 'dispatch', kernel, grid: [1, 1, 1], bindings: [range(4, 64)], scalars },
+      { kind: 'dispatch', kernel, grid: [1, 1, 1], bindings: [], scalars },
+      { kind: 'dispatch', kernel, grid: [1, 1, 1], bindings: [range(0, 64)] },
+    ];
+    for (const command of bad)
+      await expect(device.record([command])).rejects.toThrow(/bytes|size|multiple of 64|buffers|scalars/);
+    buffer.free();
+  });
+
+  it('keeps a thousand submissions in order while the event loop runs', async () => {
+    const [twice, stall] = await device.loadKernels([code(affine(1024, 2, 'twice')), code(slow())]);
+    const [a, b, s] = [device.allocate(4096), device.allocate(4096), device.allocate(4)];
+    const whole = (buffer: typeof a) => ({ buffer, offset: 0, bytes: buffer.bytes });
+    const first = await device.record([{ kind: 'dispatch', kernel: stall, grid: [1, 1, 1], bindings: [whole(s)] }]);
+    const step = await device.record([
+      { kind: 'dispatch', kernel: twice, grid: [64, 1, 1], bindings: [whole(a), whole(b)] },
+      { kind: 'copy', from: whole(b), to: whole(a) },
+    ]);
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 1);
+    const finished: number[] = [];
+    const reads = Array.from({ length: 1000 }, () => new Int32Array(1024));
+    const started = performance.now();
+    const all = [
+      device.queue.submit({ list: first }),
+      ...reads.map((into, i) =>
+        device.queue
+          .submit({ list: step, reads: [{ from: whole(a), into: asBytes(into) }] })
+          .then(() => finished.push(i)),
+      ),
+    ];
+    expect(performance.now() - started).toBeLessThan(1000);
+    await Promise.all(all);
+    clearInterval(timer);
+    expect(finished).toEqual(reads.map((_, i) => i));
+    expect(ticks).toBeGreaterThan(3);
+    let expected = 0;
+    for (const into of reads) {
+      expected = (Math.imul(expected, 2) + 1) | 0;
+      expect(into.every((value) => value === expected)).toBe(true);
+    }
+  });
+
+  it('rejects an aborted submission at once, and goes on', async () => {
+    const [stall] = await device.loadKernels([code(slow())]);
+    const s = device.allocate(4);
+    const range = { buffer: s, offset: 0, bytes: 4 };
+    const list = await device.record([{ kind: 'dispatch', kernel: stall, grid: [1, 1, 1], bindings: [range] }]);
+    const abort = new AbortController();
+    const into = new Uint8Array(4);
+    const running = device.queue.submit({ list, reads: [{ from: range, into }], signal: abort.signal });
+    const waiting = device.queue.submit({ list, signal: abort.signal });
+    setTimeout(() => abort.abort(new Error('enough')), 5);
+    const started = performance.now();
+    await expect(running).rejects.toThrow('enough');
+    await expect(waiting).rejects.toThrow('enough');
+    const rejectedAfter = performance.now() - started;
+    await device.queue.submit({ list });
+    expect(performance.now() - started).toBeGreaterThan(rejectedAfter);
+    expect([...into]).toEqual([0, 0, 0, 0]);
+    await expect(device.queue.submit({ list, signal: AbortSignal.abort(new Error('before')) })).rejects.toThrow(
+      'before',
+    );
+  });
+
+  it('zero-fills, accounts for and refuses memory', async () => {
+    const before = device.memory();
+    const buffers = [1, 64, 1 << 20, (1 << 20) + 4].map((bytes) => device.allocate(bytes));
+    expect(device.memory().allocatedBytes - before.allocatedBytes).toBe(1 + 64 + (1 << 20) * 2 + 4);
+    for (const buffer of buffers) {
+      const into = new Uint8Array(buffer.bytes).fill(7);
+      await device.queue.submit({ reads: [{ from: { buffer, offset: 0, bytes: buffer.bytes }, into }] });
+      expect(into.every((byte) => byte === 0)).toBe(true);
+      buffer.free();
+    }
+    expect(device.memory()).toEqual(before);
+    expect(() => device.allocate(before.totalBytes + 1)).toThrow(
+      expect.objectContaining({ code: 'E_OUT_OF_MEMORY', message: expect.stringMatching(/\d+ MiB.*\d+ MiB/) }),
+    );
+    expect(device.memory()).toEqual(before);
+  });
+
+  it('names the kernel that the compiler refuses', async () => {
+    const good = code(affine(16));
+    const broken: KernelCode = {
+      ...good,
+      name: 'broken_one',
+      entry: 'tutti_broken',
+      text: 'void tutti_broken(void) { nonsense; }',
+    };
+    await expect(device.loadKernels([code(affine(16, 5)), broken])).rejects.toMatchObject({
+      code: 'E_KERNEL',
+      message: expect.stringMatching(/broken_one.*nonsense/s),
+    });
+  });
+
+  it('reuses compiled kernels, and replaces damaged ones', async () => {
+    const cache = mkdtempSync(join(tmpdir(), 'tutti-cpu-cache-'));
+    const kernels = [affine(64, 7), affine(64, 11), affine(64, 13)].map(code);
+    const objects = () =>
+      readdirSync(join(cache, 'cpu'))
+        .filter((name) => name.endsWith('.so'))
+        .sort();
+    const check = async () => {
+      const fresh = await openHere({ cacheDirectory: cache, threads: 1 });
+      const loaded = await fresh.loadKernels([...kernels, kernels[0]]);
+      const [a, b] = [fresh.allocate(256), fresh.allocate(256)];
+      const bind = [a, b].map((buffer) => ({ buffer, offset: 0, bytes: 256 }));
+      const list = await fresh.record([{ kind: 'dispatch', kernel: loaded[1], grid: [4, 1, 1], bindings: bind }]);
+      const into = new Int32Array(64);
+      await fresh.queue.submit({
+        list,
+        writes: [{ to: bind[0], data: asBytes(new Int32Array(64).fill(2)) }],
+        reads: [{ from: bind[1], into: asBytes(into) }],
+      });
+      expect(into.every((value) => value === 23)).toBe(true);
+      await fresh.close();
+    };
+    await check();
+    const first = objects();
+    expect(readdirSync(join(cache, 'cpu')).some((name) => name.startsWith('tmp'))).toBe(false);
+    const contents = readFileSync(join(cache, 'cpu', first[0]));
+    await check();
+    expect(objects()).toEqual(first);
+    for (const name of first) truncateSync(join(cache, 'cpu', name), 100);
+    await check();
+    for (const name of first) writeFileSync(join(cache, 'cpu', name), Buffer.alloc(contents.length, 1));
+    await check();
+    for (const name of readdirSync(join(cache, 'cpu')))
+      if (name.endsWith('.kernel')) writeFileSync(join(cache, 'cpu', name), '../../evil');
+    await check();
+    expect(readFileSync(join(cache, 'cpu', objects()[0])).length).toBeGreaterThan(1000);
+    rmSync(cache, { recursive: true });
+  });
+
+  it('closes with work in flight, and says so afterwards', async () => {
+    const fresh = await openHere();
+    const [stall] = await fresh.loadKernels([code(slow())]);
+    const s = fresh.allocate(4);
+    const range = { buffer: s, offset: 0, bytes: 4 };
+    const list = await fresh.record([{ kind: 'dispatch', kernel: stall, grid: [1, 1, 1], bindings: [range] }]);
+    const into = new Uint8Array(4);
+    let done = 0;
+    const work = Array.from({ length: 5 }, () =>
+      fresh.queue.submit({ list, reads: [{ from: range, into }] }).then(() => done++),
+    );
+    const closing = fresh.close();
+    await closing;
+    expect(fresh.close()).toBe(closing);
+    await Promise.all(work);
+    expect(done).toBe(5);
+    expect(into.some((byte) => byte !== 0)).toBe(true);
+    const closed = { code: 'E_DEVICE_CLOSED' };
+    expect(() => fresh.allocate(1)).toThrow(expect.objectContaining(closed));
+    expect(() => fresh.memory()).toThrow(expect.objectContaining(closed));
+    await expect(fresh.loadKernels([])).rejects.toMatchObject(closed);
+    await expect(fresh.record([])).rejects.toMatchObject(closed);
+    await expect(fresh.queue.submit({})).rejects.toMatchObject(closed);
+    list.release();
+    s.free();
+  });
+
+  it('gives the same result for any number of threads', async () => {
+    const length = 16 * 1000;
+    const data = new Int32Array(length).map((_, i) => i * 977);
+    for (const threads of [1, 2, 3, 8]) {
+      const fresh = await openHere({ threads });
+      const [kernel] = await fresh.loadKernels([code(affine(length))]);
+      const [a, b] = [fresh.allocate(4 * length), fresh.allocate(4 * length)];
+      const bind = [a, b].map((buffer) => ({ buffer, offset: 0, bytes: 4 * length }));
+      const list = await fresh.record(
+        Array.from(
+          { length: 50 },
+          (_, i): Command => ({
+            kind: 'dispatch',
+            kernel,
+            grid: [1000, 1, 1],
+            bindings: i % 2 ? [bind[1], bind[0]] : bind,
+          }),
+        ),
+      );
+      const into = new Int32Array(length);
+      for (let round = 0; round < 20; round++) {
+        await fresh.queue.submit({
+          list,
+          writes: [{ to: bind[0], data: asBytes(data) }],
+          reads: [{ from: bind[0], into: asBytes(into) }],
+        });
+      }
+      let [factor, bias] = [1, 0];
+      for (let i = 0; i < 50; i++) [factor, bias] = [Math.imul(factor, 3), (Math.imul(bias, 3) + 1) | 0];
+      expect(into.every((value, i) => value === ((Math.imul(data[i], factor) + bias) | 0))).toBe(true);
+      await fresh.close();
+    }
+  });
+
+  it('says in words that there is no compiler', async () => {
+    const [path, cc] = [process.env.PATH, process.env.CC];
+    process.env.PATH = folder;
+    delete process.env.CC;
+    try {
+      const driver = await cpuBackend.driver({});
+      const answer = await driver.probe();
+      expect(answer).toMatchObject({
+        ok: false,
+        reason: expect.stringMatching(/no C compiler found.*cc \(ENOENT\).*install/),
+      });
+      expect(await driver.enumerate()).toEqual([]);
+      await expect(driver.open('cpu')).rejects.toMatchObject({ code: 'E_DEVICE' });
+    } finally {
+      process.env.PATH = path;
+      if (cc !== undefined) process.env.CC = cc;
+    }
+  });
+
+  it('compiles sixty kernels cold in seconds', async () => {
+    const fresh = await (await cpuBackend.driver({})).open('cpu');
+    const kernels = Array.from({ length: 60 }, (_, i) => code(affine(4096, i + 2, `layer_${i}`)));
+    const started = performance.now();
+    await fresh.loadKernels(kernels);
+    expect(performance.now() - started).toBeLessThan(6000);
+    await fresh.close();
   });
 });

@@ -1,15 +1,93 @@
 /**
- * Compiled kernels on disk: `<folder>/<sha256 of the content>.so`, and for each kernel `<key>.kernel`, which names
- * the object that holds it. A key covers the kernel's text, flags, compiler and processor. An object is used only if
- * its bytes hash to its name, so truncated or foreign files are misses, never crashes.
+ * The host's C compiler and the compiled kernels on disk: what of the driver needs processes and files.
+ *
+ * Objects are `<folder>/<sha256 of the content>.so`; for each kernel, `<key>.kernel` names the object that holds it.
+ * A key covers the kernel's text, flags, compiler and processor. An object is used only if its bytes hash to its
+ * name, so truncated or foreign files are misses, never crashes.
  */
+import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { TuttiError } from '../../compiler/error.js';
 import type { KernelCode } from '../backend.js';
-import { type HostCompiler, runCompiler } from './compiler.js';
+
+export interface HostCompiler {
+  /** Program and leading arguments (`$CC` may hold both). */
+  readonly command: readonly string[];
+  /** First line of `--version`. */
+  readonly version: string;
+}
+
+export interface CompilerResult {
+  readonly code: number | null;
+  readonly output: string;
+}
+
+/**
+ * IEEE arithmetic as Kernel IR has it: nothing contracted or reassociated, but no errno and no floating-point traps to
+ * preserve, which vectorisation needs. Signed overflow is undefined: the renderer computes what may wrap unsigned.
+ */
+export function compilerFlags(features: readonly string[], architecture: string): readonly string[] {
+  const arm = architecture === 'arm64' || architecture === 'aarch64';
+  return [
+    '-std=gnu17',
+    '-O3',
+    arm ? '-mcpu=native' : '-march=native',
+    '-ffp-contract=off',
+    '-fno-math-errno',
+    '-fno-trapping-math',
+    '-fno-strict-aliasing',
+    '-fPIC',
+    '-shared',
+    '-fvisibility=hidden',
+    '-w',
+    // Compilers default to 256 bits for fear of lower clocks, which later processors do not have.
+    ...(features.includes('avx512f') ? ['-mprefer-vector-width=512'] : []),
+  ];
+}
+
+/** Tried in this order. */
+function candidates(): readonly (readonly string[])[] {
+  const chosen = process.env.CC?.trim();
+  const list = [['cc'], ['gcc'], ['clang']];
+  return chosen ? [chosen.split(/\s+/), ...list] : list;
+}
+
+/** The first compiler that answers, or the reason why there is none. */
+export async function findCompiler(): Promise<HostCompiler | { readonly reason: string }> {
+  const tried: string[] = [];
+  for (const command of candidates()) {
+    try {
+      const { code, output } = await runCompiler(command, ['--version']);
+      if (code === 0) return { command, version: output.split('\n', 1)[0].trim() };
+      tried.push(`${command.join(' ')} (exit code ${code})`);
+    } catch (error) {
+      tried.push(`${command.join(' ')} (${(error as NodeJS.ErrnoException).code ?? String(error)})`);
+    }
+  }
+  return {
+    reason: `no C compiler found, tried ${tried.join(', ')}: install gcc or clang (Debian: apt install gcc; macOS: xcode-select --install) or set CC`,
+  };
+}
+
+/** Runs the compiler with `input` on stdin. Rejects only if it cannot be started. */
+export function runCompiler(command: readonly string[], args: readonly string[], input = ''): Promise<CompilerResult> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command[0], [...command.slice(1), ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+    let output = '';
+    const collect = (chunk: string) => {
+      output += chunk;
+    };
+    child.stdout.setEncoding('utf8').on('data', collect);
+    child.stderr.setEncoding('utf8').on('data', collect);
+    child.once('error', reject);
+    child.once('close', (code) => resolve({ code, output }));
+    child.stdin.on('error', () => undefined); // it ended before it read everything: its exit code tells
+    child.stdin.end(input);
+  });
+}
 
 /** Where a kernel's function is. */
 export interface CompiledKernel {
@@ -38,10 +116,12 @@ export class KernelLibrary {
     const unique = [...new Map(codes.map((code) => [code.entry, code])).values()];
     const objects = new Map<string, string>();
     await mkdir(this.folder, { recursive: true });
-    await Promise.all(unique.map(async (code) => {
-      const object = await this.#find(code);
-      if (object !== undefined) objects.set(code.entry, object);
-    }));
+    await Promise.all(
+      unique.map(async (code) => {
+        const object = await this.#find(code);
+        if (object !== undefined) objects.set(code.entry, object);
+      }),
+    );
     const missing = unique.filter((code) => !objects.has(code.entry));
     for (const [entry, object] of await this.#compileAll(missing)) objects.set(entry, object);
     return codes.map(({ entry }) => ({ entry, path: this.#path(objects.get(entry) as string) }));
@@ -52,7 +132,11 @@ export class KernelLibrary {
   }
 
   #key(code: KernelCode): string {
-    return sha256([code.text, this.flags.join(' '), this.compiler.command.join(' '), this.compiler.version, this.processor].join('\0'));
+    return sha256(
+      [code.text, this.flags.join(' '), this.compiler.command.join(' '), this.compiler.version, this.processor].join(
+        '\0',
+      ),
+    );
   }
 
   async #find(code: KernelCode): Promise<string | undefined> {
@@ -67,7 +151,9 @@ export class KernelLibrary {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
       throw new TuttiError('E_IO', `the kernel cache cannot be read: ${(error as Error).message}`, {
-        subject: this.folder, remedy: 'Check the folder’s permissions, or choose another with TUTTI_CACHE.', cause: error,
+        subject: this.folder,
+        remedy: 'Check the folder’s permissions, or choose another with TUTTI_CACHE.',
+        cause: error,
       });
     }
   }
@@ -96,7 +182,11 @@ export class KernelLibrary {
     const temporary = join(this.folder, `tmp-${process.pid}-${randomBytes(6).toString('hex')}`);
     const source = batch.map((code) => code.text).join('\n');
     try {
-      const { code, output } = await runCompiler(this.compiler.command, [...this.flags, '-x', 'c', '-', '-o', temporary, '-lm'], source);
+      const { code, output } = await runCompiler(
+        this.compiler.command,
+        [...this.flags, '-x', 'c', '-', '-o', temporary, '-lm'],
+        source,
+      );
       if (code !== 0) {
         if (batch.length === 1) throw this.#refused(batch[0], code, output);
         // Which one was it? Alone, it says so itself.
@@ -119,7 +209,9 @@ export class KernelLibrary {
 
   #refused(code: KernelCode, exit: number | null, output: string): TuttiError {
     const words = output.trim().slice(0, 4000) || `exit code ${exit}`;
-    return new TuttiError('E_KERNEL', `${this.compiler.command.join(' ')} refused the kernel: ${words}`, { subject: code.name });
+    return new TuttiError('E_KERNEL', `${this.compiler.command.join(' ')} refused the kernel: ${words}`, {
+      subject: code.name,
+    });
   }
 }
 
