@@ -3,7 +3,7 @@ import { bytesOf } from '../dtype.js';
 import { TuttiError } from '../error.js';
 import type { ConstantData, Graph, Node, Value } from '../graph/types.js';
 import { legalize } from '../kernel/legalize.js';
-import { printKernel } from '../kernel/print.js';
+import { print } from '../kernel/print.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction } from '../kernel/types.js';
 import { verify } from '../kernel/verify.js';
@@ -90,14 +90,14 @@ class KernelTable {
 
   add(scheduled: KernelFunction): number {
     verify(scheduled, { stage: 'scheduled', target: this.#target });
-    const content = printKernel({ ...scheduled, sources: [] });
+    const content = print({ ...scheduled, sources: [] });
     const known = this.#known.get(content);
     if (known !== undefined) return known;
     const index = this.kernels.length;
     const legal = legalize(scheduled, this.#target);
     if (legal !== scheduled) verify(legal, { stage: 'legal', target: this.#target });
     const named = { ...legal, name: `${scheduled.name}_${index}` };
-    this.#dump?.(`kernel.${String(index).padStart(3, '0')}.${scheduled.name}`, () => printKernel(named));
+    this.#dump?.(`kernel.${String(index).padStart(3, '0')}.${scheduled.name}`, () => print(named));
     this.kernels.push(named);
     this.#known.set(content, index);
     return index;

@@ -1,0 +1,105 @@
+/** Every lowering family against the reference evaluator, on a target of each style. */
+import { describe, expect, test } from 'vitest';
+import { GraphBuilder } from '../../compiler/graph/builder.js';
+import * as c from '../../compiler/graph/compose.js';
+import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
+import type { Value } from '../../compiler/graph/types.js';
+import { type HostTensor, sizeOf } from '../../compiler/tensor.js';
+import { runGroups, runReference } from '../support/run_groups.js';
+import { testTargets } from '../support/targets.js';
+
+function random(shape: readonly number[], seed = 1): HostTensor {
+  let a = seed * 0x9e3779b1;
+  const data = new Float32Array(sizeOf(shape));
+  for (let i = 0; i < data.length; i++) {
+    a = (a + 0x6d2b79f5) | 0;
+    let t = Math.imul(a ^ (a >>> 15), a | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    data[i] = (((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * 4 - 2;
+  }
+  return { dtype: 'f32', shape, data };
+}
+
+type Build = (b: GraphBuilder, input: (shape: readonly number[]) => Value) => Value | Value[];
+interface Case {
+  readonly name: string;
+  readonly build: Build;
+  /** Kernels expected after fusion, where it matters. */
+  readonly kernels?: number;
+}
+
+const pool = (padLow: number[], padHigh: number[], strides: number[], window: number[]) => ({
+  window: [1, 1, ...window], strides: [1, 1, ...strides], padLow: [0, 0, ...padLow], padHigh: [0, 0, ...padHigh], dilations: [1, 1, 1, 1],
+});
+const convAttrs = { strides: [1, 1], padLow: [1, 1], padHigh: [1, 1], dilations: [1, 1], inputDilation: [1, 1], groups: 1, dtype: 'f32' as const };
+
+const cases: Case[] = [
+  { name: 'elementwise chain', kernels: 1, build: (b, x) => c.relu(b, c.add(b, c.mul(b, x([3, 5, 7]), x([5, 1])), x([7]))) },
+  { name: 'silu', kernels: 1, build: (b, x) => c.silu(b, x([2, 33])) },
+  { name: 'transpose and add', kernels: 1, build: (b, x) => c.add(b, c.transpose(b, x([4, 6, 8]), [2, 0, 1]), x([8, 4, 6])) },
+  { name: 'reshape, slice, reverse', kernels: 1, build: (b, x) => c.reverse(b, c.slice1(b, c.reshape(b, x([6, 8]), [4, 12]), 1, 2, 5, 2), 0) },
+  { name: 'concat', kernels: 1, build: (b, x) => c.concat(b, [c.relu(b, x([2, 3, 5])), x([2, 1, 5]), x([2, 4, 5])], 1) },
+  { name: 'pad modes', build: (b, x) => (['edge', 'reflect', 'wrap', 'constant'] as const).map((mode) => {
+    const v = x([3, 17]);
+    const fill = c.scalar(b, 0.5, 'f32');
+    return b.op('pad', mode === 'constant' ? [v, fill] : [v], { low: [1, 2], high: [2, 1], mode })[0];
+  }) },
+  { name: 'reduce innermost', kernels: 1, build: (b, x) => c.reduce(b, 'sum', c.relu(b, x([5, 37])), [1]) },
+  { name: 'reduce outer, keep', kernels: 1, build: (b, x) => c.unary(b, 'exp', c.reduce(b, 'max', x([9, 4, 8]), [0], true)) },
+  { name: 'reduce all', kernels: 1, build: (b, x) => c.reduce(b, 'sum', x([300]), [0]) },
+  { name: 'softmax', kernels: 1, build: (b, x) => c.softmax(b, c.mul(b, x([3, 70]), c.scalar(b, 0.5, 'f32')), [1]) },
+  { name: 'log softmax outer', kernels: 1, build: (b, x) => c.softmax(b, x([2, 7, 16]), [1], true) },
+  { name: 'normalize', kernels: 1, build: (b, x) => {
+    const [y] = b.op('normalize', [x([4, 67])], { axes: [1], epsilon: 1e-5, center: true, statistics: false });
+    return c.add(b, c.mul(b, y, x([67])), x([67]));
+  } },
+  { name: 'cumulative', build: (b, x) => b.op('cumulative', [x([3, 9])], { fn: 'sum', axis: 1, exclusive: true, reverse: true })[0] },
+  { name: 'max pool', kernels: 1, build: (b, x) => c.relu(b, b.op('reduce_window', [x([1, 2, 9, 20])], { fn: 'max', ...pool([1, 1], [1, 1], [2, 2], [3, 3]) })[0]) },
+  { name: 'sum pool stride 1', kernels: 1, build: (b, x) => b.op('reduce_window', [x([1, 2, 6, 33])], { fn: 'sum', ...pool([1, 1], [1, 1], [1, 1], [3, 3]) })[0] },
+  { name: 'matmul, bias, relu', kernels: 1, build: (b, x) => c.relu(b, c.add(b, c.matmul(b, x([7, 19]), x([19, 23])), x([23]))) },
+  { name: 'batched matmul', build: (b, x) => c.matmul(b, x([2, 3, 5, 6]), x([3, 6, 4])) },
+  { name: 'matmul transposed', build: (b, x) => c.matmul(b, c.transpose(b, x([19, 40]), [1, 0]), c.transpose(b, x([33, 19]), [1, 0])) },
+  { name: 'large matmul', build: (b, x) => c.matmul(b, x([65, 70]), x([70, 81])) },
+  { name: 'gemv', build: (b, x) => c.matmul(b, x([1, 100]), x([100, 130])) },
+  { name: 'conv 3x3', kernels: 1, build: (b, x) => c.relu(b, b.op('conv', [x([1, 3, 9, 18]), x([5, 3, 3, 3])], convAttrs)[0]) },
+  { name: 'conv many channels', build: (b, x) => b.op('conv', [x([2, 16, 10, 11]), x([24, 16, 3, 3])], { ...convAttrs, strides: [2, 1] })[0] },
+  { name: 'conv 1x1', build: (b, x) => b.op('conv', [x([1, 32, 7, 7]), x([40, 32, 1, 1])], { ...convAttrs, padLow: [0, 0], padHigh: [0, 0] })[0] },
+  { name: 'depthwise', build: (b, x) => b.op('conv', [x([1, 8, 12, 20]), x([8, 1, 3, 3])], { ...convAttrs, groups: 8 })[0] },
+  { name: 'grouped, dilated', build: (b, x) => b.op('conv', [x([1, 8, 14, 15]), x([12, 4, 3, 3])], { ...convAttrs, groups: 2, dilations: [2, 2], padLow: [2, 2], padHigh: [2, 2] })[0] },
+  { name: 'conv transpose', build: (b, x) => b.op('conv', [x([1, 4, 5, 6]), x([3, 4, 3, 3])], { ...convAttrs, inputDilation: [2, 2], padLow: [1, 1], padHigh: [2, 2] })[0] },
+  { name: 'residual', kernels: 2, build: (b, x) => {
+    const a = x([1, 8, 6, 16]);
+    const y = c.relu(b, b.op('conv', [a, x([8, 8, 3, 3])], convAttrs)[0]);
+    return c.relu(b, c.add(b, b.op('conv', [y, x([8, 8, 3, 3])], convAttrs)[0], a));
+  } },
+  { name: 'conv then transpose', kernels: 1, build: (b, x) => c.transpose(b, b.op('conv', [x([1, 16, 6, 8]), x([20, 16, 3, 3])], convAttrs)[0], [0, 2, 3, 1]) },
+];
+
+for (const [style, target] of Object.entries(testTargets)) {
+  describe(style, () => {
+    for (const { name, build, kernels } of cases) {
+      test(name, () => {
+        const b = new GraphBuilder(name);
+        const inputs: Record<string, HostTensor> = {};
+        let count = 0;
+        const built = build(b, (shape) => {
+          const input = `x${count++}`;
+          inputs[input] = random(shape, count);
+          return b.input(input, 'f32', shape);
+        });
+        (Array.isArray(built) ? built : [built]).forEach((value, i) => b.output(`y${i}`, value));
+        const graph = b.finish();
+        const expected = runReference(graph, inputs);
+        const run = runGroups(graph, target, inputs);
+        for (const [output, tensor] of expected) {
+          const [got, want] = [elementsOf(run.outputs.get(output) as HostTensor), elementsOf(tensor)];
+          expect(got.length).toBe(want.length);
+          for (let i = 0; i < want.length; i++) {
+            expect(Math.abs(Number(got[i]) - Number(want[i])), `${output}[${i}]`).toBeLessThan(1e-4 * (1 + Math.abs(Number(want[i]))));
+          }
+        }
+        if (kernels !== undefined) expect(run.kernels.length).toBe(kernels);
+      });
+    }
+  });
+}
