@@ -4,7 +4,7 @@
 import { TuttiError } from '../error.js';
 import { type HostTensor, sizeOf } from '../tensor.js';
 import { describe } from './builder.js';
-import { isConcrete, plainName, printShape } from './dims.js';
+import { isConcrete, plainName, printShape, SymDim } from './dims.js';
 import { definitionOf } from './ops/index.js';
 import type { Graph, Node, NodeOf, OpKind, TensorType } from './types.js';
 
@@ -20,6 +20,7 @@ export function evaluateNode(node: Node, inputs: readonly HostTensor[]): HostTen
 function evaluateOp<K extends OpKind>(node: NodeOf<K>, inputs: readonly HostTensor[]): HostTensor[] {
   const definition = definitionOf(node.op);
   const { attrs, source } = node;
+  requireConcrete(node);
   const types: TensorType[] = definition.infer({
     attrs,
     inputs,
@@ -37,6 +38,17 @@ function evaluateOp<K extends OpKind>(node: NodeOf<K>, inputs: readonly HostTens
     return { dtype, shape };
   });
   return definition.evaluate({ attrs, inputs, outputs, source });
+}
+
+/** Attributes without names of dims in them. */
+function requireConcrete({ op, attrs, source }: NodeOf<OpKind>): void {
+  for (const [name, value] of Object.entries(attrs)) {
+    if (value instanceof SymDim || (Array.isArray(value) && value.some((entry) => entry instanceof SymDim))) {
+      throw new TuttiError('E_SHAPE', `attribute ${name} of ${op} is not known`, {
+        subject: describe(source), found: String(value), remedy: 'Bind the symbolic dims first.',
+      });
+    }
+  }
 }
 
 /**

@@ -1,0 +1,69 @@
+/** The attributes of every op as data: what the text format prints and what it accepts. */
+import { binaryOps, type OpAttrs, type OpKind, unaryOps } from './types.js';
+
+/**
+ * Form of one attribute. `dim` may be symbolic; `number?` may be null; `record` holds what a source operator had; an
+ * array of words is an enumeration.
+ */
+export type FieldForm =
+  | 'int' | 'ints' | 'dim' | 'dims' | 'bool' | 'bools' | 'string' | 'dtype' | 'number' | 'number?' | 'numbers?' | 'scales'
+  | 'record' | readonly string[];
+
+export type OpSchema = Readonly<Record<string, FieldForm>>;
+
+const window = { strides: 'ints', padLow: 'dims', padHigh: 'dims', dilations: 'ints' } as const;
+const none = (kinds: readonly OpKind[]) => Object.fromEntries(kinds.map((kind) => [kind, {}]));
+type Elementwise = (typeof unaryOps)[number] | (typeof binaryOps)[number];
+
+/** In the order in which they are printed. */
+export const schemas = {
+  ...(none(unaryOps) as Record<(typeof unaryOps)[number], OpSchema>),
+  ...(none(binaryOps) as Record<(typeof binaryOps)[number], OpSchema>),
+  select: {},
+  clamp: { min: 'number?', max: 'number?' },
+  cast: { dtype: 'dtype', saturate: 'bool' },
+  bitcast: { dtype: 'dtype' },
+  reshape: { shape: 'dims' },
+  transpose: { permutation: 'ints' },
+  broadcast: { shape: 'dims' },
+  slice: { starts: 'dims', sizes: 'dims', steps: 'ints' },
+  pad: { low: 'dims', high: 'dims', mode: ['constant', 'edge', 'reflect', 'wrap'] },
+  concat: { axis: 'int' },
+  iota: { dtype: 'dtype', shape: 'dims', axis: 'int' },
+  gather: { axis: 'int' },
+  gather_elements: { axis: 'int' },
+  gather_nd: { batchDims: 'int' },
+  scatter_elements: { axis: 'int', fn: ['set', 'add', 'mul', 'min', 'max'] },
+  scatter_nd: { fn: ['set', 'add', 'mul', 'min', 'max'] },
+  reduce: { fn: ['sum', 'prod', 'max', 'min', 'and', 'or'], axes: 'ints', keep: 'bool' },
+  arg_reduce: { fn: ['max', 'min'], axis: 'int', keep: 'bool', last: 'bool' },
+  cumulative: { fn: ['sum', 'prod', 'max', 'min'], axis: 'int', exclusive: 'bool', reverse: 'bool' },
+  top_k: { k: 'dim', axis: 'int', largest: 'bool' },
+  dot: { lhsBatch: 'ints', rhsBatch: 'ints', lhsContract: 'ints', rhsContract: 'ints', dtype: 'dtype' },
+  conv: { ...window, groups: 'int', inputDilation: 'ints', dtype: 'dtype' },
+  reduce_window: { fn: ['sum', 'max', 'min', 'prod'], window: 'ints', ...window },
+  window_argmax: { window: 'ints', ...window },
+  softmax: { axes: 'ints', log: 'bool' },
+  normalize: { axes: 'ints', epsilon: 'number', center: 'bool', statistics: 'bool' },
+  resize: {
+    mode: ['nearest', 'linear', 'cubic'],
+    shape: 'dims',
+    scales: 'scales',
+    coordinates: [
+      'half_pixel', 'half_pixel_symmetric', 'pytorch_half_pixel', 'align_corners', 'asymmetric', 'tf_crop_and_resize',
+      'tf_half_pixel_for_nn',
+    ],
+    nearest: ['round_prefer_floor', 'round_prefer_ceil', 'floor', 'ceil'],
+    cubicA: 'number',
+    excludeOutside: 'bool',
+    antialias: 'bool',
+    roi: 'numbers?',
+    extrapolation: 'number',
+  },
+  shape_of: { start: 'int', end: 'int' },
+  source_op: { domain: 'string', name: 'string', opset: 'int', attrs: 'record', present: 'bools' },
+} as const satisfies { readonly [K in Exclude<OpKind, Elementwise>]: Readonly<Record<keyof OpAttrs[K], FieldForm>> } & {
+  readonly [K in Elementwise]: OpSchema;
+};
+
+export const schemaOf = (kind: OpKind): OpSchema => schemas[kind];
