@@ -8,7 +8,6 @@
  */
 import { existsSync, readdirSync } from 'node:fs';
 import { availableParallelism, tmpdir, totalmem } from 'node:os';
-import { join } from 'node:path';
 import type { GpuSource } from './driver.js';
 
 const SWIFTSHADER = [
@@ -89,7 +88,7 @@ function hasGpu(): boolean {
 function environment(icd: string | undefined): Readonly<Record<string, string>> {
   return {
     // Vulkan drivers with Wayland support complain on stderr without it.
-    ...(process.env.XDG_RUNTIME_DIR ? {} : { XDG_RUNTIME_DIR: join(tmpdir()) }),
+    ...(process.env.XDG_RUNTIME_DIR ? {} : { XDG_RUNTIME_DIR: tmpdir() }),
     ...(icd === undefined ? {} : { VK_ICD_FILENAMES: icd, VK_DRIVER_FILES: icd }),
   };
 }
