@@ -51,7 +51,8 @@ export function tensorFromBytes(dtype: Exclude<DType, 'string'>, shape: readonly
   const constructor = constructors[dtype];
   const length = dataLength(dtype, sizeOf(shape));
   const aligned = bytes.byteOffset % constructor.BYTES_PER_ELEMENT === 0;
-  const view = aligned ? bytes : bytes.slice(0, needed);
+  // Not slice: that of Node's Buffer does not copy.
+  const view = aligned ? bytes : new Uint8Array(bytes.subarray(0, needed));
   return { dtype, shape, data: new constructor(view.buffer, view.byteOffset, length) };
 }
 

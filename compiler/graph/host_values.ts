@@ -10,9 +10,9 @@ import {
   addDims, boundsOf, type Dim, dimEquals, floorDivDims, isConcrete, isSymbolic, maxDims, minDims, modDims, mulDims,
   productOf, subDims,
 } from './dims.js';
-import { definitionOf } from './ops/index.js';
+import { evaluateNode } from './evaluate.js';
 import type {
-  BinaryOp, DimBounds, Graph, Node, NodeOf, OpAttrs, OpKind, SourceRef, TensorType, UnaryOp, Value,
+  BinaryOp, DimBounds, Graph, Node, OpAttrs, OpKind, SourceRef, TensorType, UnaryOp, Value,
 } from './types.js';
 
 /** Integer tensors up to this size are looked into for dims. */
@@ -33,11 +33,15 @@ export class NotConstant extends Error {
   }
 }
 
+export { evaluateNode };
+
 export class HostBuilder extends GraphBuilder {
   readonly #contents = new Map<number, readonly Dim[] | undefined>();
   readonly #tensors = new Map<number, HostTensor | undefined>();
   readonly #bounds = new Map<string, DimBounds>();
   readonly #labels = new Map<number, string>();
+  readonly #provided = new Map<number, { readonly data: HostTensor; readonly use: () => void }>();
+  #inputsCount = false;
 
   override dim(name: string, bounds: DimBounds): void {
     super.dim(name, bounds);
@@ -57,6 +61,29 @@ export class HostBuilder extends GraphBuilder {
     // Eagerly, so that long chains need no deep recursion.
     const content = this.#symbolic(node);
     if (content !== undefined) this.#contents.set(node.outputs[0].id, content);
+  }
+
+  /** What is in an input, for those who ask within `withInputs`; `use` is called when the data has been looked at. */
+  provide(input: Value, data: HostTensor, use: () => void): void {
+    this.#provided.set(input.id, { data, use });
+  }
+
+  /**
+   * Runs `body` with the data of provided inputs taken as known: what is built then holds for these data only. Values
+   * that were found to be unknown are looked at again.
+   */
+  withInputs<T>(body: () => T): T {
+    const forget = (memo: Map<number, unknown>): void => {
+      for (const [id, known] of memo) if (known === undefined) memo.delete(id);
+    };
+    forget(this.#tensors);
+    forget(this.#contents);
+    this.#inputsCount = true;
+    try {
+      return body();
+    } finally {
+      this.#inputsCount = false;
+    }
   }
 
   /** The name that the value gets in the finished graph; the first label stays. */
@@ -109,6 +136,11 @@ export class HostBuilder extends GraphBuilder {
   #leaf(value: Value): HostTensor | undefined | 'node' {
     const constant = this.constantOf(value);
     if (constant !== undefined) return constant.load();
+    const provided = this.#inputsCount ? this.#provided.get(value.id) : undefined;
+    if (provided !== undefined) {
+      provided.use();
+      return provided.data;
+    }
     const { dtype, shape, unknown } = value.type;
     const node = this.producerOf(value);
     if (node === undefined || unknown || node.op === 'source_op' || !isConcrete(shape)) return undefined;
@@ -181,20 +213,6 @@ export class HostBuilder extends GraphBuilder {
       constants: new Map([...whole.constants].filter(([id]) => live.has(id))),
     };
   }
-}
-
-/** Runs a node's reference on the host. */
-export function evaluateNode(node: Node, inputs: readonly HostTensor[]): readonly HostTensor[] {
-  const definition = definitionOf(node.op) as unknown as {
-    evaluate(context: {
-      attrs: unknown;
-      inputs: readonly HostTensor[];
-      outputs: readonly { dtype: DType; shape: readonly number[] }[];
-      source: SourceRef;
-    }): HostTensor[];
-  };
-  const outputs = node.outputs.map(({ type }) => ({ dtype: type.dtype, shape: type.shape as readonly number[] }));
-  return definition.evaluate({ attrs: node.attrs, inputs, outputs, source: node.source });
 }
 
 /** Elements as exact numbers; undefined if one is beyond 2^53 or the tensor holds no integers. */
@@ -314,7 +332,6 @@ function moved(node: Node, contents: Contents): readonly Dim[] | undefined {
     } else if (isConcrete(contents[i])) inputs.push(tensorOfIntegers(input.type.dtype, shape, contents[i]));
     else return undefined;
   }
-  const positions = { ...node, outputs: node.outputs.map((o) => ({ ...o, type: { ...o.type, dtype: 'i64' } })) } as NodeOf<OpKind>;
-  const [result] = evaluateNode(positions as unknown as Node, inputs);
+  const [result] = evaluateNode(node, inputs);
   return Array.from(result.data as BigInt64Array, (at) => pool[Number(at)]);
 }

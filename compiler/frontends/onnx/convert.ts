@@ -1,0 +1,84 @@
+/** Finds the conversion of an operator and runs it; also resolves operators that waited for their shapes. */
+import { TuttiError } from '../../error.js';
+import { describe } from '../../graph/builder.js';
+import { isSymbolic } from '../../graph/dims.js';
+import { type HostBuilder, NotConstant } from '../../graph/host_values.js';
+import type { Value } from '../../graph/types.js';
+import type { SourceResolver } from '../../passes/specialise.js';
+import { type Conversion, ConvertContext, type SourceOperator } from './context.js';
+import { conversions } from './ops/index.js';
+
+/** Opset versions of ai.onnx that are understood; older ones than the first are tried. */
+export const supportedOpsets = { min: 7, max: 27 } as const;
+
+const table = new Map<string, Conversion[]>();
+for (const conversion of conversions) {
+  const entries = table.get(conversion.op) ?? [];
+  entries.push(conversion);
+  entries.sort((a, b) => b.since - a.since);
+  table.set(conversion.op, entries);
+}
+
+/** Operators of the table, with the opset versions at which their conversion changes. */
+export const supportedOperators: ReadonlyMap<string, readonly number[]> = new Map(
+  [...table].map(([op, entries]) => [op, entries.map((entry) => entry.since).reverse()]),
+);
+
+export const isStandardDomain = (domain: string): boolean => domain === '' || domain === 'ai.onnx';
+
+/** @throws TuttiError E_UNSUPPORTED naming the operator if there is none. */
+export function findConversion({ op, domain, opset, source }: SourceOperator): Conversion {
+  const entries = isStandardDomain(domain) ? table.get(op) : undefined;
+  const subject = describe(source);
+  if (entries === undefined) {
+    throw new TuttiError('E_UNSUPPORTED', `operator ${isStandardDomain(domain) ? op : `${domain}.${op}`} is not supported`, {
+      subject,
+      remedy: 'Supported operators are listed in docs/ops.md',
+    });
+  }
+  const entry = entries.find(({ since }) => since <= opset);
+  if (entry === undefined) {
+    throw new TuttiError('E_UNSUPPORTED', `operator ${op} is not supported in opset ${opset}`, {
+      subject,
+      expected: `opset ${entries[entries.length - 1].since} or later`,
+      found: String(opset),
+    });
+  }
+  return entry;
+}
+
+/**
+ * Converts an operator.
+ * @throws NotConstant if its result depends on content or shapes that are not known yet.
+ */
+export function convert(
+  b: HostBuilder, operator: SourceOperator, inputs: readonly (Value | undefined)[],
+): readonly (Value | undefined)[] {
+  const conversion = findConversion(operator);
+  const waiting = inputs.findIndex((input) => input?.type.unknown);
+  if (waiting >= 0) throw new NotConstant(inputs[waiting] as Value, waiting);
+  const context = new ConvertContext(b, operator, inputs);
+  b.source = operator.source;
+  try {
+    const result = conversion.convert(context);
+    return Array.isArray(result) ? result : [result as Value];
+  } catch (error) {
+    // With symbolic dims a rule may fail, or be undecided, that holds once they are numbers.
+    const symbolic = inputs.findIndex((input) => input?.type.shape.some(isSymbolic));
+    const shapeError = error instanceof TuttiError && (error.code === 'E_SHAPE' || error.code === 'E_MODEL_INVALID');
+    if (symbolic >= 0 && shapeError) throw new NotConstant(inputs[symbolic] as Value, symbolic);
+    throw error;
+  }
+}
+
+/** Converts a `source_op` of an ONNX operator once its shapes are known. */
+export const resolveOnnx: SourceResolver = ({ b, node, inputs }) => {
+  const { name, domain, opset, attrs } = node.attrs;
+  const operator = { op: name, domain, opset, attrs, wanted: node.outputs.map(() => true), source: node.source };
+  const results = convert(b, operator, inputs);
+  return node.outputs.map((output, i) => {
+    const value = results[i];
+    if (value !== undefined) return value;
+    throw new TuttiError('E_UNSUPPORTED', `output ${i} (${output.name}) is not supported`, { subject: describe(node.source) });
+  });
+};

@@ -1,0 +1,308 @@
+/** ONNX model bytes → Graph IR. Converts node by node; what waits for shapes stays as a source op. */
+import { TuttiError } from '../../error.js';
+import { describe } from '../../graph/builder.js';
+import { select3 } from '../../graph/compose.js';
+import { isConcrete, shapeEquals } from '../../graph/dims.js';
+import { HostBuilder, NotConstant } from '../../graph/host_values.js';
+import type { Graph, SourceRef, Value } from '../../graph/types.js';
+import { attributesOf, resolveReference } from './attributes.js';
+import type { SourceOperator } from './context.js';
+import { convert, findConversion, isStandardDomain, supportedOpsets } from './convert.js';
+import { declareInputs, type ShapeOptions } from './inputs.js';
+import { orderNodes, type PlacedNode } from './order.js';
+import { type AttributeProto, decode, type FunctionProto, type GraphProto, type ModelProto } from './proto.js';
+import { constantOf, denseOf, type ExternalReader } from './tensors.js';
+
+export interface ImportOptions extends ShapeOptions {
+  /** Opens files beside the model. Without it a model with external data is refused. */
+  readonly readExternal?: ExternalReader;
+  /** Name of the graph, for dumps and reports; by default the model's own. */
+  readonly name?: string;
+}
+
+/** Nested functions and subgraphs beyond this are taken for endless. */
+const maximumNesting = 64;
+
+/** Names of values, nested as subgraphs are. */
+class Scope {
+  readonly #values = new Map<string, Value>();
+  readonly #parent?: Scope;
+
+  constructor(parent?: Scope) {
+    this.#parent = parent;
+  }
+
+  get(name: string): Value | undefined {
+    return this.#values.get(name) ?? this.#parent?.get(name);
+  }
+
+  hasOwn(name: string): boolean {
+    return this.#values.has(name);
+  }
+
+  set(name: string, value: Value): void {
+    this.#values.set(name, value);
+  }
+}
+
+/** Where nodes are converted: a graph, a subgraph or the body of a function. */
+interface Frame {
+  readonly scope: Scope;
+  /** Versions by domain. */
+  readonly opsets: ReadonlyMap<string, number>;
+  /** Put before node names: the nodes that lead here. */
+  readonly prefix: string;
+  /** Attributes of the function's caller. */
+  readonly attributes?: ReadonlyMap<string, AttributeProto>;
+  readonly depth: number;
+}
+
+/**
+ * Imports a model.
+ * @throws TuttiError E_MODEL_FORMAT (no such file), E_MODEL_INVALID (no valid graph), E_UNSUPPORTED (operator, opset,
+ *   type), E_EXTERNAL_DATA, E_INPUT (shapes and dims), E_SHAPE; all name the node.
+ */
+export function importOnnx(bytes: Uint8Array, options: ImportOptions = {}): Graph {
+  if (bytes.byteLength === 0) throw new TuttiError('E_MODEL_FORMAT', 'the model file is empty');
+  const model = decode('ModelProto', bytes);
+  if (model.graph === undefined) {
+    throw new TuttiError('E_MODEL_FORMAT', 'the file holds no ONNX graph', {
+      remedy: 'The file may be truncated or of another format',
+    });
+  }
+  return new Importer(model, model.graph, options).run();
+}
+
+const functionKey = (domain: string, name: string, overload: string): string =>
+  `${isStandardDomain(domain) ? '' : domain}:${name}:${overload}`;
+
+class Importer {
+  readonly #b: HostBuilder;
+  readonly #model: ModelProto;
+  readonly #graph: GraphProto;
+  readonly #options: ImportOptions;
+  readonly #functions = new Map<string, FunctionProto>();
+
+  constructor(model: ModelProto, graph: GraphProto, options: ImportOptions) {
+    this.#model = model;
+    this.#graph = graph;
+    this.#options = options;
+    this.#b = new HostBuilder(options.name ?? (graph.name || 'model'));
+    for (const body of model.functions) {
+      this.#functions.set(functionKey(body.domain ?? '', body.name ?? '', body.overload ?? ''), body);
+    }
+  }
+
+  run(): Graph {
+    const scope = new Scope();
+    const frame: Frame = { scope, opsets: opsetsOf(this.#model.opsetImport, 'the model'), prefix: '', depth: 0 };
+    this.#initializers(this.#graph, frame);
+    const open = this.#graph.input.filter((info) => !scope.hasOwn(info.name ?? ''));
+    const names = new Set<string>();
+    for (const { name = '' } of open) {
+      if (name === '' || names.has(name)) {
+        throw new TuttiError('E_MODEL_INVALID', name === '' ? 'an input without a name' : `input ${name} is given twice`);
+      }
+      names.add(name);
+    }
+    for (const input of declareInputs(this.#b, open, this.#options)) scope.set(input.name, input);
+    this.#nodes(this.#graph, frame);
+    if (this.#graph.output.length === 0) throw new TuttiError('E_MODEL_INVALID', 'the graph has no outputs');
+    const outputs = new Set<string>();
+    for (const { name = '' } of this.#graph.output) {
+      const value = scope.get(name);
+      if (value === undefined) throw new TuttiError('E_MODEL_INVALID', `output ${name} is not defined`);
+      if (outputs.has(name)) throw new TuttiError('E_MODEL_INVALID', `output ${name} is given twice`);
+      outputs.add(name);
+      this.#b.output(name, value);
+    }
+    return this.#b.finish();
+  }
+
+  #initializers(graph: GraphProto, { scope }: Frame): void {
+    const define = (name: string | undefined, data: () => ReturnType<typeof constantOf>): void => {
+      if (!name) throw new TuttiError('E_MODEL_INVALID', 'an initialiser without a name');
+      if (scope.hasOwn(name)) throw new TuttiError('E_MODEL_INVALID', `initialiser ${name} is given twice`);
+      const value = this.#b.constant(data(), name);
+      this.#b.label(value, name);
+      scope.set(name, value);
+    };
+    for (const proto of graph.initializer) {
+      define(proto.name, () => constantOf(proto, `initialiser ${proto.name}`, this.#options.readExternal));
+    }
+    for (const proto of graph.sparseInitializer) {
+      const name = proto.values?.name;
+      define(name, () => {
+        const tensor = denseOf(proto, `initialiser ${name}`);
+        return { dtype: tensor.dtype, shape: tensor.shape, load: () => tensor };
+      });
+    }
+  }
+
+  #nodes(graph: Pick<GraphProto, 'node'>, frame: Frame): void {
+    const { scope } = frame;
+    const visible = (name: string): boolean => scope.get(name) !== undefined;
+    // A subgraph may define names anew that an outer graph has, but not its own.
+    for (const placed of orderNodes(graph.node, visible, (name) => scope.hasOwn(name))) this.#node(placed, frame);
+  }
+
+  #node({ node, name: ownName }: PlacedNode, frame: Frame): void {
+    const op = node.opType ?? '';
+    const domain = isStandardDomain(node.domain ?? '') ? '' : (node.domain ?? '');
+    const name = frame.prefix + ownName;
+    const source: SourceRef = { node: name, op };
+    const subject = describe(source);
+    if (op === '') throw new TuttiError('E_MODEL_INVALID', 'a node without an operator', { subject });
+    const inputs = node.input.map((input) => {
+      if (input === '') return undefined;
+      const value = frame.scope.get(input);
+      if (value === undefined) throw new TuttiError('E_MODEL_INVALID', `input ${input} is not defined`, { subject });
+      return value;
+    });
+    const body = this.#functions.get(functionKey(domain, op, node.overload ?? ''));
+    const results = this.#results(body, { op, domain, subject, source, name, inputs, node }, frame);
+    node.output.forEach((output, i) => {
+      if (output === '') return;
+      const value = results[i];
+      if (value === undefined) {
+        throw new TuttiError('E_UNSUPPORTED', `output ${i} (${output}) of ${op} is not supported`, { subject });
+      }
+      this.#b.label(value, frame.depth === 0 ? output : `${frame.prefix}${output}`);
+      frame.scope.set(output, value);
+    });
+  }
+
+  #results(
+    body: FunctionProto | undefined,
+    call: {
+      readonly op: string; readonly domain: string; readonly subject: string; readonly source: SourceRef;
+      readonly name: string; readonly inputs: readonly (Value | undefined)[]; readonly node: PlacedNode['node'];
+    },
+    frame: Frame,
+  ): readonly (Value | undefined)[] {
+    const { op, domain, subject, source, name, inputs, node } = call;
+    if (frame.depth >= maximumNesting) {
+      throw new TuttiError('E_MODEL_INVALID', `functions or subgraphs nest deeper than ${maximumNesting}`, { subject });
+    }
+    if (body !== undefined) return this.#inline(body, call, frame);
+    const opset = frame.opsets.get(domain);
+    if (opset === undefined && domain === '') {
+      throw new TuttiError('E_MODEL_INVALID', `no opset of domain "${domain}" is imported`, { subject });
+    }
+    const { values: attrs, graphs } = attributesOf(node.attribute, subject, frame.attributes);
+    if (domain === '' && op === 'If') return this.#branch(graphs, inputs, node.output.length, source, frame);
+    if (domain === '' && (op === 'Loop' || op === 'Scan' || graphs.size > 0)) {
+      throw new TuttiError('E_UNSUPPORTED', `control flow (${op}) is not supported yet`, { subject });
+    }
+    const wanted = node.output.map((output) => output !== '');
+    const operator: SourceOperator = { op, domain, opset: opset ?? 1, attrs, wanted, source };
+    findConversion(operator);
+    try {
+      return convert(this.#b, operator, inputs);
+    } catch (error) {
+      if (!(error instanceof NotConstant)) throw error;
+      return this.#b.node(
+        'source_op',
+        inputs.filter((input) => input !== undefined),
+        { domain, name: op, opset: operator.opset, attrs, present: inputs.map((input) => input !== undefined) },
+        node.output.map(() => ({ dtype: 'f32', shape: [], unknown: true })),
+        node.output.map((output, i) => output || `${name}.${i}`),
+        source,
+      );
+    }
+  }
+
+  /** A call of a model-local function becomes its nodes. */
+  #inline(
+    body: FunctionProto,
+    { inputs, node, subject, name }: {
+      readonly inputs: readonly (Value | undefined)[]; readonly node: PlacedNode['node']; readonly subject: string;
+      readonly name: string;
+    },
+    frame: Frame,
+  ): readonly (Value | undefined)[] {
+    const attributes = new Map<string, AttributeProto>();
+    for (const standard of body.attributeProto) attributes.set(standard.name ?? '', standard);
+    for (const given of node.attribute) {
+      const actual = resolveReference(given, frame.attributes);
+      if (actual !== undefined) attributes.set(given.name ?? '', actual);
+    }
+    if (inputs.length > body.input.length) {
+      throw new TuttiError('E_MODEL_INVALID', `function ${body.name} is called with too many inputs`, {
+        subject,
+        expected: String(body.input.length),
+        found: String(inputs.length),
+      });
+    }
+    const scope = new Scope();
+    const absent = new Set<string>();
+    body.input.forEach((input, i) => {
+      const value = inputs[i];
+      if (value === undefined) absent.add(input);
+      else scope.set(input, value);
+    });
+    // An absent optional input is absent in the body too.
+    const nodes = body.node.map((inner) => ({ ...inner, input: inner.input.map((x) => (absent.has(x) ? '' : x)) }));
+    const opsets = new Map([...frame.opsets, ...opsetsOf(body.opsetImport, `function ${body.name}`, true)]);
+    this.#nodes({ node: nodes }, { scope, opsets, prefix: `${name}/`, attributes, depth: frame.depth + 1 });
+    return body.output.map((output) => scope.get(output));
+  }
+
+  /** If with a known condition is one of its branches; otherwise both are computed and selected from. */
+  #branch(
+    graphs: ReadonlyMap<string, GraphProto>, inputs: readonly (Value | undefined)[], outputs: number, source: SourceRef,
+    frame: Frame,
+  ): readonly (Value | undefined)[] {
+    const subject = describe(source);
+    const [condition] = inputs;
+    const [yes, no] = [graphs.get('then_branch'), graphs.get('else_branch')];
+    if (condition === undefined || yes === undefined || no === undefined) {
+      throw new TuttiError('E_MODEL_INVALID', 'If needs a condition and two branches', { subject });
+    }
+    const convertBranch = (graph: GraphProto, label: string): readonly (Value | undefined)[] => {
+      const inner: Frame = {
+        ...frame, scope: new Scope(frame.scope), prefix: `${source.node}/${label}/`, depth: frame.depth + 1,
+      };
+      this.#initializers(graph, inner);
+      this.#nodes(graph, inner);
+      return graph.output.map(({ name = '' }) => inner.scope.get(name));
+    };
+    const known = condition.type.unknown ? undefined : this.#b.contentOf(condition);
+    if (known !== undefined && isConcrete(known)) return known[0] !== 0 ? convertBranch(yes, 'then') : convertBranch(no, 'else');
+    const refuse = (): never => {
+      throw new TuttiError('E_UNSUPPORTED', 'control flow (If) whose condition is not constant is not supported yet', { subject });
+    };
+    if (condition.type.unknown) return refuse();
+    const [a, b] = [convertBranch(yes, 'then'), convertBranch(no, 'else')];
+    this.#b.source = source;
+    return Array.from({ length: outputs }, (_, i) => {
+      const [x, y] = [a[i], b[i]];
+      if (x === undefined || y === undefined || x.type.unknown || y.type.unknown) return refuse();
+      if (x.type.dtype !== y.type.dtype || !shapeEquals(x.type.shape, y.type.shape)) return refuse();
+      return select3(this.#b, this.#b.op('reshape', [condition], { shape: [] })[0], x, y);
+    });
+  }
+}
+
+/** Versions by domain. @throws TuttiError E_UNSUPPORTED for an opset of ai.onnx that is newer than we know */
+function opsetsOf(
+  imports: ModelProto['opsetImport'], owner: string, optional = false,
+): ReadonlyMap<string, number> {
+  const opsets = new Map<string, number>();
+  for (const { domain = '', version = 0n } of imports) opsets.set(isStandardDomain(domain) ? '' : domain, Number(version));
+  const own = opsets.get('');
+  if (own === undefined) {
+    if (optional || opsets.size > 0) return opsets;
+    throw new TuttiError('E_MODEL_FORMAT', `${owner} imports no opset`, {
+      remedy: 'The file may be truncated or of another format',
+    });
+  }
+  if (own < 1 || own > supportedOpsets.max) {
+    throw new TuttiError('E_UNSUPPORTED', `opset ${own} of ${owner} is not supported`, {
+      expected: `${supportedOpsets.min} to ${supportedOpsets.max}`,
+      found: String(own),
+      remedy: 'Convert the model to a supported opset, for instance with onnx.version_converter',
+    });
+  }
+  return opsets;
+}

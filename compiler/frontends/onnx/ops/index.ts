@@ -1,0 +1,27 @@
+/** The conversion table: all families. */
+import type { Conversion } from '../context.js';
+import { activations } from './activations.js';
+import { contractions } from './contraction.js';
+import { einsums } from './einsum.js';
+import { elementwise } from './elementwise.js';
+import { indexing } from './indexing.js';
+import { movement } from './movement.js';
+import { normalizations } from './normalization.js';
+import { pooling } from './pooling.js';
+import { quantization } from './quantization.js';
+import { reductions } from './reduction.js';
+import { resizing } from './resize.js';
+
+export const conversions: readonly Conversion[] = [
+  ...elementwise,
+  ...activations,
+  ...movement,
+  ...indexing,
+  ...reductions,
+  ...pooling,
+  ...contractions,
+  ...einsums,
+  ...normalizations,
+  ...resizing,
+  ...quantization,
+];

@@ -1,0 +1,83 @@
+/** Order of a graph's nodes: as given where that is valid, else sorted so that values come before their uses. */
+import { TuttiError } from '../../error.js';
+import type { NodeProto } from './proto.js';
+
+export const nodeName = (node: NodeProto, index: number): string => node.name || `${node.opType ?? 'node'}_${index}`;
+
+export interface PlacedNode {
+  readonly node: NodeProto;
+  readonly name: string;
+}
+
+/** Values of enclosing graphs that a node's subgraphs use. */
+function captured(node: NodeProto): string[] {
+  const names: string[] = [];
+  const graphs = node.attribute.flatMap(({ g, graphs }) => (g === undefined ? graphs : [g, ...graphs]));
+  // The depth of messages is bounded by the decoder, so is that of this walk; a list keeps it flat anyway.
+  for (let graph = graphs.pop(); graph !== undefined; graph = graphs.pop()) {
+    for (const inner of graph.node) {
+      names.push(...inner.input);
+      graphs.push(...inner.attribute.flatMap(({ g, graphs: more }) => (g === undefined ? more : [g, ...more])));
+    }
+    names.push(...graph.output.map((output) => output.name ?? ''));
+  }
+  return names;
+}
+
+/**
+ * Sorts nodes topologically and stably. `known` names exist before the first node, `taken` ones may not be defined again.
+ * @throws TuttiError E_MODEL_INVALID for names defined twice, uses of undefined names and cycles
+ */
+export function orderNodes(
+  nodes: readonly NodeProto[], known: (name: string) => boolean, taken: (name: string) => boolean,
+): readonly PlacedNode[] {
+  const placed = nodes.map((node, i): PlacedNode => ({ node, name: nodeName(node, i) }));
+  const producer = new Map<string, number>();
+  placed.forEach(({ node, name }, i) => {
+    for (const output of node.output) {
+      if (output === '') continue;
+      if (producer.has(output) || taken(output)) {
+        throw new TuttiError('E_MODEL_INVALID', `value ${output} is defined twice`, { subject: name });
+      }
+      producer.set(output, i);
+    }
+  });
+  const waiting = placed.map(({ node, name }, i) => {
+    const uses = new Set<number>();
+    for (const input of node.input) {
+      const from = producer.get(input);
+      if (from !== undefined) uses.add(from);
+      else if (input !== '' && !known(input)) {
+        throw new TuttiError('E_MODEL_INVALID', `input ${input} is not defined`, {
+          subject: name,
+          remedy: 'Each input must be a graph input, an initialiser or the output of a node',
+        });
+      }
+    }
+    for (const input of captured(node)) {
+      const from = producer.get(input);
+      if (from !== undefined && from !== i) uses.add(from);
+    }
+    return uses;
+  });
+  if (waiting.every((uses, i) => [...uses].every((from) => from < i))) return placed;
+  const users = placed.map((): number[] => []);
+  waiting.forEach((uses, i) => {
+    for (const from of uses) users[from].push(i);
+  });
+  const open = waiting.map((uses) => uses.size);
+  const ready = open.flatMap((count, i) => (count === 0 ? [i] : [])).reverse();
+  const order: PlacedNode[] = [];
+  for (let i = ready.pop(); i !== undefined; i = ready.pop()) {
+    order.push(placed[i]);
+    for (const user of users[i]) if (--open[user] === 0) ready.push(user);
+  }
+  if (order.length < placed.length) {
+    const stuck = placed.filter((_, i) => open[i] > 0).map(({ name }) => name);
+    throw new TuttiError('E_MODEL_INVALID', 'the graph has a cycle', {
+      subject: stuck[0],
+      found: `nodes that wait for each other: ${stuck.slice(0, 8).join(', ')}${stuck.length > 8 ? ', …' : ''}`,
+    });
+  }
+  return order;
+}
