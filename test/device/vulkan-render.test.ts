@@ -27,9 +27,45 @@ type MemoryType = (typeof types)[number];
 // --- data ----------------------------------------------------------------------------------------------------------
 
 const floatSpecials = [
-  0, -0, 1, -1, 0.5, -0.5, 1.5, 2.5, -2.5, 3.5, 0.1, 7, 100.25, 255, 256, -129, 65504, 65519, 65520, 1e5, 8388607.5,
-  16777217, 2147483520, 2147483648, -2147483648, -2147483904, 4294967040, 4294967296, 9.2e18, 1.8e19, 1.9e19, -9.3e18,
-  1e-3, 6e-5, 1.1754944e-38, 3e38, Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY,
+  0,
+  -0,
+  1,
+  -1,
+  0.5,
+  -0.5,
+  1.5,
+  2.5,
+  -2.5,
+  3.5,
+  0.1,
+  7,
+  100.25,
+  255,
+  256,
+  -129,
+  65504,
+  65519,
+  65520,
+  1e5,
+  8388607.5,
+  16777217,
+  2147483520,
+  2147483648,
+  -2147483648,
+  -2147483904,
+  4294967040,
+  4294967296,
+  9.2e18,
+  1.8e19,
+  1.9e19,
+  -9.3e18,
+  1e-3,
+  6e-5,
+  1.1754944e-38,
+  3e38,
+  Number.NaN,
+  Number.POSITIVE_INFINITY,
+  Number.NEGATIVE_INFINITY,
 ];
 
 function values(scalar: MemoryType, count: number, seed: number): (number | bigint)[] {
@@ -43,7 +79,8 @@ function values(scalar: MemoryType, count: number, seed: number): (number | bigi
   const specials = isFloatScalar(scalar) ? floatSpecials : integerSpecials(scalar);
   return Array.from({ length: count }, (_, i) => {
     // Co-prime strides make all pairs of specials meet over two operands.
-    if (i < count / 2) return specials[(i * (seed % 2 ? 1 : 7) + Math.floor(i / specials.length) * seed) % specials.length];
+    if (i < count / 2)
+      return specials[(i * (seed % 2 ? 1 : 7) + Math.floor(i / specials.length) * seed) % specials.length];
     if (!isFloatScalar(scalar)) {
       const wide = (BigInt(next()) << 32n) | BigInt(next());
       return wide >> BigInt(next() % 60);
@@ -54,24 +91,43 @@ function values(scalar: MemoryType, count: number, seed: number): (number | bigi
 
 function integerSpecials(scalar: ScalarType): bigint[] {
   const bits = BigInt(scalarBits[scalar]);
-  const [min, max] = isSignedScalar(scalar) ? [-(1n << (bits - 1n)), (1n << (bits - 1n)) - 1n] : [0n, (1n << bits) - 1n];
+  const [min, max] = isSignedScalar(scalar)
+    ? [-(1n << (bits - 1n)), (1n << (bits - 1n)) - 1n]
+    : [0n, (1n << bits) - 1n];
   return [0n, 1n, 2n, 3n, 5n, 7n, 10n, 100n, max, max - 1n, min, min + 1n, -1n, -2n, -7n, max / 2n, max / 3n];
 }
 
 function encode(scalar: MemoryType, list: readonly (number | bigint)[]): Uint8Array {
   const bytes = new Uint8Array((list.length * scalarBits[scalar]) / 8);
   const view = new DataView(bytes.buffer);
-  list.forEach((value, i) => {
+  for (const [i, value] of list.entries()) {
     switch (scalar) {
-      case 'f16': return view.setUint16(2 * i, f32ToF16(Math.fround(Number(value))), true);
-      case 'f32': return view.setFloat32(4 * i, Number(value), true);
-      case 'f64': return view.setFloat64(8 * i, Number(value), true);
-      case 'i8': case 'u8': return view.setUint8(i, Number(BigInt.asUintN(8, BigInt(value))));
-      case 'i16': case 'u16': return view.setUint16(2 * i, Number(BigInt.asUintN(16, BigInt(value))), true);
-      case 'i32': case 'u32': return view.setUint32(4 * i, Number(BigInt.asUintN(32, BigInt(value))), true);
-      default: return view.setBigUint64(8 * i, BigInt.asUintN(64, BigInt(value)), true);
+      case 'f16':
+        view.setUint16(2 * i, f32ToF16(Math.fround(Number(value))), true);
+        break;
+      case 'f32':
+        view.setFloat32(4 * i, Number(value), true);
+        break;
+      case 'f64':
+        view.setFloat64(8 * i, Number(value), true);
+        break;
+      case 'i8':
+      case 'u8':
+        view.setUint8(i, Number(BigInt.asUintN(8, BigInt(value))));
+        break;
+      case 'i16':
+      case 'u16':
+        view.setUint16(2 * i, Number(BigInt.asUintN(16, BigInt(value))), true);
+        break;
+      case 'i32':
+      case 'u32':
+        view.setUint32(4 * i, Number(BigInt.asUintN(32, BigInt(value))), true);
+        break;
+      default:
+        view.setBigUint64(8 * i, BigInt.asUintN(64, BigInt(value)), true);
+        break;
     }
-  });
+  }
   return bytes;
 }
 
@@ -81,17 +137,28 @@ function decode(scalar: MemoryType, bytes: Uint8Array): (number | bigint)[] {
   return Array.from({ length: bytes.byteLength / width }, (_, i) => {
     const at = i * width;
     switch (scalar) {
-      case 'f16': return f16ToF32(view.getUint16(at, true));
-      case 'f32': return view.getFloat32(at, true);
-      case 'f64': return view.getFloat64(at, true);
-      case 'i8': return view.getInt8(at);
-      case 'u8': return view.getUint8(at);
-      case 'i16': return view.getInt16(at, true);
-      case 'u16': return view.getUint16(at, true);
-      case 'i32': return view.getInt32(at, true);
-      case 'u32': return view.getUint32(at, true);
-      case 'i64': return view.getBigInt64(at, true);
-      default: return view.getBigUint64(at, true);
+      case 'f16':
+        return f16ToF32(view.getUint16(at, true));
+      case 'f32':
+        return view.getFloat32(at, true);
+      case 'f64':
+        return view.getFloat64(at, true);
+      case 'i8':
+        return view.getInt8(at);
+      case 'u8':
+        return view.getUint8(at);
+      case 'i16':
+        return view.getInt16(at, true);
+      case 'u16':
+        return view.getUint16(at, true);
+      case 'i32':
+        return view.getInt32(at, true);
+      case 'u32':
+        return view.getUint32(at, true);
+      case 'i64':
+        return view.getBigInt64(at, true);
+      default:
+        return view.getBigUint64(at, true);
     }
   });
 }
@@ -106,14 +173,17 @@ interface Difference {
 
 /** Elements that differ: NaNs are alike; `ulps` of the type are forgiven, and zeros of either sign if `looseZero`. */
 function differences(
-  scalar: MemoryType, expected: Uint8Array, found: Uint8Array, options: { ulps?: number; looseZero?: boolean; flush?: boolean } = {},
+  scalar: MemoryType,
+  expected: Uint8Array,
+  found: Uint8Array,
+  options: { ulps?: number; looseZero?: boolean; flush?: boolean } = {},
 ): Difference[] {
   const [a, b] = [decode(scalar, expected), decode(scalar, found)];
   const result: Difference[] = [];
   a.forEach((x, element) => {
     const y = b[element];
     if (options.flush && typeof x === 'number' && Math.abs(x) < 2 ** -126 && y === 0) return;
-    if (Object.is(x, y) || x === y && (typeof x === 'bigint' || options.looseZero || x !== 0)) return;
+    if (Object.is(x, y) || (x === y && (typeof x === 'bigint' || options.looseZero || x !== 0))) return;
     if (typeof x === 'number' && typeof y === 'number' && options.ulps) {
       const mantissa = scalar === 'f16' ? 10 : scalar === 'f32' ? 23 : 52;
       if (Math.abs(x - y) <= options.ulps * 2 ** (Math.floor(Math.log2(Math.abs(x))) - mantissa)) return;
@@ -124,7 +194,12 @@ function differences(
 }
 
 /** Runs `kernel` on the device and in the interpreter; the bytes of its last buffer from both. */
-async function both(device: Device, kernel: KernelFunction, inputs: readonly Uint8Array[], scalars: readonly number[] = []) {
+async function both(
+  device: Device,
+  kernel: KernelFunction,
+  inputs: readonly Uint8Array[],
+  scalars: readonly number[] = [],
+) {
   const output = bytesOf(buffersOf(kernel)[inputs.length]);
   const onDevice = [...inputs.map((input) => input.slice()), new Uint8Array(output)];
   const expected = [...inputs.map((input) => input.slice()), new Uint8Array(output)];
@@ -138,21 +213,53 @@ async function both(device: Device, kernel: KernelFunction, inputs: readonly Uin
 
 /** An elementwise kernel of `count` elements a lane group: `out[i] = body(a[i], b[i], c[i])`. */
 function elementwise(
-  scalars: readonly MemoryType[], out: MemoryType, lanes: Lanes, count: number, body: (b: KernelBuilder, args: readonly KValue[]) => KValue,
+  scalars: readonly MemoryType[],
+  out: MemoryType,
+  lanes: Lanes,
+  count: number,
+  body: (b: KernelBuilder, args: readonly KValue[]) => KValue,
 ): KernelFunction {
   const b = new KernelBuilder();
   const inputs = scalars.map((scalar, i) => b.buffer(`in${i}`, scalar, count, 'read'));
   const output = b.buffer('out', out, count, 'write');
   const group = 32 * lanes;
-  const index = b.add(b.mulc(b.builtin('workgroup_id', 0, count / group), group), b.mulc(b.builtin('local_id', 0, 32), lanes));
+  const index = b.add(
+    b.mulc(b.builtin('workgroup_id', 0, count / group), group),
+    b.mulc(b.builtin('local_id', 0, 32), lanes),
+  );
   const args = inputs.map((input) => b.load(input, index, lanes, true));
   b.store(output, index, body(b, args), true);
   return b.finish({ name: 'elementwise', grid: [count / group, 1, 1], workgroup: [32, 1, 1] });
 }
 
 const count = 1024;
-const unaryFns: readonly UnaryFn[] = ['neg', 'abs', 'not', 'floor', 'ceil', 'round', 'trunc', 'sqrt', 'popcount', 'clz'];
-const binaryFns: readonly BinaryFn[] = ['add', 'sub', 'mul', 'div', 'rem', 'min', 'max', 'and', 'or', 'xor', 'shl', 'shr', 'mulhi'];
+const unaryFns: readonly UnaryFn[] = [
+  'neg',
+  'abs',
+  'not',
+  'floor',
+  'ceil',
+  'round',
+  'trunc',
+  'sqrt',
+  'popcount',
+  'clz',
+];
+const binaryFns: readonly BinaryFn[] = [
+  'add',
+  'sub',
+  'mul',
+  'div',
+  'rem',
+  'min',
+  'max',
+  'and',
+  'or',
+  'xor',
+  'shl',
+  'shr',
+  'mulhi',
+];
 const compareFns: readonly CompareFn[] = ['eq', 'ne', 'lt', 'le', 'gt', 'ge'];
 const floatUnary: ReadonlySet<UnaryFn> = new Set<UnaryFn>(['neg', 'abs', 'floor', 'ceil', 'round', 'trunc', 'sqrt']);
 const intUnary: ReadonlySet<UnaryFn> = new Set<UnaryFn>(['neg', 'abs', 'not', 'popcount', 'clz']);
@@ -172,7 +279,8 @@ for (const [driverName, icd] of softwareDrivers) {
     });
     // SwiftShader flushes subnormal results; Vulkan lets every device that does not offer denormPreserve do so.
     const flush = driverName === 'SwiftShader';
-    const supported = (scalar: ScalarType): boolean => device.target.arithmetic.has(scalar) && device.target.storage.has(scalar);
+    const supported = (scalar: ScalarType): boolean =>
+      device.target.arithmetic.has(scalar) && device.target.storage.has(scalar);
 
     for (const scalar of types) {
       it(`computes every op on ${scalar} as the interpreter does`, async (context) => {
@@ -180,13 +288,35 @@ for (const [driverName, icd] of softwareDrivers) {
         const float = isFloatScalar(scalar);
         const [x, y] = [values(scalar, count, 1), values(scalar, count, 2)];
         const failures: string[] = [];
-        const check = async (what: string, out: MemoryType, operands: readonly (readonly (number | bigint)[])[], lanes: Lanes, body: (b: KernelBuilder, args: readonly KValue[]) => KValue) => {
-          const kernel = elementwise(operands.map(() => scalar), out, lanes, count, body);
-          const { expected, found } = await both(device, kernel, operands.map((list) => encode(scalar, list)));
-          const wrong = differences(out, expected, found, { ulps: allowedUlps(what), looseZero: what === 'min' || what === 'max', flush });
+        const check = async (
+          what: string,
+          out: MemoryType,
+          operands: readonly (readonly (number | bigint)[])[],
+          lanes: Lanes,
+          body: (b: KernelBuilder, args: readonly KValue[]) => KValue,
+        ) => {
+          const kernel = elementwise(
+            operands.map(() => scalar),
+            out,
+            lanes,
+            count,
+            body,
+          );
+          const { expected, found } = await both(
+            device,
+            kernel,
+            operands.map((list) => encode(scalar, list)),
+          );
+          const wrong = differences(out, expected, found, {
+            ulps: allowedUlps(what),
+            looseZero: what === 'min' || what === 'max',
+            flush,
+          });
           if (wrong.length > 0) {
             const [{ element, expected: e, found: f }] = wrong;
-            failures.push(`${what} x${lanes}: ${wrong.length} differ, first (${operands.map((list) => list[element])}) = ${f}, not ${e}`);
+            failures.push(
+              `${what} x${lanes}: ${wrong.length} differ, first (${operands.map((list) => list[element])}) = ${f}, not ${e}`,
+            );
           }
         };
         for (const [i, fn] of unaryFns.entries()) {
@@ -200,7 +330,8 @@ for (const [driverName, icd] of softwareDrivers) {
             const bits = BigInt(scalarBits[scalar]);
             if (fn === 'shl' || fn === 'shr') q = y.map((v) => BigInt.asUintN(64, BigInt(v)) % bits);
             if (fn === 'div' || fn === 'rem') {
-              const wrap = (v: bigint): bigint => (isSignedScalar(scalar) ? BigInt.asIntN(Number(bits), v) : BigInt.asUintN(Number(bits), v));
+              const wrap = (v: bigint): bigint =>
+                isSignedScalar(scalar) ? BigInt.asIntN(Number(bits), v) : BigInt.asUintN(Number(bits), v);
               q = y.map((v) => (wrap(BigInt(v)) === 0n || wrap(BigInt(v)) === -1n ? 3n : v));
             }
           }
@@ -211,10 +342,16 @@ for (const [driverName, icd] of softwareDrivers) {
         }
         await check('select', scalar, [x, y], 4, (b, [a, c]) => b.select(b.compare('lt', a, c), c, a));
         for (const c of [0, 1, 3, 4, 127]) {
-          await check('min', scalar, [x], 1, (b, [a]) => b.min(a, b.constant(scalarBits[scalar] === 64 && !float ? BigInt(c) : c, scalar)));
+          await check('min', scalar, [x], 1, (b, [a]) =>
+            b.min(a, b.constant(scalarBits[scalar] === 64 && !float ? BigInt(c) : c, scalar)),
+          );
           if (c > 0 && !float) {
-            await check(`div by ${c}`, scalar, [x], 1, (b, [a]) => b.div(a, b.constant(scalarBits[scalar] === 64 ? BigInt(c) : c, scalar)));
-            await check(`rem by ${c}`, scalar, [x], 1, (b, [a]) => b.rem(a, b.constant(scalarBits[scalar] === 64 ? BigInt(c) : c, scalar)));
+            await check(`div by ${c}`, scalar, [x], 1, (b, [a]) =>
+              b.div(a, b.constant(scalarBits[scalar] === 64 ? BigInt(c) : c, scalar)),
+            );
+            await check(`rem by ${c}`, scalar, [x], 1, (b, [a]) =>
+              b.rem(a, b.constant(scalarBits[scalar] === 64 ? BigInt(c) : c, scalar)),
+            );
           }
         }
         expect(failures).toEqual([]);
@@ -232,7 +369,9 @@ for (const [driverName, icd] of softwareDrivers) {
             const wrong = differences(to, expected, found);
             if (wrong.length > 0) {
               const [{ element, expected: e, found: f }] = wrong;
-              failures.push(`${scalar}→${to} x${lanes}: ${wrong.length} differ, first ${source[element]} = ${f}, not ${e}`);
+              failures.push(
+                `${scalar}→${to} x${lanes}: ${wrong.length} differ, first ${source[element]} = ${f}, not ${e}`,
+              );
             }
           }
         }
@@ -244,18 +383,29 @@ for (const [driverName, icd] of softwareDrivers) {
     }
 
     /** Runs and compares whole buffers bit for bit, apart from the payload of NaNs. */
-    const same = async (kernel: KernelFunction, inputs: readonly Uint8Array[], scalars: readonly number[] = []): Promise<void> => {
+    const same = async (
+      kernel: KernelFunction,
+      inputs: readonly Uint8Array[],
+      scalars: readonly number[] = [],
+    ): Promise<void> => {
       const { expected, found } = await both(device, kernel, inputs, scalars);
       const { scalar } = buffersOf(kernel)[inputs.length];
       expect(differences(scalar as MemoryType, expected, found, { flush })).toEqual([]);
     };
     const ints = (length: number, seed = 3): Uint8Array => encode('i32', values('i32', length, seed));
-    const small = (length: number): Uint8Array => encode('i32', Array.from({ length }, (_, i) => (i * 37) % 101));
+    const small = (length: number): Uint8Array =>
+      encode(
+        'i32',
+        Array.from({ length }, (_, i) => (i * 37) % 101),
+      );
 
     it('takes remainders of floats exactly, however large the quotient', async () => {
       for (const scalar of ['f32', 'f64', 'f16'] as const) {
         if (!supported(scalar)) continue;
-        const xs = [...values(scalar, 512, 5), ...Array.from({ length: 512 }, (_, i) => (i % 2 ? -1 : 1) * 1.7 ** (i % 160) * 1e-3)];
+        const xs = [
+          ...values(scalar, 512, 5),
+          ...Array.from({ length: 512 }, (_, i) => (i % 2 ? -1 : 1) * 1.7 ** (i % 160) * 1e-3),
+        ];
         const ys = [...values(scalar, 512, 6), ...Array.from({ length: 512 }, (_, i) => 0.37 * (1 + (i % 7)))];
         const kernel = elementwise([scalar, scalar], scalar, 2, 1024, (b, [a, c]) => b.rem(a, c));
         await same(kernel, [encode(scalar, xs), encode(scalar, ys)]);
@@ -269,19 +419,37 @@ for (const [driverName, icd] of softwareDrivers) {
       const out = b.buffer('out', 'i32', n, 'write');
       const index = b.add(b.mulc(b.builtin('workgroup_id', 0, 3), 32), b.builtin('local_id', 0, 32));
       const value = b.load(x, index);
-      const [sum, last] = b.for(0, b.rem(b.unary('abs', value), b.constant(11)), 1, [b.constant(0), value], (i, [s, v]) => {
-        const [inner] = b.for(i, 9, 2, [s], (j, [t]) => b.if(
-          b.compare('eq', b.remc(b.and(j, b.constant(7)), 3), b.constant(0)),
-          () => [b.add(t, b.mul(j, v))],
-          () => b.if(b.compare('lt', t, b.constant(50)), () => [b.addc(t, 1)], () => [b.sub(t, i)]),
-        ));
-        return [inner, b.binary('xor', v, inner)];
+      const [sum, last] = b.for(
+        0,
+        b.rem(b.unary('abs', value), b.constant(11)),
+        1,
+        [b.constant(0), value],
+        (i, [s, v]) => {
+          const [inner] = b.for(i, 9, 2, [s], (j, [t]) =>
+            b.if(
+              b.compare('eq', b.remc(b.and(j, b.constant(7)), 3), b.constant(0)),
+              () => [b.add(t, b.mul(j, v))],
+              () =>
+                b.if(
+                  b.compare('lt', t, b.constant(50)),
+                  () => [b.addc(t, 1)],
+                  () => [b.sub(t, i)],
+                ),
+            ),
+          );
+          return [inner, b.binary('xor', v, inner)];
+        },
+      );
+      const [steps, rest] = b.loop(
+        [b.constant(0), b.unary('abs', b.binary('shr', last, b.constant(3)))],
+        ([count, v]) => {
+          const next = b.binary('shr', v, b.constant(1));
+          return { condition: b.compare('gt', next, b.constant(1)), next: [b.addc(count, 1), next] };
+        },
+      );
+      const [unrolled] = b.for(0, 6, 2, [rest], (i, [v]) => [b.add(b.mul(v, b.constant(5)), b.addc(b.mulc(i, 3), 1))], {
+        unroll: true,
       });
-      const [steps, rest] = b.loop([b.constant(0), b.unary('abs', b.binary('shr', last, b.constant(3)))], ([count, v]) => {
-        const next = b.binary('shr', v, b.constant(1));
-        return { condition: b.compare('gt', next, b.constant(1)), next: [b.addc(count, 1), next] };
-      });
-      const [unrolled] = b.for(0, 6, 2, [rest], (i, [v]) => [b.add(b.mul(v, b.constant(5)), b.addc(b.mulc(i, 3), 1))], { unroll: true });
       b.store(out, index, b.add(b.add(sum, steps), unrolled));
       await same(b.finish({ name: 'control', grid: [3, 1, 1], workgroup: [32, 1, 1] }), [ints(n)]);
     });
@@ -307,13 +475,20 @@ for (const [driverName, icd] of softwareDrivers) {
         b.store(scratch, b.constant(7 - i), b.extract(aligned, i));
         b.store(vectors, b.constant(4 * i), b.add(mirrored, b.splat(b.extract(unaligned, i), 4)), true);
       }
-      const [sum] = b.for(0, 8, 1, [b.constant(0, 'f32')], (i, [s]) => [b.add(s, b.load(scratch, b.remc(b.add(i, lane), 8)))]);
+      const [sum] = b.for(0, 8, 1, [b.constant(0, 'f32')], (i, [s]) => [
+        b.add(s, b.load(scratch, b.remc(b.add(i, lane), 8))),
+      ]);
       const [total] = b.for(0, 4, 1, [b.splat(sum, 4)], (i, [s]) => [b.add(s, b.load(vectors, b.mulc(i, 4), 4, true))]);
       b.store(out, base, total, true);
       b.store(out, b.addc(base, n), b.load(out, base), false);
       b.store(out, b.addc(base, n + 1), b.load(shared, lane), false);
       b.store(out, b.addc(base, n + 2), b.build([b.extract(total, 3), b.extract(total, 0)]), true);
-      await same(b.finish({ name: 'memory', grid: [2, 1, 1], workgroup: [32, 1, 1] }), [encode('f32', values('f32', n + 8, 9).map((v) => (Math.abs(Number(v)) < 1e6 ? v : 1)))]);
+      await same(b.finish({ name: 'memory', grid: [2, 1, 1], workgroup: [32, 1, 1] }), [
+        encode(
+          'f32',
+          values('f32', n + 8, 9).map((v) => (Math.abs(Number(v)) < 1e6 ? v : 1)),
+        ),
+      ]);
     });
 
     it('reduces through shared memory with barriers in a loop', async () => {
@@ -347,7 +522,9 @@ for (const [driverName, icd] of softwareDrivers) {
       b.if(b.compare('lt', lane, b.constant(4)), () => b.store(local, lane, b.constant(0, 'u32')));
       b.barrier();
       const value = b.load(x, b.add(b.mulc(group, 64), lane));
-      (['add', 'min', 'max', 'xor', 'or', 'and'] as const).forEach((fn, i) => b.atomic(fn, out, b.constant(i), value));
+      for (const [i, fn] of (['add', 'min', 'max', 'xor', 'or', 'and'] as const).entries()) {
+        b.atomic(fn, out, b.constant(i), value);
+      }
       b.atomic('add', local, b.and(lane, b.constant(3)), b.convert(b.and(value, b.constant(255)), 'u32'));
       b.barrier();
       b.if(b.compare('lt', lane, b.constant(4)), () => {
@@ -373,12 +550,19 @@ for (const [driverName, icd] of softwareDrivers) {
       const index = b.add(b.mulc(b.add(b.mulc(k, 6), j), 8), i);
       const square = (v: KValue): KValue => b.call('square', [v], ktype('f32'), ([p]) => b.mul(p, p));
       const guarded = b.call('guarded', [b.load(x, index)], ktype('f32'), ([p]) => {
-        const [r] = b.if(b.compare('lt', p, b.constant(0, 'f32')), () => [square(p)], () => [b.unary('sqrt', square(p))]);
+        const [r] = b.if(
+          b.compare('lt', p, b.constant(0, 'f32')),
+          () => [square(p)],
+          () => [b.unary('sqrt', square(p))],
+        );
         return r;
       });
       const shifted = b.add(guarded, b.convert(b.add(bias, b.convert(limit, 'i32')), 'f32'));
       b.store(out, index, b.select(b.compare('gt', b.convert(index, 'u32'), limit), shifted, b.convert(index, 'f32')));
-      const data = encode('f32', Array.from({ length: 240 }, (_, n) => (n % 16) - 8));
+      const data = encode(
+        'f32',
+        Array.from({ length: 240 }, (_, n) => (n % 16) - 8),
+      );
       await same(b.finish({ name: 'helpers', grid: [2, 3, 5], workgroup: [4, 2, 1] }), [data], [-7, 100]);
     });
 
@@ -396,22 +580,33 @@ for (const [driverName, icd] of softwareDrivers) {
       const other = b.load(flags, b.binary('xor', lane, b.constant(1)));
       b.store(out, lane, b.convert(b.or(b.and(flag, other), b.binary('xor', flag, other)), 'u32'));
       const list = Array.from({ length: n }, (_, i) => ((i * 5) % 7 < 3 ? 1 : 0));
-      await same(b.finish({ name: 'bools', grid: [1, 1, 1], workgroup: [n, 1, 1] }), [encode(bytes ? 'u8' : 'u32', list)]);
+      await same(b.finish({ name: 'bools', grid: [1, 1, 1], workgroup: [n, 1, 1] }), [
+        encode(bytes ? 'u8' : 'u32', list),
+      ]);
     });
 
     it('casts bits between types and lane counts', async () => {
-      await same(elementwise(['f32'], 'u32', 4, 128, (b, [a]) => b.bitcast(b.bitcast(a, ktype('i32', 4)), ktype('u32', 4))), [ints(128)]);
-      await same(elementwise(['u32'], 'f32', 1, 128, (b, [a]) => b.bitcast(a, ktype('f32'))), [encode('f32', values('f32', 128, 4))]);
+      await same(
+        elementwise(['f32'], 'u32', 4, 128, (b, [a]) => b.bitcast(b.bitcast(a, ktype('i32', 4)), ktype('u32', 4))),
+        [ints(128)],
+      );
+      await same(
+        elementwise(['u32'], 'f32', 1, 128, (b, [a]) => b.bitcast(a, ktype('f32'))),
+        [encode('f32', values('f32', 128, 4))],
+      );
       if (!supported('u16')) return;
       const kernel = elementwise(['u32'], 'u32', 2, 128, (b, [a]) => {
         const halves = b.bitcast(a, ktype('u16', 4));
         return b.bitcast(b.build([3, 0, 2, 1].map((lane) => b.extract(halves, lane))), ktype('u32', 2));
       });
       await same(kernel, [ints(128)]);
-      await same(elementwise(['u32'], 'f16', 1, 128, (b, [a]) => {
-        const pair = b.bitcast(a, ktype('f16', 2));
-        return b.extract(pair, 1);
-      }), [ints(128)]);
+      await same(
+        elementwise(['u32'], 'f16', 1, 128, (b, [a]) => {
+          const pair = b.bitcast(a, ktype('f16', 2));
+          return b.extract(pair, 1);
+        }),
+        [ints(128)],
+      );
     });
 
     it('exchanges values within subgroups', async (context) => {
@@ -424,21 +619,35 @@ for (const [driverName, icd] of softwareDrivers) {
       const value = b.load(x, lane);
       const whole = b.convert(value, 'i32');
       const results = [
-        b.subgroup('add', value), b.subgroup('min', value), b.subgroup('max', value), b.subgroup('broadcast_first', value),
-        b.subgroup('shuffle_xor', value, 1), b.subgroup('shuffle_xor', value, width / 2),
+        b.subgroup('add', value),
+        b.subgroup('min', value),
+        b.subgroup('max', value),
+        b.subgroup('broadcast_first', value),
+        b.subgroup('shuffle_xor', value, 1),
+        b.subgroup('shuffle_xor', value, width / 2),
         ...(['add', 'min', 'max'] as const).map((fn) => b.convert(b.subgroup(fn, whole), 'f32')),
       ];
-      results.forEach((result, i) => b.store(out, b.addc(lane, 64 * i), result));
-      const data = encode('f32', Array.from({ length: 64 }, (_, i) => (i === 21 ? Number.NaN : ((i * 29) % 64) - 20)));
+      for (const [i, result] of results.entries()) b.store(out, b.addc(lane, 64 * i), result);
+      const data = encode(
+        'f32',
+        Array.from({ length: 64 }, (_, i) => (i === 21 ? Number.NaN : ((i * 29) % 64) - 20)),
+      );
       await same(b.finish({ name: 'subgroups', grid: [1, 1, 1], workgroup: [64, 1, 1], subgroupSize: width }), [data]);
     });
 
     it('agrees on random expressions', async () => {
       const scalars = types.filter(supported);
-      await fc.assert(fc.asyncProperty(fc.array(fc.nat(0xffffffff), { minLength: 24, maxLength: 90 }), fc.constantFrom<Lanes>(1, 2, 4), async (choices, lanes) => {
-        const { kernel, inputs } = randomKernel(choices, scalars, lanes);
-        await same(kernel, inputs);
-      }), { numRuns: 40, seed: 20 });
+      await fc.assert(
+        fc.asyncProperty(
+          fc.array(fc.nat(0xffffffff), { minLength: 24, maxLength: 90 }),
+          fc.constantFrom<Lanes>(1, 2, 4),
+          async (choices, lanes) => {
+            const { kernel, inputs } = randomKernel(choices, scalars, lanes);
+            await same(kernel, inputs);
+          },
+        ),
+        { numRuns: 40, seed: 20 },
+      );
     });
   });
 }
@@ -453,7 +662,7 @@ function randomKernel(choices: readonly number[], scalars: readonly MemoryType[]
   const inputs: Uint8Array[] = [];
   const pool = new Map<MemoryType, KValue[]>();
   used.forEach((scalar, i) => {
-    inputs.push(encode(scalar, values(scalar, length, choices[i % choices.length] % 1000 + 1)));
+    inputs.push(encode(scalar, values(scalar, length, (choices[i % choices.length] % 1000) + 1)));
     pool.set(scalar, [b.load(b.buffer(`in${i}`, scalar, length, 'read'), index, lanes, true)]);
   });
   let at = 0;
@@ -468,17 +677,32 @@ function randomKernel(choices: readonly number[], scalars: readonly MemoryType[]
     const [x, y] = [any(scalar), any(scalar)];
     const float = isFloatScalar(scalar);
     switch (pick(6)) {
-      case 0: list.push(b.convert(any(used[pick(used.length)]), scalar)); break;
-      case 1: list.push(b.select(b.compare((['lt', 'eq', 'ge'] as const)[pick(3)], x, y), y, x)); break;
-      case 2: list.push(float ? b.unary((['neg', 'abs', 'floor', 'round'] as const)[pick(4)], x) : b.unary((['neg', 'abs', 'not', 'clz'] as const)[pick(4)], x)); break;
-      case 3: list.push(b.binary(float ? (['add', 'sub', 'mul'] as const)[pick(3)] : (['and', 'or', 'xor'] as const)[pick(3)], x, y)); break;
+      case 0:
+        list.push(b.convert(any(used[pick(used.length)]), scalar));
+        break;
+      case 1:
+        list.push(b.select(b.compare((['lt', 'eq', 'ge'] as const)[pick(3)], x, y), y, x));
+        break;
+      case 2:
+        list.push(
+          float
+            ? b.unary((['neg', 'abs', 'floor', 'round'] as const)[pick(4)], x)
+            : b.unary((['neg', 'abs', 'not', 'clz'] as const)[pick(4)], x),
+        );
+        break;
+      case 3:
+        list.push(
+          b.binary(float ? (['add', 'sub', 'mul'] as const)[pick(3)] : (['and', 'or', 'xor'] as const)[pick(3)], x, y),
+        );
+        break;
       case 4: {
         const c = isIntScalar(scalar) && scalarBits[scalar] === 64 ? BigInt(1 + pick(60)) : 1 + pick(60);
         const constant = b.constant(c, scalar, lanes);
         list.push(b.binary(float ? 'mul' : (['div', 'rem', 'mul', 'add'] as const)[pick(4)], x, constant));
         break;
       }
-      default: list.push(b.binary((['add', 'sub', 'mul'] as const)[pick(3)], x, y));
+      default:
+        list.push(b.binary((['add', 'sub', 'mul'] as const)[pick(3)], x, y));
     }
   }
   // All results of the first type, mixed into one output without losing bits.

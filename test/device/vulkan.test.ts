@@ -120,7 +120,9 @@ for (const [name, icd] of softwareDrivers) {
             await device.queue.submit({ writes: [{ to: range(a, to, length), data }] });
             model[0].set(data, to);
           } else if (round % 3 === 1) {
-            const list = await device.record([{ kind: 'copy', from: range(a, from, length), to: range(b, to, length) }]);
+            const list = await device.record([
+              { kind: 'copy', from: range(a, from, length), to: range(b, to, length) },
+            ]);
             await device.queue.submit({ list });
             model[1].set(model[0].subarray(from, from + length), to);
             list.release();
@@ -162,7 +164,10 @@ for (const [name, icd] of softwareDrivers) {
           { kind: 'barrier' },
           ...[3, 5].flatMap((factor) => [
             {
-              kind: 'dispatch' as const, kernel, grid: [16, 1, 1] as const, scalars: word(factor),
+              kind: 'dispatch' as const,
+              kernel,
+              grid: [16, 1, 1] as const,
+              scalars: word(factor),
               bindings: [range(x, align, 4 * length), range(y, 2 * align, 4 * length)],
             },
             { kind: 'barrier' as const },
@@ -190,7 +195,9 @@ for (const [name, icd] of softwareDrivers) {
       it('runs a thousand submissions in order', async () => {
         const kernel = await load(device, multiplyAdd(1, 1));
         const [x, y] = [device.allocate(4), device.allocate(4)];
-        const list = await device.record([{ kind: 'dispatch', kernel, grid: [1, 1, 1], bindings: [whole(x), whole(y)], scalars: word(1) }]);
+        const list = await device.record([
+          { kind: 'dispatch', kernel, grid: [1, 1, 1], bindings: [whole(x), whole(y)], scalars: word(1) },
+        ]);
         const results = Array.from({ length: 1000 }, () => new Int32Array(1));
         const order: number[] = [];
         await Promise.all(
@@ -265,13 +272,15 @@ for (const [name, icd] of softwareDrivers) {
       it('names the kernel whose SPIR-V does not fit the device', async () => {
         const code = vulkanBackend.render(multiplyAdd(1, 1), device.target);
         await expect(device.loadKernels([{ ...code, name: 'odd', subgroupSize: 3 }])).rejects.toMatchObject({
-          code: 'E_KERNEL', message: expect.stringContaining('odd'),
+          code: 'E_KERNEL',
+          message: expect.stringContaining('odd'),
         });
       });
 
       it('compiles many kernels at once, in order', async () => {
         const codes = Array.from({ length: 12 }, (_, i) => ({
-          ...vulkanBackend.render(multiplyAdd(i + 1, 1), device.target), name: `kernel${i}`,
+          ...vulkanBackend.render(multiplyAdd(i + 1, 1), device.target),
+          name: `kernel${i}`,
         }));
         const kernels = await device.loadKernels(codes);
         expect(kernels.map((kernel) => kernel.name)).toEqual(codes.map((code) => code.name));
@@ -318,7 +327,12 @@ for (const [name, icd] of softwareDrivers) {
         expect(file).toMatch(/^[0-9a-f]{32}-[0-9a-f]+\.bin$/);
         const path = join(folder, 'vulkan', file);
         const good = readFileSync(path);
-        for (const bad of [good.subarray(0, good.length / 2), Buffer.alloc(0), Buffer.from(good).fill(0xff, 40, 80), Buffer.from('x')]) {
+        for (const bad of [
+          good.subarray(0, good.length / 2),
+          Buffer.alloc(0),
+          Buffer.from(good).fill(0xff, 40, 80),
+          Buffer.from('x'),
+        ]) {
           writeFileSync(path, bad);
           await once();
         }

@@ -25,7 +25,10 @@ export async function driverFor(icd: string, cacheDirectory?: string): Promise<D
   }
 }
 
-export async function openFirst(icd: string, options: { staging?: boolean; cacheDirectory?: string } = {}): Promise<Device> {
+export async function openFirst(
+  icd: string,
+  options: { staging?: boolean; cacheDirectory?: string } = {},
+): Promise<Device> {
   const driver = await driverFor(icd, options.cacheDirectory);
   const [info] = await driver.enumerate();
   if (!info) throw new Error(`${icd} offers no device`);
