@@ -592,10 +592,11 @@ class KernelRenderer {
     const constants = this.#floatConstants;
     const [value, other] = constants.has(a) ? [b, a] : [a, b];
     const constant = constants.get(other);
-    if (constant === undefined || Number.isNaN(constant)) {
+    const winsTies = fn === 'max' ? Object.is(constant, 0) : Object.is(constant, -0);
+    // Against a zero that loses to the other zero, compilers have been seen to lose the sign (clang 14).
+    if (constant === undefined || Number.isNaN(constant) || (constant === 0 && !winsTies)) {
       return `${this.#prelude.minMax(fn, held, lanes)}(${this.#c(a)}, ${this.#c(b)})`;
     }
-    const winsTies = fn === 'max' ? Object.is(constant, 0) : Object.is(constant, -0);
     const comparison = `${fn === 'max' ? '<' : '>'}${winsTies ? '=' : ''}`;
     const [x, c] = [this.#c(value), this.#c(other)];
     if (lanes === 1) return `${x} ${comparison} ${c} ? ${c} : ${x}`;
