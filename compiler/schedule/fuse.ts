@@ -163,6 +163,7 @@ class Fusion {
       nodes,
       reads: this.#reads(draft.nodes),
       writes,
+      constants: this.#graph.constants,
       scalars: this.#scalars,
     };
   }

@@ -14,6 +14,8 @@ export interface Group {
   readonly reads: readonly Value[];
   /** Values that the kernel writes to memory. */
   readonly writes: readonly Value[];
+  /** Data of all constants of the graph. */
+  readonly constants: ReadonlyMap<number, ConstantData>;
   /** Data of constants of one element that are built into the code. */
   readonly scalars: ReadonlyMap<number, ConstantData>;
 }

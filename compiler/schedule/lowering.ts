@@ -13,9 +13,10 @@ import type { Node, NodeOf, OpKind, Value } from '../graph/types.js';
 import { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
 import { type KBuffer, type KernelFunction, type KValue, type Lanes, type ScalarType, scalarTypes } from '../kernel/types.js';
-import { bytesOfTensor } from '../tensor.js';
+import { type bytesOfTensor, sizeOf } from '../tensor.js';
 import { elementsOf } from '../graph/ops/reference/data.js';
 import { Affine, delinearize, linearize } from './affine.js';
+import type { Binding, DerivedConstant } from './family.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
 
 export type Index = readonly Affine[];
@@ -38,26 +39,34 @@ export class Lowering {
   readonly group: Group;
   readonly target: Target;
   readonly #buffers = new Map<number, KBuffer>();
+  readonly #bindings: Binding[] = [];
   readonly #producers = new Map<number, Node>();
   readonly #overrides = new Map<number, (index: Index, lanes: Lanes) => KValue>();
   #memos: Map<string, KValue>[] = [new Map()];
   /** Every address that was loaded or stored, for schedules that judge a form by them. */
   readonly addresses: Affine[] = [];
 
-  constructor(group: Group, target: Target) {
+  /** @param derived Constants that are bound in a form of their own instead of the value with that id. */
+  constructor(group: Group, target: Target, derived: ReadonlyMap<number, DerivedConstant> = new Map()) {
     this.group = group;
     this.target = target;
     for (const node of group.nodes) for (const output of node.outputs) this.#producers.set(output.id, node);
-    for (const value of group.reads) this.#declare(value, 'read');
-    for (const value of group.writes) this.#declare(value, 'write');
+    for (const value of group.reads) this.#declare(value, derived.get(value.id) ?? value, 'read');
+    for (const value of group.writes) this.#declare(value, value, 'write');
   }
 
-  #declare(value: Value, access: 'read' | 'write'): void {
+  /** What the kernel's buffers are bound to, in order. */
+  get bindings(): readonly Binding[] {
+    return this.#bindings;
+  }
+
+  #declare(value: Value, binding: Value | DerivedConstant, access: 'read' | 'write'): void {
     const scalar = scalarOf(value);
-    const length = shapeOf(value).reduce((p, d) => p * d, 1);
+    const length = sizeOf('kind' in binding ? binding.data.shape : shapeOf(binding));
     const prefix = access === 'read' ? 'in' : 'out';
     const memory = scalar === 'bool' ? 'u8' : scalar;
     this.#buffers.set(value.id, this.b.buffer(`${prefix}${this.#buffers.size}`, memory, length, access));
+    this.#bindings.push(binding);
   }
 
   /** From now on elements of `value` come from `element` (an anchor's accumulators, a reduction's result). */

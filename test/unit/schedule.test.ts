@@ -20,7 +20,7 @@ function random(shape: readonly number[], seed = 1): HostTensor {
   return { dtype: 'f32', shape, data };
 }
 
-type Build = (b: GraphBuilder, input: (shape: readonly number[]) => Value) => Value | Value[];
+type Build = (b: GraphBuilder, input: (shape: readonly number[]) => Value, weights: (shape: readonly number[]) => Value) => Value | Value[];
 interface Case {
   readonly name: string;
   readonly build: Build;
@@ -67,6 +67,11 @@ const cases: Case[] = [
   { name: 'depthwise', build: (b, x) => b.op('conv', [x([1, 8, 12, 20]), x([8, 1, 3, 3])], { ...convAttrs, groups: 8 })[0] },
   { name: 'grouped, dilated', build: (b, x) => b.op('conv', [x([1, 8, 14, 15]), x([12, 4, 3, 3])], { ...convAttrs, groups: 2, dilations: [2, 2], padLow: [2, 2], padHigh: [2, 2] })[0] },
   { name: 'conv transpose', build: (b, x) => b.op('conv', [x([1, 4, 5, 6]), x([3, 4, 3, 3])], { ...convAttrs, inputDilation: [2, 2], padLow: [1, 1], padHigh: [2, 2] })[0] },
+  { name: 'constant weights', kernels: 1, build: (b, x, w) => c.relu(b, c.add(b, b.op('conv', [x([2, 12, 9, 16]), w([20, 12, 3, 3])], convAttrs)[0], w([20, 1, 1]))) },
+  { name: 'constant grouped weights', build: (b, x, w) => b.op('conv', [x([2, 12, 9, 10]), w([18, 6, 3, 3])], { ...convAttrs, groups: 2, strides: [2, 2] })[0] },
+  { name: 'gemm with constant transposed weights', build: (b, x, w) => c.matmul(b, x([9, 30]), c.transpose(b, w([50, 30]), [1, 0])) },
+  { name: 'long k', build: (b, x, w) => c.matmul(b, x([5, 2100]), w([2100, 37])) },
+  { name: 'one column', build: (b, x, w) => b.op('conv', [x([1, 40, 1, 1]), w([24, 40, 1, 1])], { ...convAttrs, padLow: [0, 0], padHigh: [0, 0] })[0] },
   { name: 'residual', kernels: 2, build: (b, x) => {
     const a = x([1, 8, 6, 16]);
     const y = c.relu(b, b.op('conv', [a, x([8, 8, 3, 3])], convAttrs)[0]);
@@ -82,11 +87,12 @@ for (const [style, target] of Object.entries(testTargets)) {
         const b = new GraphBuilder(name);
         const inputs: Record<string, HostTensor> = {};
         let count = 0;
-        const built = build(b, (shape) => {
-          const input = `x${count++}`;
-          inputs[input] = random(shape, count);
-          return b.input(input, 'f32', shape);
-        });
+        const input = (shape: readonly number[]) => {
+          const named = `x${count++}`;
+          inputs[named] = random(shape, count);
+          return b.input(named, 'f32', shape);
+        };
+        const built = build(b, input, (shape) => b.constant(random(shape, ++count)));
         (Array.isArray(built) ? built : [built]).forEach((value, i) => b.output(`y${i}`, value));
         const graph = b.finish();
         const expected = runReference(graph, inputs);

@@ -30,6 +30,11 @@ export interface Contraction {
   readonly accumulator: ScalarType;
   readonly lhs: Operand;
   readonly rhs: Operand;
+  /** Batches that the lhs differs in (weights of a convolution differ by group, not by image), and which one it is. */
+  readonly lhsBatches: number;
+  lhsBatch(batch: Affine): Affine;
+  readonly rhsBatches: number;
+  rhsBatch(batch: Affine): Affine;
   /** Index into the node's output. */
   result(place: Omit<Place, 'k'>): Index;
 }
@@ -96,6 +101,10 @@ function dotContraction(node: NodeOf<'dot'>): Contraction {
     n: sizeOf(pick(rhs, rhsFree)),
     k: sizeOf(contractShape),
     accumulator,
+    lhsBatches: sizeOf(batchShape),
+    lhsBatch: (batch) => batch,
+    rhsBatches: sizeOf(batchShape),
+    rhsBatch: (batch) => batch,
     lhs: side(lhs, lhsBatch, lhsFree, lhsContract),
     rhs: side(rhs, rhsBatch, rhsFree, rhsContract),
     result: ({ batch, m, n }) => [
@@ -154,6 +163,10 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
     node, batch: images * groups, m, n: sizeOf(positions), k: perGroup * sizeOf(kernel), accumulator,
     lhs: weights,
     rhs: input,
+    lhsBatches: groups,
+    lhsBatch: (batch) => split(batch)[1],
+    rhsBatches: images * groups,
+    rhsBatch: (batch) => batch,
     result: ({ batch, m: row, n }) => {
       const [image, group] = split(batch);
       return [image, group.scale(m).add(row), ...delinearize(n, positions)];
@@ -187,6 +200,27 @@ function undilated(
   if (lanes === 1 || !at.some((i) => i.mentionsLane())) return one(at);
   return b.build(Array.from({ length: lanes }, (_, lane) => one(at.map((i) => i.atLane(lane)))));
 }
+
+/** Extents of the contracted dims, outermost first. */
+export function kernelExtents(node: Node): readonly number[] {
+  if (node.op === 'conv') return shapeOf(node.inputs[1]).slice(1);
+  if (node.op === 'dot') return node.attrs.lhsContract.map((d) => shapeOf(node.inputs[0])[d]);
+  throw new Error(`${node.op} is not a contraction`);
+}
+
+/** The same contraction with lhs and rhs, m and n exchanged. */
+export const transposed = (contraction: Contraction): Contraction => ({
+  ...contraction,
+  m: contraction.n,
+  n: contraction.m,
+  lhs: contraction.rhs,
+  rhs: contraction.lhs,
+  lhsBatches: contraction.rhsBatches,
+  lhsBatch: contraction.rhsBatch,
+  rhsBatches: contraction.lhsBatches,
+  rhsBatch: contraction.lhsBatch,
+  result: ({ batch, m, n }) => contraction.result({ batch, m: n, n: m }),
+});
 
 /** acc + x·y: fused where the target does that as fast. */
 export function multiplyAdd(lowering: Lowering, x: KValue, y: KValue, sum: KValue): KValue {

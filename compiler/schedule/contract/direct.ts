@@ -2,14 +2,13 @@
  * Direct contraction: each output element (or vector of neighbours) sums over k by itself. For depthwise convolutions
  * and other contractions with little reuse, where tiles would be mostly empty.
  */
-import type { Node } from '../../graph/types.js';
 import type { Target } from '../../kernel/target.js';
 import type { KernelFunction, KValue, Lanes } from '../../kernel/types.js';
 import { Affine, delinearize, linearize } from '../affine.js';
 import type { Group } from '../group.js';
 import { type Index, type Lowering, scalarOf, shapeOf } from '../lowering.js';
 import { lowerMap } from '../map.js';
-import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
+import { type Contraction, contractionOf, kernelExtents, multiplyAdd } from './contraction.js';
 
 export function lowerDirect(group: Group, target: Target): KernelFunction {
   const contraction = contractionOf(group);
@@ -36,13 +35,6 @@ function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, la
   };
   const [sum] = k === 0 ? [zero] : nest(0, [], [zero]);
   return b.convert(sum, scalarOf(node.outputs[0], node));
-}
-
-/** Extents of the contracted dims, outermost first. */
-function kernelExtents(node: Node): readonly number[] {
-  if (node.op === 'conv') return shapeOf(node.inputs[1]).slice(1);
-  if (node.op === 'dot') return node.attrs.lhsContract.map((d) => shapeOf(node.inputs[0])[d]);
-  throw new Error(`${node.op} is not a contraction`);
 }
 
 /** Flat (batch, m, n) of an output index. */

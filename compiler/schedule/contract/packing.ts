@@ -1,0 +1,80 @@
+/**
+ * Packed operands: [batch][tile][k][width], rows of a tile side by side, so that a register tile reads `width`
+ * consecutive elements a step of k. Constants are packed once, when they are uploaded; rows beyond the operand's end
+ * are zeros.
+ */
+import type { ConstantData, Value } from '../../graph/types.js';
+import { KernelBuilder } from '../../kernel/builder.js';
+import { emptyTensor, sizeOf } from '../../tensor.js';
+import { Affine, linearize } from '../affine.js';
+import type { DerivedConstant } from '../family.js';
+import { shapeOf } from '../lowering.js';
+import type { Operand } from './contraction.js';
+
+export interface PackedShape {
+  readonly batches: number;
+  readonly rows: number;
+  readonly k: number;
+  readonly width: number;
+}
+
+interface Strides {
+  readonly batch: number;
+  readonly row: number;
+  readonly k: number;
+  readonly offset: number;
+}
+
+/** Element address = offset + batch·a + row·b + k·c, if the operand is that simple. */
+export function stridesOf(operand: Operand, { batches, rows, k }: PackedShape): Strides | undefined {
+  if (operand.padded) return undefined;
+  const b = new KernelBuilder();
+  // In a scratch builder the workgroup's coordinates serve as three independent variables.
+  const variable = (dim: 0 | 1 | 2, extent: number) => Affine.of(b.builtin('workgroup_id', dim, extent), b);
+  const [batchAt, rowAt, kAt] = [variable(0, batches), variable(1, rows), variable(2, k)];
+  const address = linearize(operand.index(batchAt, rowAt, kAt), shapeOf(operand.value));
+  const coefficient = (variableAt: Affine): number | undefined => {
+    if (variableAt.isConstant) return 0;
+    const [{ atom }] = variableAt.terms;
+    return address.terms.find((term) => term.atom.key === atom.key)?.coefficient ?? 0;
+  };
+  if (address.terms.some(({ atom }) => atom.kind !== 'value')) return undefined;
+  return { batch: coefficient(batchAt) as number, row: coefficient(rowAt) as number, k: coefficient(kAt) as number, offset: address.constant };
+}
+
+export const packedLength = ({ batches, rows, k, width }: PackedShape): number => batches * Math.ceil(rows / width) * k * width;
+
+/** The packed form of a constant operand. Data is read when the result is. */
+export function packConstant(value: Value, data: ConstantData, shape: PackedShape, strides: Strides): DerivedConstant {
+  const packed = [packedLength(shape)];
+  return {
+    kind: 'constant',
+    name: `${value.name}.packed${shape.width}`,
+    data: {
+      dtype: data.dtype,
+      shape: packed,
+      load() {
+        const source = data.load();
+        const result = emptyTensor(data.dtype, packed);
+        pack(source.data as Float32Array, result.data as Float32Array, shape, strides, sizeOf(source.shape));
+        return result;
+      },
+    },
+  };
+}
+
+function pack(source: Float32Array, target: Float32Array, { batches, rows, k, width }: PackedShape, strides: Strides, length: number): void {
+  let at = 0;
+  for (let batch = 0; batch < batches; batch++) {
+    for (let first = 0; first < rows; first += width) {
+      const count = Math.min(width, rows - first);
+      const base = strides.offset + batch * strides.batch + first * strides.row;
+      if (base + (count - 1) * strides.row + (k - 1) * strides.k >= length) throw new RangeError('packing reads beyond the constant');
+      for (let step = 0; step < k; step++) {
+        let from = base + step * strides.k;
+        for (let row = 0; row < count; row++, from += strides.row) target[at + row] = source[from];
+        at += width;
+      }
+    }
+  }
+}
