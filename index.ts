@@ -1,6 +1,5 @@
 /** Tutti: a model goes in once and runs on any hardware. */
 export { TuttiError } from './compiler/error.js';
-export { compile, devices, Model, Session, Tensor } from './runtime/index.js';
 export type {
   CompileOptions,
   DeviceInfo,
@@ -19,3 +18,4 @@ export type {
   TensorType,
   ValueInfo,
 } from './runtime/index.js';
+export { compile, devices, Model, Session, Tensor } from './runtime/index.js';

@@ -1,5 +1,12 @@
 /** Models: from a file, bytes or a graph to something a session can run, save or describe. */
-import { type ArtifactModel, isArtifact, readArtifact, writeArtifact } from '../compiler/artifact/index.js';
+import {
+  type ArtifactModel,
+  type CreateHasher,
+  isArtifact,
+  readArtifact,
+  sha256,
+  writeArtifact,
+} from '../compiler/artifact/index.js';
 import type { Numerics } from '../compiler/compile.js';
 import { bytesOf } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
@@ -57,7 +64,8 @@ export class Model implements ModelInfo {
   staticShapes(): Readonly<Record<string, readonly number[]>> | undefined {
     const shapes: Record<string, readonly number[]> = {};
     for (const { name, shape, unknown } of this.inputs) {
-      if (!shape.every((dim) => typeof dim === 'number') || (unknown && this.shapes[name] === undefined)) return undefined;
+      if (!shape.every((dim) => typeof dim === 'number') || (unknown && this.shapes[name] === undefined))
+        return undefined;
       shapes[name] = shape;
     }
     return shapes;
@@ -82,12 +90,12 @@ export class Model implements ModelInfo {
    * @throws TuttiError E_IO, E_EXTERNAL_DATA
    */
   async save(path: string | URL): Promise<void> {
-    const { pathOf, sha256, writeFile } = await import('./node.js');
-    await writeFile(pathOf(path), writeArtifact(this.#artifact(), async (bytes) => sha256(bytes)));
+    const { createHasher, pathOf, writeFile } = await import('./node.js');
+    await writeFile(pathOf(path), writeArtifact(this.#artifact(), createHasher));
   }
 
   /** The bytes of the artifact, in pieces. */
-  artifact(): AsyncIterable<Uint8Array> {
+  artifact(): Iterable<Uint8Array> {
     return writeArtifact(this.#artifact());
   }
 
@@ -113,27 +121,26 @@ export async function compile(source: ModelSource, options: CompileOptions = {})
 const isGraph = (source: object): source is Graph => 'nodes' in source && 'constants' in source;
 
 async function fromFile(source: string | URL, options: CompileOptions): Promise<Model> {
-  const { externalFiles, nameOf, pathOf, readFile, sha256 } = await import('./node.js');
+  const { createHasher, externalFiles, nameOf, pathOf, readFile } = await import('./node.js');
   const path = pathOf(source);
   const bytes = await readFile(path);
   return fromBytes(bytes, options, {
-    subject: path,
     name: nameOf(path),
     readExternal: externalFiles(path),
-    digest: async (data) => sha256(data),
+    createHasher,
   });
 }
 
+/** What only a file can tell. */
 interface FileContext {
-  readonly subject: string;
   readonly name: string;
-  readonly readExternal: ReturnType<(typeof import('./node.js'))['externalFiles']>;
-  readonly digest: (bytes: Uint8Array) => Promise<string>;
+  readonly readExternal: ReturnType<typeof import('./node.js')['externalFiles']>;
+  readonly createHasher: CreateHasher;
 }
 
 async function fromBytes(bytes: Uint8Array, options: CompileOptions, file?: FileContext): Promise<Model> {
   if (isArtifact(bytes)) {
-    const stored = await readArtifact(bytes, file?.digest);
+    const stored = readArtifact(bytes, file?.createHasher);
     const merged: CompileOptions = {
       ...options,
       numerics: options.numerics ?? stored.numerics,
@@ -144,7 +151,7 @@ async function fromBytes(bytes: Uint8Array, options: CompileOptions, file?: File
   }
   const { importOnnx } = await import('../compiler/frontends/onnx/index.js');
   const graph = importOnnx(bytes, { readExternal: file?.readExternal, shapes: options.shapes, dims: options.dims });
-  return new Model(graph, options, await file?.digest(bytes));
+  return new Model(graph, options, sha256(bytes, file?.createHasher));
 }
 
 export function checkNumerics(numerics: Numerics): Numerics {

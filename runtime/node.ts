@@ -4,10 +4,11 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { closeSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
-import { mkdir, open, readFile as read, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { CreateHasher } from '../compiler/artifact/index.js';
 import { TuttiError } from '../compiler/error.js';
 
 /** Folder of the caches: TUTTI_CACHE, else where the platform keeps caches. */
@@ -26,9 +27,22 @@ export const nameOf = (path: string): string => basename(path);
 /** @throws TuttiError E_IO */
 export async function readFile(path: string): Promise<Uint8Array> {
   try {
-    const info = await stat(path);
-    if (!info.isFile()) throw new TuttiError('E_IO', 'is not a file', { subject: path });
-    return await read(path);
+    const file = await open(path, 'r');
+    try {
+      const info = await file.stat();
+      if (!info.isFile()) throw new TuttiError('E_IO', 'is not a file', { subject: path });
+      // In pieces: one call reads at most 2 GiB.
+      const bytes = new Uint8Array(info.size);
+      let done = 0;
+      while (done < bytes.byteLength) {
+        const { bytesRead } = await file.read(bytes, done, Math.min(bytes.byteLength - done, 1 << 28), done);
+        if (bytesRead === 0) break;
+        done += bytesRead;
+      }
+      return bytes.subarray(0, done);
+    } finally {
+      await file.close();
+    }
   } catch (error) {
     if (error instanceof TuttiError) throw error;
     throw ioError(path, 'cannot be read', error);
@@ -62,7 +76,11 @@ export async function writeFile(path: string, chunks: Iterable<Uint8Array> | Asy
   }
 }
 
-export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+/** OpenSSL's SHA-256, which uses the processor's instructions for it. */
+export const createHasher: CreateHasher = () => {
+  const hash = createHash('sha256');
+  return { update: (bytes) => void hash.update(bytes), digest: () => hash.digest('hex') };
+};
 
 export interface ExternalFile {
   /** Bytes. */

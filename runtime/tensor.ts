@@ -4,7 +4,7 @@
  */
 import { bytesOf, type DType } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
-import { f32ToBf16, f32ToF16, f32ToF8e4m3, f32ToF8e5m2 } from '../compiler/numeric.js';
+import { f32ToBf16, f32ToF8e4m3, f32ToF8e5m2, f32ToF16 } from '../compiler/numeric.js';
 import { type HostTensor, sizeOf } from '../compiler/tensor.js';
 
 /**

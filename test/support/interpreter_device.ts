@@ -181,7 +181,8 @@ export class InterpreterDevice implements Device {
     this.#checkOpen();
     return codes.map((code): LoadedKernel => {
       const kernel = kernels.get(code);
-      if (kernel === undefined) throw new TuttiError('E_KERNEL', 'not rendered for the interpreter', { subject: code.name });
+      if (kernel === undefined)
+        throw new TuttiError('E_KERNEL', 'not rendered for the interpreter', { subject: code.name });
       this.counts.kernels++;
       const loaded: LoadedKernel = {
         name: code.name,
@@ -308,7 +309,9 @@ export class InterpreterDevice implements Device {
         const values = kernel.params
           .filter((param) => param.kind === 'scalar')
           .map(({ scalar }, i) =>
-            scalar === 'f32' ? words.getFloat32(4 * i, true) : words[scalar === 'i32' ? 'getInt32' : 'getUint32'](4 * i, true),
+            scalar === 'f32'
+              ? words.getFloat32(4 * i, true)
+              : words[scalar === 'i32' ? 'getInt32' : 'getUint32'](4 * i, true),
           );
         interpret({ ...kernel, grid: command.grid }, command.bindings.map(memoryOf), values, this.#options.interpret);
         return;
