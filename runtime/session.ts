@@ -24,6 +24,9 @@ import { Tensor } from './tensor.js';
 
 const defaultCacheSize = 8;
 
+/** The compiler, loaded when there is something to compile: listing devices must not wait for it. */
+let planner: Promise<typeof import('../compiler/compile.js')> | undefined;
+
 export class Session {
   /** With the shapes and sizes that the session fixes. */
   readonly model: Model;
@@ -186,7 +189,8 @@ export class Session {
 
   async #build(shapes: Readonly<Record<string, readonly number[]>>): Promise<Executable> {
     const start = performance.now();
-    const { plan } = await import('../compiler/compile.js');
+    planner ??= import('../compiler/compile.js');
+    const { plan } = await planner;
     await nextTurn();
     const planStart = performance.now();
     const { device } = this.#handle;

@@ -25,9 +25,6 @@ vi.mock('../../compiler/compile.js', () => ({
   },
 }));
 
-// Mocks of modules that are imported several times at once are only in place after a first import.
-await import('../../compiler/compile.js');
-
 function scaleGraph(rows: number | string): Graph {
   const b = new GraphBuilder('scale');
   const x = b.input('x', 'f32', [typeof rows === 'string' ? dimName(rows) : rows, 4]);
