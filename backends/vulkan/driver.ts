@@ -101,6 +101,8 @@ class VulkanDriver implements Driver {
   }
 
   async open(id: string): Promise<Device> {
+    const probed = await this.probe();
+    if (!probed.ok) throw new TuttiError('E_DEVICE', probed.reason, { subject: id });
     const native = this.#native();
     return translated(async () => {
       const facts = await native.enumerate(this.#icd);

@@ -29,6 +29,7 @@ import {
 } from '../../compiler/kernel/types.js';
 import type { KernelCode, Target } from '../backend.js';
 import { Arithmetic, type Operand } from './arithmetic.js';
+import { fmaHelper } from './fma.js';
 import { fmodHelper } from './fmod.js';
 import { Assembler, BuiltIn, type Id, LoopControl, Op, Scope, StorageClass } from './spirv.js';
 import { floatControlsOf } from './target.js';
@@ -76,6 +77,8 @@ class Renderer {
   readonly #views = new Map<KMemory, View[]>();
   readonly #helpers = new Map<HelperFunction, Id>();
   readonly #fmods = new Map<ScalarType, HelperFunction>();
+  /** By type, as `f32x4`. */
+  readonly #fmas = new Map<string, HelperFunction>();
   readonly #inputs = new Map<string, Id>();
   readonly #pushes = new Map<KScalar, { readonly index: number; readonly type: Id }>();
   #pushBlock: Id = 0;
@@ -109,6 +112,7 @@ class Renderer {
       this.#fmods.set(scalar, helper);
       this.#function(helper);
     }
+    for (const helper of this.#fmas.values()) this.#function(helper);
     for (const helper of kernel.helpers) this.#function(helper);
 
     const main = asm.id();
@@ -172,6 +176,13 @@ class Renderer {
           const { scalar } = inst.result.type;
           if (inst.fn !== 'rem' || !isFloatScalar(scalar)) break;
           remainders.add(scalar === 'f64' ? 'f64' : 'f32');
+          break;
+        }
+        case 'fma': {
+          const { type } = inst.result;
+          const name = typeName(type);
+          if (this.#target.features.has('fma') || this.#fmas.has(name)) break;
+          this.#fmas.set(name, fmaHelper(type, this.#target.arithmetic));
           break;
         }
         case 'for':
@@ -348,8 +359,12 @@ class Renderer {
         if (fn === 'rem' && isFloatScalar(type.scalar)) return this.#floatRemainder(type, a.id, b.id);
         return this.#folded(inst.result, fn, a, b) ?? math.binary(fn, type, a, b, inst.fast);
       }
-      case 'fma':
-        return math.fma(type, this.#id(inst.a), this.#id(inst.b), this.#id(inst.c));
+      case 'fma': {
+        const operands = [this.#id(inst.a), this.#id(inst.b), this.#id(inst.c)] as const;
+        const helper = this.#fmas.get(typeName(type));
+        if (!helper) return math.fma(type, ...operands);
+        return asm.value(Op.FunctionCall, math.type(type), [this.#helpers.get(helper) as Id, ...operands]);
+      }
       case 'compare':
         return math.compare(inst.fn, inst.a.type, this.#operand(inst.a), this.#operand(inst.b));
       case 'select':
@@ -755,6 +770,8 @@ class Renderer {
     });
   }
 }
+
+const typeName = (type: KType): string => `${type.scalar}x${type.lanes}`;
 
 /** Bool memory: bytes in buffers, words in arrays, where bytes would need a capability for nothing. */
 function memoryScalar(memory: KMemory): ScalarType {

@@ -412,6 +412,34 @@ for (const [driverName, icd] of softwareDrivers) {
       }
     });
 
+    it('fuses multiply-add with one rounding', async () => {
+      for (const scalar of ['f16', 'f32', 'f64'] as const) {
+        if (!supported(scalar)) continue;
+        const n = 1024;
+        const random = (seed: number): number[] => {
+          let state = seed;
+          return Array.from({ length: n }, () => {
+            state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+            const low = (Math.imul(state, 22695477) + 1) >>> 0;
+            return (state / 2 ** 31 - 1 + low / 2 ** 62) * 2 ** ((state >>> 9) % 7);
+          });
+        };
+        const [x, y] = [random(1), random(2)];
+        // Sums that cancel, that nearly do, and others; then special values.
+        const z = x.map((v, i) => (i % 3 === 0 ? -v * y[i] : i % 3 === 1 ? -v * y[i] * (1 + 2 ** -8) : y[i] / 3));
+        const special = [0, -0, 1, -1, Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 3];
+        for (let i = 0; i < 512; i++) {
+          x[i] = special[i & 7];
+          y[i] = special[(i >> 3) & 7];
+          z[i] = special[(i >> 6) & 7];
+        }
+        for (const lanes of [1, 4] as const) {
+          const kernel = elementwise([scalar, scalar, scalar], scalar, lanes, n, (b, [p, q, r]) => b.fma(p, q, r));
+          await same(kernel, [encode(scalar, x), encode(scalar, y), encode(scalar, z)]);
+        }
+      }
+    });
+
     it('runs nested loops, ifs with results and loops that end by condition', async () => {
       const n = 96;
       const b = new KernelBuilder();
