@@ -312,8 +312,9 @@ class Bounds {
         stable = false;
         next.set(inner, round < 2 ? join(before, after) : widen(before, after, inner, round));
       }
-      // Only a body whose hypotheses were confirmed as a whole may be used.
-      if (stable) return body;
+      // Only hypotheses that were confirmed as a whole may be used. Nothing evaluated on the way is kept: it may
+      // rest on claims of the body, which are to be checked there.
+      if (stable) return newEnvironment(env, this.#depth, hypotheses);
       hypotheses = next;
     }
   }
@@ -330,8 +331,9 @@ class Bounds {
     this.#depth++;
     try {
       let known = this.#derive(value, env);
-      for (let at: Environment | undefined = env; at !== undefined; at = at.parent)
-        known = meet(known, at.facts.get(value));
+      for (let at: Environment | undefined = env; at !== undefined; at = at.parent) {
+        known = meet(meet(known, at.facts.get(value)), at.memo.get(value));
+      }
       env.memo.set(value, known);
       return known;
     } finally {
@@ -344,13 +346,16 @@ class Bounds {
     return false;
   }
 
-  /** What an outer environment knows of the value: true here too. */
+  /**
+   * What an outer environment knows of the value, true here too; else what it claims. That is sound, for every claim
+   * is checked by itself, from operands: when values are computed in turn, no claim can be the first one broken.
+   */
   #outer(value: KValue, env: Environment): Interval {
     for (let at: Environment | undefined = env; at !== undefined; at = at.parent) {
       const known = at.facts.get(value) ?? at.memo.get(value);
       if (known !== undefined) return known;
     }
-    return typeInterval(value.type.scalar);
+    return value.range ?? typeInterval(value.type.scalar);
   }
 
   #derive(value: KValue, env: Environment): Interval {
@@ -376,10 +381,10 @@ class Bounds {
     }
   }
 
-  /** Without looking into arms and bodies. */
+  /** Without looking into arms and bodies: by the claim. */
   #deriveRoughly(inst: KInst, value: KValue, env: Environment): Interval {
     if (inst.op === 'select') return join(this.#interval(inst.a, env), this.#interval(inst.b, env));
-    return this.#known(value, env) ? this.#outer(value, env) : typeInterval(value.type.scalar);
+    return this.#outer(value, env);
   }
 
   #deriveResult(inst: KInst, value: KValue, position: number, env: Environment): Interval {
