@@ -334,9 +334,14 @@ test('runs at least ten million simple ops a second', () => {
   const [m, n, k] = [64, 64, 128];
   const buffers = [m * k, k * n, m * n].map((length) => new Float32Array(length));
   interpret(matmul(8, 8, 8), buffers);
-  const start = performance.now();
-  interpret(matmul(m, n, k), buffers);
-  const seconds = (performance.now() - start) / 1000;
+  // Processor time, the best of several: other work on the machine does not count.
+  let seconds = Number.POSITIVE_INFINITY;
+  for (let round = 0; round < 5; round++) {
+    const start = process.cpuUsage();
+    interpret(matmul(m, n, k), buffers);
+    const { user, system } = process.cpuUsage(start);
+    seconds = Math.min(seconds, (user + system) / 1e6);
+  }
   // Seven instructions an iteration: two products, two sums of the indices, two loads and the fma.
   const rate = (7 * m * n * k) / seconds;
   console.info(`interpreter: ${(rate / 1e6).toFixed(0)} M ops/s`);
