@@ -71,6 +71,7 @@ interface NativeVulkan {
   ): Promise<Float64Array | undefined>;
   memory(device: NativeDevice): number;
   close(device: NativeDevice): Promise<void>;
+  abandon(device: NativeDevice): void;
 }
 
 export async function openDriver(options: DriverOptions): Promise<Driver> {
@@ -227,6 +228,21 @@ const bufferOf = (range: BufferRange): VulkanBuffer => {
   return range.buffer;
 };
 
+/**
+ * Devices to let go when the process exits without closing them: a driver that is torn down while its threads work
+ * crashes (lavapipe does), and exit runs no finalizers.
+ */
+const openDevices = new Set<VulkanDevice>();
+let watchingExit = false;
+function closeAtExit(device: VulkanDevice): void {
+  openDevices.add(device);
+  if (watchingExit) return;
+  watchingExit = true;
+  process.once('exit', () => {
+    for (const open of openDevices) open.abandon();
+  });
+}
+
 class VulkanDevice implements Device {
   readonly native: NativeVulkan;
   readonly info: DeviceInfo;
@@ -246,6 +262,7 @@ class VulkanDevice implements Device {
       this.#reportLoss = resolve;
     });
     this.queue = { submit: (work) => this.#submit(work) };
+    closeAtExit(this);
   }
 
   memory(): { readonly allocatedBytes: number; readonly totalBytes: number } {
@@ -339,8 +356,13 @@ class VulkanDevice implements Device {
   }
 
   close(): Promise<void> {
-    this.#closing ??= translated(() => this.native.close(this.#device));
+    this.#closing ??= translated(() => this.native.close(this.#device)).finally(() => openDevices.delete(this));
     return this.#closing;
+  }
+
+  /** At exit only: blocks until what runs on the device has ended, and drops the rest. */
+  abandon(): void {
+    this.native.abandon(this.#device);
   }
 
   #mustBeOpen(): void {

@@ -616,6 +616,15 @@ void Core::closeAndJoin() {
   if (waiter_.joinable()) waiter_.join();
 }
 
+void Core::abandon() {
+  std::deque<std::shared_ptr<Job>> forgotten;
+  {
+    std::lock_guard lock(mutex_);
+    forgotten.swap(jobs_);
+  }
+  closeAndJoin();
+}
+
 void Core::add(Resource* resource) {
   std::lock_guard lock(registryMutex_);
   if (destroyed_) throw closedError();

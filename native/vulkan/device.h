@@ -161,6 +161,8 @@ class Core final : public std::enable_shared_from_this<Core> {
   void close(std::shared_ptr<Completion> done);
   /** close, and waits for its end. For finalizers. */
   void closeAndJoin();
+  /** Forgets what is queued, then closeAndJoin. For the end of the process, after which drivers tear themselves down. */
+  void abandon();
 
   /** Guards calls that work with the device off-thread: closing waits for them. Throws E_DEVICE_CLOSED. */
   class Use {

@@ -344,6 +344,14 @@ Napi::Value Close(const Napi::CallbackInfo& info) {
   });
 }
 
+/** abandon(device): blocks until the device is idle and closed. */
+Napi::Value Abandon(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    coreOf(info[0])->abandon();
+    return info.Env().Undefined();
+  });
+}
+
 }  // namespace
 }  // namespace vulkan
 
@@ -362,6 +370,7 @@ Napi::Object InitVulkan(Napi::Env env) {
   add("submit", vulkan::Submit);
   add("memory", vulkan::Memory);
   add("close", vulkan::Close);
+  add("abandon", vulkan::Abandon);
   return driver;
 }
 
