@@ -1,16 +1,19 @@
 /** The conversion table: all families. */
 import type { Conversion } from '../context.js';
 import { activations } from './activations.js';
+import { attentions } from './attention.js';
 import { contractions } from './contraction.js';
 import { einsums } from './einsum.js';
 import { elementwise } from './elementwise.js';
 import { indexing } from './indexing.js';
+import { losses } from './loss.js';
 import { movement } from './movement.js';
 import { normalizations } from './normalization.js';
 import { pooling } from './pooling.js';
 import { quantization } from './quantization.js';
 import { reductions } from './reduction.js';
 import { resizing } from './resize.js';
+import { sampling } from './sampling.js';
 
 export const conversions: readonly Conversion[] = [
   ...elementwise,
@@ -24,4 +27,7 @@ export const conversions: readonly Conversion[] = [
   ...normalizations,
   ...resizing,
   ...quantization,
+  ...attentions,
+  ...sampling,
+  ...losses,
 ];

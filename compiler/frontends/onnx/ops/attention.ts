@@ -1,0 +1,157 @@
+/** Attention and what goes with it: rotary embeddings, caches, causal convolution with state. */
+import { isFloat } from '../../../dtype.js';
+import {
+  add, binary, binaryC, broadcastTo, cast, concat, full, gather, iota, matmul, mul, pad, reshape, scalar, scatterElements,
+  select3, sigmoid, slice1, sub, transpose, unary, unsqueeze, wide,
+} from '../../../graph/compose.js';
+import { addDims, type Dim, floorDivDims, mulDims, subDims } from '../../../graph/dims.js';
+import type { Value } from '../../../graph/types.js';
+import type { Conversion, ConvertContext } from '../context.js';
+import { dtypeOf } from '../tensors.js';
+
+/** [B, L, H·D] as [B, H, L, D]; four axes are that already. */
+function heads(c: ConvertContext, i: number, count: string): Value {
+  const x = c.input(i);
+  if (x.type.shape.length === 4) return x;
+  if (x.type.shape.length !== 3) c.fail(`wrong rank of input ${i}`, '3 or 4 axes', String(x.type.shape.length));
+  const [batch, length, width] = x.type.shape;
+  const n = c.int(count);
+  return transpose(c.b, reshape(c.b, x, [batch, length, n, floorDivDims(width, n)]), [0, 2, 1, 3]);
+}
+
+const infinite = Number.NEGATIVE_INFINITY;
+
+/** What is added to the scores: the mask, the causal triangle, the padding of keys. Undefined if nothing is. */
+function bias(c: ConvertContext, dtype: Value['type']['dtype'], rows: Dim, columns: Dim, past: Dim): Value | undefined {
+  const hidden = (kept: Value): Value =>
+    select3(c.b, kept, scalar(c.b, 0, dtype), scalar(c.b, infinite, dtype));
+  const parts: Value[] = [];
+  if (c.has(3)) {
+    const given = c.input(3);
+    let mask = isFloat(given.type.dtype) ? cast(c.b, given, dtype) : hidden(cast(c.b, given, 'bool'));
+    const rank = mask.type.shape.length;
+    const missing = subDims(columns, mask.type.shape[rank - 1]);
+    // Keys beyond the mask are hidden.
+    if (missing !== 0 && mask.type.shape[rank - 1] !== 1) {
+      const last = (dim: Dim) => mask.type.shape.map((_, axis): Dim => (axis === rank - 1 ? dim : 0));
+      mask = pad(c.b, mask, last(0), last(c.concreteDim(missing, 3)), scalar(c.b, infinite, dtype));
+    }
+    parts.push(mask);
+  }
+  if (c.flag('is_causal')) {
+    const row = iota(c.b, 'i64', [rows, 1], 0);
+    const column = iota(c.b, 'i64', [1, columns], 1);
+    const shifted = past === 0 ? row : add(c.b, row, scalar(c.b, c.concreteDim(past, 4), 'i64'));
+    parts.push(hidden(binary(c.b, 'ge', shifted, column)));
+  }
+  if (c.has(6)) {
+    const lengths = reshape(c.b, cast(c.b, c.input(6), 'i64'), [c.shape(6)[0], 1, 1, 1]);
+    parts.push(hidden(binary(c.b, 'lt', iota(c.b, 'i64', [1, 1, 1, columns], 3), lengths)));
+  }
+  return parts.length === 0 ? undefined : parts.reduce((x, y) => add(c.b, x, y));
+}
+
+/** softmax(softcap(q · k' · scale) + bias) · v, with grouped heads and a cache. */
+function attention(c: ConvertContext): readonly (Value | undefined)[] {
+  const q = heads(c, 0, 'q_num_heads');
+  let k = heads(c, 1, 'kv_num_heads');
+  let v = heads(c, 2, 'kv_num_heads');
+  const { dtype } = q.type;
+  const past: Dim = c.has(4) ? c.shape(4)[2] : 0;
+  if (c.has(4)) k = concat(c.b, [c.input(4), k], 2);
+  if (c.has(5)) v = concat(c.b, [c.input(5), v], 2);
+  const [batch, queryHeads, rows, size] = q.type.shape;
+  const [, keyHeads, columns] = k.type.shape;
+  const group = floorDivDims(queryHeads, keyHeads);
+  const scale = c.hasAttr('scale') ? c.float('scale') : 1 / Math.sqrt(c.concreteDim(size));
+  // Query heads that share a key head are a further axis; keys are not repeated.
+  const grouped = group === 1 ? q : reshape(c.b, q, [batch, keyHeads, group, rows, size]);
+  const shared = (x: Value): Value => (group === 1 ? x : unsqueeze(c.b, x, [2]));
+  const axes = group === 1 ? [0, 1, 3, 2] : [0, 1, 2, 4, 3];
+  const half = Math.sqrt(scale);
+  const keys = transpose(c.b, shared(k), axes);
+  const product = matmul(c.b, binaryC(c.b, 'mul', grouped, half), binaryC(c.b, 'mul', keys, half));
+  const raw = reshape(c.b, product, [batch, queryHeads, rows, columns]);
+  const cap = c.float('softcap', 0);
+  const capped =
+    cap === 0 ? raw : binaryC(c.b, 'mul', unary(c.b, 'tanh', binaryC(c.b, 'div', raw, cap)), cap);
+  const added = bias(c, dtype, rows, columns, past);
+  const biased = added === undefined ? capped : broadcastTo(c.b, add(c.b, capped, added), raw.type.shape);
+  const precision = c.int('softmax_precision', 0);
+  const inner = precision === 0 ? dtype : dtypeOf(precision, c.operator.source.node);
+  const weights = cast(c.b, c.op('softmax', [cast(c.b, biased, inner)], { axes: [3], log: false }), dtype);
+  const regrouped = group === 1 ? weights : reshape(c.b, weights, [batch, keyHeads, group, rows, columns]);
+  const width = v.type.shape[3];
+  let y = reshape(c.b, matmul(c.b, regrouped, shared(v)), [batch, queryHeads, rows, width]);
+  if (c.rank(0) === 3) {
+    y = reshape(c.b, transpose(c.b, y, [0, 2, 1, 3]), [batch, rows, mulDims(queryHeads, width)]);
+  }
+  const mode = c.int('qk_matmul_output_mode', 0);
+  const scores = [raw, capped, biased, weights][mode] ?? c.fail('invalid qk_matmul_output_mode', '0 to 3', String(mode));
+  return [y, k, v, c.wants(3) ? scores : undefined];
+}
+
+/** Rotates pairs of features by angles whose cosines and sines are given per place. */
+function rotaryEmbedding(c: ConvertContext): Value {
+  const three = c.rank(0) === 3;
+  const x = three ? heads(c, 0, 'num_heads') : c.input(0);
+  const width = x.type.shape[3];
+  const given = c.int('rotary_embedding_dim', 0);
+  const turned = given === 0 ? c.concreteDim(width) : given;
+  const half = turned / 2;
+  const cache = (i: number): Value => {
+    const rows = c.has(3) ? gather(c.b, c.input(i), c.input(3), 0) : c.input(i);
+    return unsqueeze(c.b, slice1(c.b, rows, 2, 0, half), [1]);
+  };
+  const [cosine, sine] = [cache(1), cache(2)];
+  const interleaved = c.flag('interleaved');
+  const part = (which: 0 | 1): Value =>
+    interleaved ? slice1(c.b, x, 3, which, half, 2) : slice1(c.b, x, 3, which * half, half);
+  const [a, b] = [part(0), part(1)];
+  const real = sub(c.b, mul(c.b, cosine, a), mul(c.b, sine, b));
+  const imaginary = add(c.b, mul(c.b, sine, a), mul(c.b, cosine, b));
+  const rotated = interleaved
+    ? reshape(c.b, concat(c.b, [unsqueeze(c.b, real, [4]), unsqueeze(c.b, imaginary, [4])], 4), [...x.type.shape.slice(0, 3), turned])
+    : concat(c.b, [real, imaginary], 3);
+  const rest = subDims(width, turned);
+  const y = rest === 0 ? rotated : concat(c.b, [rotated, slice1(c.b, x, 3, turned, rest)], 3);
+  return three ? reshape(c.b, transpose(c.b, y, [0, 2, 1, 3]), c.shape(0)) : y;
+}
+
+/** Writes a run of rows into a cache, from a place per batch entry on. */
+function tensorScatter(c: ConvertContext): Value {
+  const [cache, update] = [c.input(0), c.input(1)];
+  const rank = c.rank(0);
+  const axis = c.axis(c.int('axis', -2), rank);
+  const along = (dim: Dim, at: number) => Array.from({ length: rank }, (_, i): Dim => (i === at ? dim : 1));
+  let places = iota(c.b, 'i64', along(update.type.shape[axis], axis), axis);
+  if (c.has(2)) places = add(c.b, places, reshape(c.b, cast(c.b, c.input(2), 'i64'), along(c.shape(2)[0], 0)));
+  if (c.choice('mode', ['linear', 'circular'] as const, 'linear') === 'circular') {
+    places = binary(c.b, 'rem', places, scalar(c.b, c.concreteDim(cache.type.shape[axis]), 'i64'));
+  }
+  return scatterElements(c.b, cache, broadcastTo(c.b, places, update.type.shape), update, axis);
+}
+
+/** A depthwise convolution along time that carries its last inputs from call to call. */
+function causalConv(c: ConvertContext): readonly Value[] {
+  const [batch, channels, length] = c.shape(0);
+  const taps = c.concreteDim(c.shape(1)[2], 1);
+  const state = c.has(3) ? c.input(3) : full(c.b, 0, c.dtype(0), [batch, channels, taps - 1]);
+  const padded = taps === 1 ? c.input(0) : concat(c.b, [state, c.input(0)], 2);
+  const convolved = c.op('conv', [padded, c.input(1)], {
+    strides: [1], padLow: [0], padHigh: [0], dilations: [1], inputDilation: [1],
+    groups: c.concreteDim(channels), dtype: c.dtype(0),
+  });
+  const y = c.has(2) ? add(c.b, convolved, reshape(c.b, c.input(2), [1, channels, 1])) : convolved;
+  const name = c.choice('activation', ['none', 'silu', 'swish'] as const, 'none');
+  const activated = name === 'none' ? y : wide(c.b, y, (x) => mul(c.b, x, sigmoid(c.b, x)));
+  const total = addDims(length, taps - 1);
+  return [activated, slice1(c.b, padded, 2, taps === 1 ? 0 : subDims(total, taps - 1), taps - 1)];
+}
+
+export const attentions: readonly Conversion[] = [
+  { op: 'Attention', since: 23, convert: attention },
+  { op: 'RotaryEmbedding', since: 23, convert: rotaryEmbedding },
+  { op: 'TensorScatter', since: 24, convert: tensorScatter },
+  { op: 'CausalConvWithState', since: 27, convert: causalConv },
+];
