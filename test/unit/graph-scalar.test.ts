@@ -37,7 +37,7 @@ function pairs(x: HostTensor, y: HostTensor): [HostTensor, HostTensor] {
   const pick = (t: HostTensor, place: (i: number) => number): HostTensor => {
     const count = x.shape[0] * y.shape[0];
     const out = emptyTensor(t.dtype, [count]);
-    for (let i = 0; i < count; i++) (out.data as number[])[i] = t.data[place(i)] as number;
+    for (let i = 0; i < count; i++) (out.data as Float64Array)[i] = t.data[place(i)] as number;
     return out;
   };
   return [pick(x, (i) => Math.floor(i / y.shape[0])), pick(y, (i) => i % y.shape[0])];

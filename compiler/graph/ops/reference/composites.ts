@@ -23,7 +23,8 @@ export function softmax(x: HostTensor, axes: readonly number[], log: boolean): H
 
 export function normalize(x: HostTensor, { axes, epsilon, center, statistics }: OpAttrs['normalize']): HostTensor[] {
   const { values, length, order } = rowsOf(x, axes);
-  const count = length === 0 ? 0 : values.length / length;
+  const shape = x.shape.map((dim, i) => (axes.includes(i) ? 1 : dim));
+  const count = sizeOf(shape);
   const [means, deviations] = [new Float64Array(count), new Float64Array(count)];
   for (let r = 0; r < count; r++) {
     const row = values.subarray(r * length, (r + 1) * length);
@@ -36,11 +37,8 @@ export function normalize(x: HostTensor, { axes, epsilon, center, statistics }: 
   }
   const result = fromRows(values, x, order);
   if (!statistics) return [result];
-  const shape = x.shape.map((dim, i) => (axes.includes(i) ? 1 : dim));
   const dtype = x.dtype === 'f64' ? 'f64' : 'f32';
-  // Rows over empty axes have no mean.
-  const padded = (list: Float64Array) => (count === sizeOf(shape) ? list : new Float64Array(sizeOf(shape)).fill(Number.NaN));
-  return [result, tensorOfNumbers(dtype, shape, padded(means)), tensorOfNumbers(dtype, shape, padded(deviations))];
+  return [result, tensorOfNumbers(dtype, shape, means), tensorOfNumbers(dtype, shape, deviations)];
 }
 
 /** Axis after axis, in f64; integers are truncated at the end. */
