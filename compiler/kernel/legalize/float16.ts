@@ -7,7 +7,7 @@ import { type KValue, ktype } from '../types.js';
 
 export type Half = 'f16' | 'bf16';
 
-/** The bits (in a u32) of the half that is nearest to the f32 `x`. NaN becomes the canonical quiet NaN. */
+/** The bits (in a u32) of the half that is nearest to the f32 `x`. NaN becomes quiet. */
 export function halfBits(b: KernelBuilder, half: Half, x: KValue): KValue {
   const { lanes } = x.type;
   const type = ktype('u32', lanes);
@@ -21,7 +21,7 @@ export function halfBits(b: KernelBuilder, half: Half, x: KValue): KValue {
     if (half === 'bf16') {
       const lowest = b.and(shr(magnitude, c(16)), c(1));
       const rounded = shr(b.add(magnitude, b.add(c(0x7fff), lowest)), c(16));
-      return b.or(sign, b.select(nan, c(0x7fc0), rounded));
+      return b.or(sign, b.select(nan, b.or(shr(magnitude, c(16)), c(0x7fc0)), rounded));
     }
     const lowest = b.and(shr(magnitude, c(13)), c(1));
     const rounded = shr(b.sub(b.add(magnitude, b.add(c(0xfff), lowest)), c(0x38000000)), c(13));
@@ -35,7 +35,7 @@ export function halfBits(b: KernelBuilder, half: Half, x: KValue): KValue {
     const half1 = b.sub(b.binary('shl', c(1), b.sub(safe, c(1))), c(1));
     const subnormal = shr(b.add(b.add(significand, half1), odd), safe);
     const finite = b.select(b.compare('lt', magnitude, c(0x38800000)), subnormal, normal);
-    return b.or(sign, b.select(nan, c(0x7e00), finite));
+    return b.or(sign, b.select(nan, b.or(b.and(shr(magnitude, c(13)), c(0x1ff)), c(0x7e00)), finite));
   });
 }
 

@@ -73,6 +73,10 @@ export class Lowerer {
   readonly #halfBits = new Map<KValue, KValue>();
   /** Vectors built here from scalars, to take lanes from without an instruction. */
   readonly #built = new Map<KValue, readonly KValue[]>();
+  /** What is known of values beyond what the verifier can derive: never claimed, only used here. */
+  readonly #known = new Map<KValue, Range>();
+  /** Set once a condition compares pairs of words: what it implies can no longer be seen. */
+  #opaque = false;
   readonly #mathHelpers = new Map<string, HelperFunction>();
 
   constructor(
@@ -149,7 +153,10 @@ export class Lowerer {
       const width = this.#width(type.lanes);
       const parts: KValue[] = [];
       for (let i = 0; i < type.lanes; i += width) parts.push(b.load(legal, b.addc(index, i), width, inst.aligned));
-      if (storage.scalar === type.scalar) return { kind: 'chunks', type, parts };
+      if (storage.scalar === type.scalar) {
+        const held = this.#chunkScalar(type.scalar) as ScalarType;
+        return this.#chunks(type, parts.map((part) => b.convert(part, held)));
+      }
       return this.#chunks(type, parts.map((part) => this.#fromBits(type.scalar, b.convert(part, 'u32'))));
     }
     const bits = 32 / storage.perWord;
@@ -184,7 +191,7 @@ export class Lowerer {
     const parts = this.#whole(rep).parts;
     if (storage.scalar === type.scalar) {
       parts.forEach((part, i) => {
-        b.store(legal, b.addc(index, i * part.type.lanes), part, inst.aligned);
+        b.store(legal, b.addc(index, i * part.type.lanes), b.convert(part, storage.scalar), inst.aligned);
       });
       return;
     }
@@ -293,7 +300,7 @@ export class Lowerer {
   /** An i32 or u32 as 64 bits. */
   #extend(lane: KValue): Pair {
     const lo = this.#w.unsigned(lane);
-    const range = rangeOf(lane);
+    const range = this.#rangeOf(lane);
     if (lane.type.scalar === 'u32' || (range && range.min >= 0)) return { lo, hi: this.#w.c(0) };
     return { lo, hi: this.#w.signFill(lo) };
   }
@@ -311,34 +318,42 @@ export class Lowerer {
   /** The result of an operation on pairs: kept so, as native, or narrowed. */
   #fromWide(type: KType, pairs: readonly Pair[], range?: Range): Rep {
     if (this.#narrowed(type, range)) {
-      return this.#gather(type, pairs.map((pair) => this.#within(this.#w.signed(pair.lo), range)));
+      return this.#gather(type, pairs.map((pair) => this.#clamped(this.#w.signed(pair.lo), range)));
     }
     const parts = pairs.map((pair) => this.#w.pack(pair));
     return this.#native(type.scalar) ? this.#fromPairs(type, parts) : { kind: 'pairs', type, parts };
   }
   /** The canonical form at merges: a soft 64-bit integer is widened there unless `narrow` says otherwise. */
-  #whole(rep: Rep, narrow = false): Rep {
+  #whole(rep: Rep, narrow?: Range): Rep {
     if (this.#chunkScalar(rep.type.scalar) !== undefined) return rep;
-    if (narrow) return { kind: 'chunks', type: rep.type, parts: this.#lowWords(rep).parts };
+    if (narrow) return this.#lowWords(rep, narrow);
     return { kind: 'pairs', type: rep.type, parts: this.#pairs(rep) };
   }
   /** The low words of a soft 64-bit integer as i32. */
-  #lowWords(rep: Rep): Rep {
+  #lowWords(rep: Rep, range?: Range): Rep {
     if (rep.kind === 'chunks') return rep;
-    return this.#gather(rep.type, rep.parts.map((pair) => this.#w.signed(this.#w.unpack(pair).lo)));
+    const words = rep.parts.map((pair) => this.#w.signed(this.#w.unpack(pair).lo));
+    return this.#gather(rep.type, words.map((word) => this.#clamped(word, range)));
   }
-  /** `value` with the narrower of its range and `range`. */
+  #rangeOf(value: KValue): Range | undefined {
+    const [own, known] = [rangeOf(value), this.#known.get(value)];
+    if (!own || !known) return own ?? known;
+    return { min: Math.max(own.min, known.min), max: Math.min(own.max, known.max) };
+  }
+  /** Notes that `value` lies in `range`. */
   #within(value: KValue, range: Range | undefined): KValue {
-    if (!range || value.type.scalar === 'f32' || value.type.scalar === 'f64') return value;
-    const own = rangeOf(value);
-    if (own && own.min >= range.min && own.max <= range.max) return value;
-    return this.b.assume(value, range.min, range.max);
+    if (range && !within(rangeOf(value), range)) this.#known.set(value, range);
+    return value;
+  }
+  /** The same where the range must be seen to hold, for it may be that of an index: clamping costs little. */
+  #clamped(value: KValue, range: Range | undefined): KValue {
+    return range && !within(rangeOf(value), range) ? this.b.clamp(value, range.min, range.max) : value;
   }
 
   /** An i32 or u32 computed for a narrow type, wrapped into it unless its range says that it is there already. */
   #wrap(scalar: ScalarType, value: KValue): KValue {
     const limits = smallRange(scalar);
-    if (within(rangeOf(value), limits)) return value;
+    if (within(this.#rangeOf(value), limits)) return value;
     const { b } = this;
     const { lanes } = value.type;
     if (!isSignedScalar(scalar)) return b.and(value, b.constant(limits.max, 'u32', lanes));
@@ -485,7 +500,7 @@ export class Lowerer {
     let shapes: readonly Rep[] = [];
     const arm = (block: KBlock) => (): readonly KValue[] => {
       this.#instructions(block);
-      shapes = block.yields.map((value, i) => this.#whole(this.#get(value), narrow[i]));
+      shapes = block.yields.map((value, i) => this.#whole(this.#get(value), narrow[i] ? inst.results[i].range : undefined));
       return shapes.flatMap(({ parts }) => parts);
     };
     const results = this.b.if(this.#single(inst.condition), arm(inst.then), arm(inst.else));
@@ -583,7 +598,14 @@ export class Lowerer {
         return this.#build(type, inst.elements.map((element) => this.#get(element)));
       case 'assume': {
         const a = this.#get(inst.a);
-        return a.kind === 'pairs' && this.#narrowed(type, inst.result.range) ? this.#lowWords(a) : { ...a, type };
+        const { range } = inst.result;
+        if (a.kind === 'pairs') return this.#narrowed(type, range) ? this.#lowWords(a, range) : a;
+        if (!range) return a;
+        const assume = (part: KValue) =>
+          this.#opaque && scalarBits[part.type.scalar] === 32
+            ? this.#clamped(part, range)
+            : b.assume(part, range.min, range.max);
+        return this.#chunks(type, a.parts.map(assume));
       }
       case 'load':
         return this.#load(inst);
@@ -749,7 +771,7 @@ export class Lowerer {
     const { type } = a;
     if (fn === 'floor' || fn === 'ceil' || fn === 'round' || fn === 'trunc') return a;
     if (this.#narrowed(type, result.range) && (fn === 'neg' || fn === 'not' || (fn === 'abs' && a.kind === 'chunks'))) {
-      return this.#chunks(type, this.#lowWords(a).parts.map((part) => b.unary(fn, part)));
+      return this.#chunks(type, this.#lowWords(a).parts.map((part) => this.#clamped(b.unary(fn, part), result.range)));
     }
     const out = this.#wide(a).map((x): Pair => {
       switch (fn) {
@@ -833,7 +855,8 @@ export class Lowerer {
       const ordered = narrow && (fn === 'div' || fn === 'rem' || fn === 'min' || fn === 'max');
       if (modular || shiftsLow || shiftsRight || ordered) {
         const [xs, ys] = [this.#lowWords(x).parts, this.#lowWords(y).parts];
-        return this.#chunks(type, xs.map((part, i) => b.binary(fn, part, ys[i])));
+        const parts = xs.map((part, i) => b.binary(fn, part, ys[i]));
+        return this.#chunks(type, narrow ? parts : parts.map((part) => this.#clamped(part, result.range)));
       }
     }
     const ys = this.#wide(y);
@@ -905,6 +928,7 @@ export class Lowerer {
       return this.#chunks(type, x.parts.map((part, i) => b.compare(fn, part, y.parts[i])));
     }
     const { scalar } = x.type;
+    if (scalar !== 'f64') this.#opaque = true;
     const [xs, ys] = [this.#wide(x), this.#wide(y)];
     const lanes = xs.map((p, i) => {
       const q = ys[i];
@@ -966,7 +990,7 @@ export class Lowerer {
     return this.#fromSoft(a, type, target, range);
   }
   #nonNegative(a: Rep): boolean {
-    return a.parts.every((part) => (rangeOf(part)?.min ?? -1) >= 0);
+    return a.parts.every((part) => (this.#rangeOf(part)?.min ?? -1) >= 0);
   }
 
   /** Between types that are both kept in chunks. */
@@ -991,7 +1015,7 @@ export class Lowerer {
         const word = b.clamp(b.convert(part, 'i32'), min, max);
         return b.convert(word, target);
       }
-      const known = rangeOf(part);
+      const known = this.#rangeOf(part);
       const limits = smallRange(to);
       const word = b.convert(part, target);
       return within(known, limits) ? this.#within(word, known) : this.#wrap(to, word);
@@ -1001,7 +1025,7 @@ export class Lowerer {
   /** A 32-bit integer with the bits that bf16 has no room for gathered into one, so that it converts to f32 exactly. */
   #stickyInteger(part: KValue): KValue {
     const { b } = this;
-    const known = rangeOf(part);
+    const known = this.#rangeOf(part);
     if (known && known.min > -(2 ** 24) && known.max < 2 ** 24) return part;
     const { lanes } = part.type;
     const held = part.type.scalar === 'u32' || part.type.scalar === 'i32' ? part : b.convert(part, 'i32');
@@ -1026,7 +1050,7 @@ export class Lowerer {
     const scalar = type.scalar as int64.Wide;
     if (from === 'f64') return this.#fromWide(type, this.#wide(a).map((x) => f64.toWide(w, scalar, x)), range);
     if (a.kind === 'pairs') {
-      return this.#narrowed(type, range) ? { ...this.#lowWords(a), type } : { ...a, type };
+      return this.#narrowed(type, range) ? { ...this.#lowWords(a, range), type } : { ...a, type };
     }
     if (from === 'i64' || from === 'u64') return this.#fromWide(type, this.#wide(a), range);
     const lanes = this.#lanes(a);
@@ -1087,7 +1111,7 @@ export class Lowerer {
       if (to === 'i32' || to === 'u32') return word;
       return this.#native(to) ? b.convert(word, to) : this.#wrap(to, word);
     });
-    return this.#gather(type, lanes.map((lane) => this.#within(lane, range)));
+    return this.#gather(type, lanes.map((lane) => this.#clamped(lane, scalarBits[to] === 32 ? range : undefined)));
   }
 
   // --- bitcast -----------------------------------------------------------------------------------------------------

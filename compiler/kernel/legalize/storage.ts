@@ -4,7 +4,7 @@
  */
 import type { KernelBuilder } from '../builder.js';
 import type { Target } from '../target.js';
-import { type KMemory, type KValue, ktype, type Lanes, type ScalarType, scalarBits } from '../types.js';
+import { type KMemory, type KValue, type Lanes, type ScalarType, scalarBits } from '../types.js';
 
 export interface Storage {
   /** Element type of the legal memory. */
@@ -13,11 +13,12 @@ export interface Storage {
   readonly perWord: number;
 }
 
-/** Both of which a value of that type needs to be loaded as it is. bf16 is native nowhere. */
+/** Whether values of the type are kept as they are. bf16 is native nowhere. */
 export const isNative = (scalar: ScalarType, target: Target): boolean =>
   scalar !== 'bf16' && (scalar === 'bool' || target.arithmetic.has(scalar));
+/** Types of up to 16 bits that a target only stores are converted at each access. */
 const isStored = (scalar: ScalarType, target: Target): boolean =>
-  isNative(scalar, target) && target.storage.has(scalar);
+  scalar !== 'bf16' && target.storage.has(scalar) && (isNative(scalar, target) || scalarBits[scalar] < 32);
 
 /** How memory with elements of `scalar` is declared on `target`. The bytes are the same everywhere. */
 export function storageOf(scalar: ScalarType, target: Target): Storage {
@@ -43,8 +44,12 @@ export class PackedMemory {
     readonly exclusive: (memory: KMemory) => boolean,
   ) {}
 
-  #word(index: KValue, perWord: number): KValue {
-    return this.b.binary('shr', index, this.#like(index, Math.log2(perWord)));
+  /** The word of element `index`, which is a multiple of `lanes`; visibly a multiple of the words of that many. */
+  #word(index: KValue, perWord: number, lanes = 1): KValue {
+    const words = lanes / perWord;
+    const down = Math.log2(Math.max(perWord, lanes));
+    const word = this.b.binary('shr', index, this.#like(index, down));
+    return words > 1 ? this.b.binary('shl', word, this.#like(index, Math.log2(words))) : word;
   }
   #like(value: KValue, constant: number): KValue {
     return this.b.constant(constant, value.type.scalar, value.type.lanes);
@@ -66,7 +71,7 @@ export class PackedMemory {
     if (aligned && lanes >= 2) {
       // Words are shared by lanes side by side: each chunk comes from a part of a word, a word or several.
       const elements: KValue[] = [];
-      const first = this.#word(index, perWord);
+      const first = this.#word(index, perWord, lanes);
       const words = Math.max(1, lanes / perWord);
       const step = Math.min(words, this.vectorLanes) as Lanes;
       const loaded: KValue[] = [];
@@ -112,7 +117,7 @@ export class PackedMemory {
     if (aligned && elements.length >= perWord) {
       const words: KValue[] = [];
       for (let i = 0; i < elements.length; i += perWord) words.push(this.#join(elements.slice(i, i + perWord), bits));
-      const first = this.#word(index, perWord);
+      const first = this.#word(index, perWord, elements.length);
       chunk(b, words, Math.min(words.length, this.vectorLanes)).forEach((part, i) => {
         b.store(memory, b.addc(first, i * part.type.lanes), part, true);
       });
@@ -158,5 +163,3 @@ export function chunk(b: KernelBuilder, elements: readonly KValue[], width: numb
   for (let i = 0; i < elements.length; i += width) out.push(b.build(elements.slice(i, i + width)));
   return out;
 }
-
-export const wordPair = ktype('u32', 2);
