@@ -37,6 +37,7 @@ export const pipeline: readonly Pass[] = [
   },
   { name: 'fold', guarantees: 'what depends on constants alone is a constant', run: fold },
   { name: 'decompose', guarantees: 'every op has a lowering family', run: decompose },
+  { name: 'share', guarantees: 'equal subexpressions are one value, as the patterns expect', run: eliminate },
   { name: 'recognise', guarantees: 'spelled-out normalisations are composites', run: recognise },
   { name: 'simplify', guarantees: 'no op changes nothing', run: simplify },
   { name: 'fold again', guarantees: 'what the rewrites made constant is folded', run: fold },
