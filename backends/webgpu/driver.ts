@@ -138,7 +138,7 @@ function infoOf(
     id: `webgpu:${slug([vendor, architecture || device || description]) || 'adapter'}`,
     backend: 'webgpu',
     name:
-      description || device.replace(/-+$/, '') || [vendor, architecture].filter(Boolean).join(' ') || 'WebGPU adapter',
+      device.replace(/-+$/, '') || [vendor, architecture].filter(Boolean).join(' ') || description || 'WebGPU adapter',
     driver: description || [vendor, architecture].filter(Boolean).join(' ') || 'WebGPU',
     virtual: false,
     software,

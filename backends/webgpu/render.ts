@@ -6,7 +6,7 @@
  * buffer in it.
  *
  * What WGSL leaves open and a kernel must not rely on: contraction of a·b+c, the last bits of `/` (2.5 ULP by
- * the specification) and `sqrt`, and subnormals (may be flushed). `fma` is exact, but done with integers: it is there
+ * the specification) and `sqrt`, and subnormals (may be flushed). Reassociation is prevented: see guards.ts. `fma` is exact, but done with integers: it is there
  * for the few that need it, not for speed (targets of this backend do not have the feature `fma`). Barriers need control
  * flow that is uniform by WGSL's analysis: conditions from ids of the workgroup, scalars, constants and loop indices
  * are; anything loaded from memory is not.
@@ -32,6 +32,7 @@ import {
 } from '../../compiler/kernel/types.js';
 import { f32ToF16 } from '../../compiler/numeric.js';
 import type { KernelCode, Target } from '../backend.js';
+import { Guards } from './guards.js';
 import { type MemoryView, memoryViews } from './views.js';
 import {
   components,
@@ -82,6 +83,7 @@ class Renderer {
   readonly #lines: string[] = [];
   readonly #names = new Map<KValue, string>();
   readonly #constants = new Map<KValue, number | bigint>();
+  readonly #guards = new Guards(this.#constants);
   /** Constants whose name is their literal. */
   readonly #inline = new Set<KValue>();
   readonly #views: ReadonlyMap<KMemory, MemoryView>;
@@ -111,7 +113,7 @@ class Renderer {
       this.#memoryNames.set(array, `${array.space === 'shared' ? 'shared' : 'private'}${i}`);
     });
     kernel.helpers.forEach((helper, i) => {
-      this.#helperNames.set(helper, `f${i}`);
+      this.#helperNames.set(helper, `helper${i}`); // not f: f32 is a type
     });
   }
 
@@ -151,6 +153,12 @@ class Renderer {
         globals.push(`var<workgroup> ${this.#name(array)}: ${this.#arrayType(array)}; // ${oneLine(array.name)}`);
     }
     const parameters: string[] = [];
+    const hides = [...this.#library.keys()].some((name) => name.startsWith('lib_hide'));
+    if (hides) {
+      // At most 65,535 workgroups: zero, but no compiler knows.
+      globals.push('var<private> zero_bits: u32;');
+      parameters.push('@builtin(num_workgroups) workgroups: vec3<u32>');
+    }
     if (this.#builtins.has('workgroup_id')) parameters.push('@builtin(workgroup_id) workgroup_id: vec3<u32>');
     if (this.#builtins.has('local_id')) parameters.push('@builtin(local_invocation_id) local_id: vec3<u32>');
     if (this.#builtins.has('subgroup_lane')) parameters.push('@builtin(subgroup_invocation_id) subgroup_lane: u32');
@@ -161,6 +169,7 @@ class Renderer {
       ...helpers,
       `@compute @workgroup_size(${kernel.workgroup.join(', ')})`,
       `fn main(${parameters.join(', ')}) {`,
+      ...(hides ? ['  zero_bits = workgroups.x >> 31u;'] : []),
       body,
       '}',
       '',
@@ -189,7 +198,7 @@ class Renderer {
     const params = helper.params.map((param) => `v${param.id}: ${this.#type(param.type)}`).join(', ');
     const [result] = helper.body.yields;
     for (const inst of helper.body.instructions) this.#instruction(inst);
-    this.#line(`return ${this.#value(result)};`);
+    this.#line(`return ${this.#guards.composite(result) ? this.#hidden(result) : this.#value(result)};`);
     const name = this.#helperNames.get(helper);
     return `fn ${name}(${params}) -> ${this.#type(helper.result)} { // ${oneLine(helper.name)}\n${this.#lines.join('\n')}\n}`;
   }
@@ -248,6 +257,11 @@ class Renderer {
     const name = `k${this.#temporaries++}`;
     this.#line(`let ${name} = ${text};`);
     return name;
+  }
+
+  /** A value that compilers cannot trace back to how it was computed: see guards.ts. */
+  #hidden(value: KValue): string {
+    return `${this.#use('hide', value.type)}(${this.#value(value)})`;
   }
 
   #define(result: KValue, text: string): void {
@@ -368,7 +382,9 @@ class Renderer {
         const name = this.#helperNames.get(inst.callee);
         if (name === undefined)
           throw new Error(`kernel ${this.#kernel.name} calls undeclared helper '${inst.callee.name}'`);
-        return this.#define(inst.result, `${name}(${inst.args.map((arg) => this.#value(arg)).join(', ')})`);
+        // Helpers are inlined below, so what they are given and give back could merge too.
+        const args = inst.args.map((arg) => (this.#guards.composite(arg) ? this.#hidden(arg) : this.#value(arg)));
+        return this.#define(inst.result, `${name}(${args.join(', ')})`);
       }
       case 'for':
         return this.#for(inst);
@@ -393,9 +409,10 @@ class Renderer {
     this.#define(inst.result, `${this.#type(inst.result.type)}(${text})`);
   }
 
-  #unary({ fn, a }: Extract<KInst, { op: 'unary' }>): string {
+  #unary(inst: Extract<KInst, { op: 'unary' }>): string {
+    const { fn, a } = inst;
     if (isMathFn(fn)) throw new Error(`kernel ${this.#kernel.name}: ${fn} must be expanded before rendering`);
-    const text = this.#runtime(a);
+    const text = this.#guards.operands(inst).a ? this.#hidden(a) : this.#runtime(a);
     const { scalar } = a.type;
     switch (fn) {
       case 'neg':
@@ -425,13 +442,15 @@ class Renderer {
     return isVector(type) ? `${this.#type(type)}(${one})` : one;
   }
 
-  #binary({ fn, a, b }: Extract<KInst, { op: 'binary' }>): string {
+  #binary(inst: Extract<KInst, { op: 'binary' }>): string {
+    const { fn, a, b } = inst;
     if (isMathFn(fn)) throw new Error(`kernel ${this.#kernel.name}: ${fn} must be expanded before rendering`);
     const { scalar } = a.type;
     const float = isFloatScalar(scalar);
     const infix = (operator: string, divides = false): string => {
+      const hide = this.#guards.operands(inst);
       const [left, right] = this.#operands(a, b, divides);
-      return `${left} ${operator} ${right}`;
+      return `${hide.a ? this.#hidden(a) : left} ${operator} ${hide.b ? this.#hidden(b) : right}`;
     };
     switch (fn) {
       case 'add':
@@ -637,7 +656,7 @@ class Renderer {
   #for(inst: Extract<KInst, { op: 'for' }>): void {
     const variables = this.#carry(inst.carried);
     const { index } = inst;
-    const counter = `i${index.id}`;
+    const counter = `n${index.id}`; // not i: i32 is a type
     const type = this.#type(index.type);
     const step = literal(index.type.scalar, inst.step) as string;
     this.#line(

@@ -82,6 +82,7 @@ export type LibraryFunction =
   | 'round_f16'
   | 'f16_bits'
   | 'fma'
+  | 'hide'
   | 'u32_to_f32';
 
 type Use = (fn: LibraryFunction, type: KType) => string;
@@ -177,8 +178,21 @@ export function libraryText(fn: LibraryFunction, type: KType, use: Use): string 
         const text = perLane(type, use('fma', scalarOf(type)), ['a', 'b', 'c']);
         return `fn ${name}(a: ${t}, b: ${t}, c: ${t}) -> ${t} { return ${text}; }`;
       }
-      if (type.scalar === 'f16') return fmaF16Text(name, use('round_f16', { scalar: 'f32', lanes: 1 }));
+      if (type.scalar === 'f16') {
+        const f32: KType = { scalar: 'f32', lanes: 1 };
+        return fmaF16Text(name, use('round_f16', f32), use('hide', f32));
+      }
       return fmaText(name, use('mulhi', { scalar: 'u32', lanes: 1 }));
+    case 'hide': {
+      if (type.scalar === 'f16') {
+        if (type.lanes > 1) {
+          return `fn ${name}(a: ${t}) -> ${t} { return ${perLane(type, use('hide', scalarOf(type)), ['a'])}; }`;
+        }
+        return `fn ${name}(a: f16) -> f16 { return bitcast<vec2<f16>>(bitcast<u32>(vec2<f16>(a, a)) ^ zero_bits).x; }`;
+      }
+      const u = withScalar(type, 'u32');
+      return `fn ${name}(a: ${t}) -> ${t} { return bitcast<${t}>(bitcast<${typeName(u)}>(a) ^ ${splat(u, 'zero_bits')}); }`;
+    }
     case 'u32_to_f32': {
       // Two exact halves and one rounding sum.
       const f = withScalar(type, 'f32');
@@ -341,12 +355,12 @@ fn ${name}(a: f32, b: f32, c: f32) -> f32 {
 }`;
 
 /** The product of two f16 is exact in f32; the sum is rounded to odd there, so that rounding it to f16 is the only rounding. */
-const fmaF16Text = (name: string, round: string): string => `fn ${name}(a: f16, b: f16, c: f16) -> f16 {
+const fmaF16Text = (name: string, round: string, hide: string): string => `fn ${name}(a: f16, b: f16, c: f16) -> f16 {
   let p = f32(a) * f32(b);
   let d = f32(c);
-  let s = p + d;
-  let back = s - p;
-  let error = (p - (s - back)) + (d - back);
+  let s = ${hide}(p + d);
+  let back = ${hide}(s - p);
+  let error = (p - ${hide}(s - back)) + (d - back);
   var bits = bitcast<u32>(s);
   if ((error > 0.0f || error < 0.0f) && (bits & 1u) == 0u) {
     bits = select(bits - 1u, bits + 1u, (error > 0.0f) == (s > 0.0f));

@@ -157,6 +157,20 @@ describe('the text', () => {
     expect(text).toMatch(/let k\d+ = 7i;\n.*b0\[k\d+\]/);
   });
 
+  it('hides nothing in sums of products and polynomials', () => {
+    const k = new KernelBuilder();
+    const [a, b] = [k.buffer('a', 'f32', 64, 'read'), k.buffer('b', 'f32', 64, 'readwrite')];
+    let sum = k.load(b, k.constant(0));
+    for (let i = 0; i < 40; i++) sum = k.add(sum, k.mul(k.load(a, k.constant(i)), k.load(a, k.constant(i + 1))));
+    let polynomial = k.constant(0.5, 'f32');
+    for (const c of [0.1, 0.2, 0.3, 0.4]) polynomial = k.add(k.mul(polynomial, sum), k.constant(c, 'f32'));
+    k.store(b, k.constant(0), polynomial);
+    expect(textOf(k)).not.toContain('hide');
+    const risky = k.sub(k.add(sum, k.constant(12582912, 'f32')), k.constant(12582912, 'f32'));
+    k.store(b, k.constant(1), risky);
+    expect(textOf(k).match(/hide_f32\(v/g)?.length).toBe(1);
+  });
+
   it('orders global memory at barriers only where it is exchanged', () => {
     const make = (exchange: boolean) => {
       const k = new KernelBuilder();
