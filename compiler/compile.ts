@@ -3,19 +3,9 @@ import type { Graph } from './graph/types.js';
 import type { Target } from './kernel/target.js';
 import { runPasses } from './passes/pipeline.js';
 import { planGraph } from './schedule/plan.js';
-import type { Plan } from './plan.js';
+import type { Plan, PlanOptions } from './plan.js';
 
-export type Numerics = 'fast' | 'precise' | 'strict';
-
-export interface PlanOptions {
-  readonly numerics?: Numerics;
-  /** Concrete sizes of named dims. */
-  readonly dims?: Readonly<Record<string, number>>;
-  /** Concrete shapes of inputs; they bind the named dims too. */
-  readonly shapes?: Readonly<Record<string, readonly number[]>>;
-  /** Called with the printed IR after each pass and stage (`--dump-ir`). */
-  readonly dump?: (stage: string, text: () => string) => void;
-}
+export type { Numerics, PlanOptions } from './plan.js';
 
 /**
  * Specialises the graph to concrete shapes, optimises, fuses, schedules and lowers it.

@@ -7,6 +7,18 @@ import type { ConstantData } from './graph/types.js';
 import type { Target } from './kernel/target.js';
 import type { KernelFunction } from './kernel/types.js';
 
+export type Numerics = 'fast' | 'precise' | 'strict';
+
+export interface PlanOptions {
+  readonly numerics?: Numerics;
+  /** Concrete sizes of named dims. */
+  readonly dims?: Readonly<Record<string, number>>;
+  /** Concrete shapes of inputs; they bind the named dims too. */
+  readonly shapes?: Readonly<Record<string, readonly number[]>>;
+  /** Called with the printed IR after each pass and stage (`--dump-ir`). */
+  readonly dump?: (stage: string, text: () => string) => void;
+}
+
 /** Where a tensor lies: a range of one of the plan's pools (byte offsets obey the target's storage alignment). */
 export interface Location {
   readonly pool: number;

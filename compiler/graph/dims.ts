@@ -5,9 +5,13 @@
  * or a division, remainder, minimum or maximum of such expressions. Equal expressions print alike, so the printed form
  * is the identity. A `Dim` that is known is a plain number.
  */
-import type { DimBounds } from './types.js';
-
 export type Dim = number | SymDim;
+
+/** Inclusive interval of a named dim. */
+export interface DimBounds {
+  readonly min: number;
+  readonly max: number;
+}
 
 type AtomFn = 'floordiv' | 'mod' | 'min' | 'max';
 type Atom = { readonly fn: 'name'; readonly name: string } | { readonly fn: AtomFn; readonly a: Dim; readonly b: Dim };

@@ -1,7 +1,9 @@
 /** Graph IR: what a model means. SSA over tensors; nodes in topological order; shapes may be symbolic. */
 import type { DType } from '../dtype.js';
 import type { HostTensor } from '../tensor.js';
-import type { Dim } from './dims.js';
+import type { Dim, DimBounds } from './dims.js';
+
+export type { DimBounds };
 
 export interface TensorType {
   readonly dtype: DType;
@@ -170,11 +172,6 @@ export interface ConstantData {
   readonly shape: readonly number[];
   /** @throws TuttiError E_EXTERNAL_DATA or E_ARTIFACT if it cannot be read. */
   load(): HostTensor;
-}
-
-export interface DimBounds {
-  readonly min: number;
-  readonly max: number;
 }
 
 export interface GraphOutput {

@@ -1,9 +1,9 @@
 /** The graph passes, in order: reads as a table of contents. */
-import type { PlanOptions } from '../compile.js';
 import { resolvers } from '../frontends/resolvers.js';
 import { printGraph } from '../graph/print.js';
 import type { Graph } from '../graph/types.js';
 import { verifyGraph } from '../graph/verify.js';
+import type { PlanOptions } from '../plan.js';
 import { decompose } from './decompose.js';
 import { eliminate } from './eliminate.js';
 import { foldConstants } from './fold.js';

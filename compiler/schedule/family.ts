@@ -1,35 +1,15 @@
 /** The lowering families: who turns a group into kernels. */
 import { TuttiError } from '../error.js';
 import { describe } from '../graph/builder.js';
-import type { ConstantData, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction } from '../kernel/types.js';
 import { lowerContract } from './contract/index.js';
 import type { Group } from './group.js';
+import type { LoweredKernel } from './lowered.js';
 import { lowerMap } from './map.js';
 import { lowerRows } from './rows.js';
 import { lowerSpecial } from './special.js';
 import { lowerWindow } from './window.js';
-
-/** Memory that only the kernels of one group use, between them. */
-export interface Temporary {
-  readonly kind: 'temporary';
-  readonly name: string;
-  readonly bytes: number;
-}
-/** A constant in a form that a schedule wants: packed weights. */
-export interface DerivedConstant {
-  readonly kind: 'constant';
-  readonly name: string;
-  readonly data: ConstantData;
-}
-export type Binding = Value | Temporary | DerivedConstant;
-
-export interface LoweredKernel {
-  readonly kernel: KernelFunction;
-  /** In the order of the kernel's buffer parameters. */
-  readonly bindings: readonly Binding[];
-}
 
 /** The kernels that compute a group, to be run in order. @throws TuttiError E_UNSUPPORTED naming the source node. */
 export function lowerGroup(group: Group, target: Target): readonly LoweredKernel[] {

@@ -12,7 +12,7 @@ import { definitionOf } from '../graph/ops/index.js';
 import type { ConstantData, Graph, Node, OpKind, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import { sizeOf } from '../tensor.js';
-import { type Group, isView } from './group.js';
+import { type Group, isView, resultPath } from './group.js';
 
 interface Draft {
   readonly output: Value;
@@ -168,31 +168,3 @@ class Fusion {
     };
   }
 }
-
-/**
- * `nodes` in topological order. The views on the way from an anchor's result to the value that is written, or undefined unless every path between
- * them is elementwise or goes through the same reshapes and transposes: then anchor elements and written elements
- * correspond one to one.
- */
-export function resultPath(anchor: Node, nodes: readonly Node[], output: Value): readonly Node[] | undefined {
-  const paths = new Map<number, readonly Node[]>([[anchor.outputs[0].id, []]]);
-  for (const node of nodes) {
-    const touched = node.inputs.filter((input) => paths.has(input.id)).map((input) => paths.get(input.id) as readonly Node[]);
-    if (touched.length === 0) continue;
-    const [path] = touched;
-    if (touched.some((other) => !samePath(other, path))) return undefined;
-    if (node.op === 'reshape' || node.op === 'transpose') paths.set(node.outputs[0].id, [...path, node]);
-    else if (definitionOf(node.op).scalar) paths.set(node.outputs[0].id, path);
-    else return undefined;
-  }
-  return paths.get(output.id);
-}
-
-const samePath = (a: readonly Node[], b: readonly Node[]): boolean =>
-  a.length === b.length &&
-  a.every((node, i) => {
-    const other = b[i];
-    if (node === other) return true;
-    if (node.op === 'reshape' && other.op === 'reshape') return String(node.attrs.shape) === String(other.attrs.shape);
-    return node.op === 'transpose' && other.op === 'transpose' && String(node.attrs.permutation) === String(other.attrs.permutation);
-  });

@@ -16,7 +16,7 @@ import { type KBuffer, type KernelFunction, type KValue, type Lanes, type Scalar
 import { type bytesOfTensor, sizeOf } from '../tensor.js';
 import { elementsOf } from '../graph/ops/reference/data.js';
 import { Affine, delinearize, linearize } from './affine.js';
-import type { Binding, DerivedConstant } from './family.js';
+import type { Binding, DerivedConstant } from './lowered.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
 
 export type Index = readonly Affine[];

@@ -10,9 +10,10 @@ import { verify } from '../kernel/verify.js';
 import type { Location, Plan, PlannedConstant, PlannedTensor, PlanStep, Pool } from '../plan.js';
 import { sizeOf } from '../tensor.js';
 import { planArena } from './arena.js';
-import { type Binding, type LoweredKernel, lowerGroup } from './family.js';
+import { lowerGroup } from './family.js';
 import { fuse } from './fuse.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
+import type { Binding, LoweredKernel } from './lowered.js';
 
 export interface PlanGraphOptions {
   readonly dump?: (stage: string, text: () => string) => void;

@@ -7,7 +7,7 @@ import type { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
 import { isFloatScalar, type KernelFunction, type KValue } from '../kernel/types.js';
 import { Affine, delinearize } from './affine.js';
-import type { LoweredKernel } from './family.js';
+import type { LoweredKernel } from './lowered.js';
 import type { Group } from './group.js';
 import { type Index, Lowering, scalarOf, shapeOf } from './lowering.js';
 import { lowerMap } from './map.js';

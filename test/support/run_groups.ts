@@ -5,8 +5,9 @@ import { interpret } from '../../compiler/kernel/interpreter.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import type { KernelFunction } from '../../compiler/kernel/types.js';
 import { verify } from '../../compiler/kernel/verify.js';
-import { type Binding, lowerGroup } from '../../compiler/schedule/family.js';
+import { lowerGroup } from '../../compiler/schedule/family.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
+import type { Binding } from '../../compiler/schedule/lowered.js';
 import { bytesOfTensor, emptyTensor, type HostTensor } from '../../compiler/tensor.js';
 
 export interface GroupRun {

@@ -10,7 +10,7 @@
 import type { Target } from '../../kernel/target.js';
 import { type KArray, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
 import { Affine, delinearize } from '../affine.js';
-import type { DerivedConstant, LoweredKernel } from '../family.js';
+import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import type { Group } from '../group.js';
 import { Lowering, range, scalarOf, shapeOf } from '../lowering.js';
 import { type Contraction, contractionOf, multiplyAdd, transposed } from './contraction.js';

@@ -1,6 +1,6 @@
 /** The contract family: dot and conv. Chooses how a contraction is computed on a target. */
 import type { Target } from '../../kernel/target.js';
-import type { LoweredKernel } from '../family.js';
+import type { LoweredKernel } from '../lowered.js';
 import type { Group } from '../group.js';
 import { contractionOf } from './contraction.js';
 import { lowerPacked } from './cpu.js';

@@ -7,7 +7,7 @@ import type { ConstantData, Value } from '../../graph/types.js';
 import { KernelBuilder } from '../../kernel/builder.js';
 import { emptyTensor, sizeOf } from '../../tensor.js';
 import { Affine, linearize } from '../affine.js';
-import type { DerivedConstant } from '../family.js';
+import type { DerivedConstant } from '../lowered.js';
 import { shapeOf } from '../lowering.js';
 import type { Operand } from './contraction.js';
 

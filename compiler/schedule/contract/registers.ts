@@ -6,7 +6,7 @@
 import type { Target } from '../../kernel/target.js';
 import type { KValue, Lanes } from '../../kernel/types.js';
 import { Affine, delinearize, linearize } from '../affine.js';
-import type { DerivedConstant, LoweredKernel } from '../family.js';
+import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import { type Group, resultIndex } from '../group.js';
 import { Lowering, range, scalarOf, shapeOf } from '../lowering.js';
 import { type Contraction, contractionOf, kernelExtents, multiplyAdd } from './contraction.js';

@@ -1,0 +1,23 @@
+/** What a family's lowering hands back: kernels and what their buffers are bound to. */
+import type { ConstantData, Value } from '../graph/types.js';
+import type { KernelFunction } from '../kernel/types.js';
+
+/** Memory that only the kernels of one group use, between them. */
+export interface Temporary {
+  readonly kind: 'temporary';
+  readonly name: string;
+  readonly bytes: number;
+}
+/** A constant in a form that a schedule wants: packed weights. */
+export interface DerivedConstant {
+  readonly kind: 'constant';
+  readonly name: string;
+  readonly data: ConstantData;
+}
+export type Binding = Value | Temporary | DerivedConstant;
+
+export interface LoweredKernel {
+  readonly kernel: KernelFunction;
+  /** In the order of the kernel's buffer parameters. */
+  readonly bindings: readonly Binding[];
+}
