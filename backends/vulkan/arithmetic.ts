@@ -70,6 +70,8 @@ const nonNegative = (operand: Operand): boolean => operand.range !== undefined &
 export class Arithmetic {
   readonly #asm: Assembler;
   readonly #support: ScalarSupport;
+  /** Ids of types, by scalar and then lanes: every instruction asks. */
+  readonly #types = new Map<ScalarType, Id[]>();
   /** Float widths that the module computes with: what float controls must name. */
   readonly floatWidths = new Set<number>();
 
@@ -121,8 +123,14 @@ export class Arithmetic {
   }
 
   type(type: KType): Id {
+    const known = this.#types.get(type.scalar)?.[type.lanes];
+    if (known !== undefined) return known;
     if (type.lanes > 4) throw new Error(`a value of ${type.lanes} lanes reached the SPIR-V renderer; 4 is the most`);
-    return this.#asm.typeVector(this.scalarType(type.scalar), type.lanes);
+    const id = this.#asm.typeVector(this.scalarType(type.scalar), type.lanes);
+    let lanes = this.#types.get(type.scalar);
+    if (!lanes) this.#types.set(type.scalar, (lanes = []));
+    lanes[type.lanes] = id;
+    return id;
   }
 
   constant(type: KType, value: number | bigint): Id {

@@ -31,8 +31,9 @@ import type { KernelCode, Target } from '../backend.js';
 import { Arithmetic, type Operand } from './arithmetic.js';
 import { fmaHelper } from './fma.js';
 import { fmodHelper } from './fmod.js';
+import { tripsAnIteration } from './loops.js';
 import { Assembler, BuiltIn, type Id, LoopControl, Op, Scope, StorageClass } from './spirv.js';
-import { floatControlsOf } from './target.js';
+import { floatControlsOf, loopLimitOf } from './target.js';
 
 /** Instructions that unrolling may produce from one loop, counted as trips × instructions of the body. */
 const unrollBudget = 4096;
@@ -81,6 +82,9 @@ class Renderer {
   readonly #fmas = new Map<string, HelperFunction>();
   readonly #inputs = new Map<string, Id>();
   readonly #pushes = new Map<KScalar, { readonly index: number; readonly type: Id }>();
+  /** Trips that one iteration of a loop does; one if absent. */
+  #factors: ReadonlyMap<For, number> = new Map();
+  #hasBarrier = false;
   #pushBlock: Id = 0;
   #block: Id = 0;
 
@@ -97,6 +101,12 @@ class Renderer {
     const remainders = new Set<'f32' | 'f64'>();
     for (const helper of kernel.helpers) this.#survey(helper.body, widths, remainders);
     this.#survey(kernel.body, widths, remainders);
+
+    const limit = loopLimitOf(this.#target);
+    if (limit !== undefined) {
+      const isUnrolled = (loop: For): boolean => this.#unrollable(loop) !== undefined;
+      this.#factors = tripsAnIteration(kernel, limit, (loop) => this.#mostTrips(loop), isUnrolled, countInstructions);
+    }
 
     const buffers = kernel.params.filter((param) => param.kind === 'buffer');
     buffers.forEach((buffer, binding) => {
@@ -161,6 +171,7 @@ class Renderer {
     };
     for (const inst of block.instructions) {
       if ('result' in inst) this.#definitions.set(inst.result, inst);
+      if (inst.op === 'const') this.#constants.set(inst.result, inst.value);
       switch (inst.op) {
         case 'load':
           access(inst.memory, inst.aligned ? inst.result.type.lanes : 1);
@@ -193,6 +204,9 @@ class Renderer {
           this.#survey(inst.then, widths, remainders);
           this.#survey(inst.else, widths, remainders);
           break;
+        case 'barrier':
+          this.#hasBarrier = true;
+          break;
         default:
           break;
       }
@@ -217,6 +231,8 @@ class Renderer {
       asm.decorate(variable, 'Binding', binding);
       asm.decorate(variable, widths.size > 1 ? 'Aliased' : 'Restrict');
       if (buffer.access === 'read') asm.decorate(variable, 'NonWritable');
+      // What one invocation wrote before a barrier, others of its workgroup read after it.
+      if (buffer.access === 'readwrite' && this.#hasBarrier) asm.decorate(variable, 'Coherent');
       asm.name(variable, lanes === 1 ? buffer.name : `${buffer.name}_x${lanes}`);
       views.push({ variable, pointer: asm.typePointer('StorageBuffer', element), lanes: lanes as Lanes });
     }
@@ -646,14 +662,29 @@ class Renderer {
 
   // Control flow ----------------------------------------------------------------------------------------------------
 
-  #for(inst: For): void {
+  /** Constant bounds of a loop that is to be unrolled in full. */
+  #unrollable(inst: For): { readonly lower: number; readonly upper: number } | undefined {
     const [lower, upper] = [this.#constants.get(inst.lower), this.#constants.get(inst.upper)];
-    if (inst.unroll && typeof lower === 'number' && typeof upper === 'number') {
-      const trips = Math.max(0, Math.ceil((upper - lower) / inst.step));
-      if (trips * countInstructions(inst.body) <= unrollBudget) {
-        this.#unrolled(inst, lower, upper);
-        return;
-      }
+    if (!inst.unroll || typeof lower !== 'number' || typeof upper !== 'number') return undefined;
+    const trips = Math.max(0, Math.ceil((upper - lower) / inst.step));
+    return trips * countInstructions(inst.body) <= unrollBudget ? { lower, upper } : undefined;
+  }
+
+  /** The most trips that a loop's bounds allow, or undefined. */
+  #mostTrips(inst: For): number | undefined {
+    const [lower, upper] = [this.#constants.get(inst.lower), this.#constants.get(inst.upper)];
+    const low = lower === undefined ? inst.lower.range?.min : Number(lower);
+    const high = upper === undefined ? inst.upper.range?.max : Number(upper);
+    if (low !== undefined && high !== undefined) return Math.max(0, Math.ceil((high - low) / inst.step));
+    const range = inst.index.range;
+    return range && Math.max(0, Math.floor((range.max - range.min) / inst.step) + 1);
+  }
+
+  #for(inst: For): void {
+    const bounds = this.#unrollable(inst);
+    if (bounds) {
+      this.#unrolled(inst, bounds.lower, bounds.upper);
+      return;
     }
     const asm = this.#asm;
     const { index } = inst;
@@ -674,18 +705,48 @@ class Renderer {
     asm.emit(Op.BranchConditional, [condition, body, merge]);
     this.#start(body);
     this.#body(inst.body);
+    let values = inst.body.yields.map((value) => this.#id(value));
+    const factor = this.#factors.get(inst) ?? 1;
+    for (let trip = 1; trip < factor; trip++) values = this.#furtherTrip(inst, counter.id, trip, values);
     this.#branch(next);
     this.#start(next);
-    const step = this.#math.constant(index.type, inst.step);
+    const step = this.#math.constant(index.type, inst.step * factor);
     counter.close(asm.value(Op.IAdd, indexType, [counter.id, step]), next);
     phis.forEach((phi, i) => {
-      phi.close(this.#id(inst.body.yields[i]), next);
+      phi.close(values[i], next);
     });
     this.#branch(header);
     this.#start(merge);
     inst.carried.forEach((carried, i) => {
       this.#ids.set(carried.result, phis[i].id);
     });
+  }
+
+  /** Another copy of the body in the same iteration, if the index has not passed the bound. */
+  #furtherTrip(inst: For, counter: Id, trip: number, values: readonly Id[]): Id[] {
+    const asm = this.#asm;
+    const { type } = inst.index;
+    const offset = this.#math.constant(type, inst.step * trip);
+    const index = asm.value(Op.IAdd, this.#math.type(type), [counter, offset]);
+    const [then, merge] = [asm.id(), asm.id()];
+    const condition = this.#math.compare('lt', type, { id: index }, { id: this.#id(inst.upper) });
+    const before = this.#block;
+    asm.emit(Op.SelectionMerge, [merge, 0]);
+    asm.emit(Op.BranchConditional, [condition, then, merge]);
+    this.#start(then);
+    this.#ids.set(inst.index, index);
+    inst.carried.forEach((carried, i) => {
+      this.#ids.set(carried.inner, values[i]);
+    });
+    this.#forget(inst.body);
+    this.#body(inst.body);
+    const end = this.#block;
+    const yields = inst.body.yields.map((value) => this.#id(value));
+    this.#branch(merge);
+    this.#start(merge);
+    return inst.carried.map((carried, i) =>
+      asm.value(Op.Phi, this.#math.type(carried.inner.type), [yields[i], end, values[i], before]),
+    );
   }
 
   #unrolled(inst: For, lower: number, upper: number): void {

@@ -150,6 +150,7 @@ export const Decoration = {
   BuiltIn: 11,
   Restrict: 19,
   Aliased: 20,
+  Coherent: 23,
   NonWritable: 24,
   NonReadable: 25,
   Binding: 33,
@@ -226,6 +227,7 @@ export class Assembler {
   readonly #globals = new Words();
   readonly #code = new Words();
   readonly #unique = new Map<string, Id>();
+  readonly #uints = new Map<number, Id>();
   readonly #glsl: Id;
   #bound = 1;
 
@@ -340,7 +342,12 @@ export class Assembler {
     return this.#sharedConstant(Op.Constant, type, words);
   }
   uint(value: number): Id {
-    return this.constant(this.typeUint(32), [value >>> 0]);
+    let id = this.#uints.get(value);
+    if (id === undefined) {
+      id = this.constant(this.typeUint(32), [value >>> 0]);
+      this.#uints.set(value, id);
+    }
+    return id;
   }
   bool(value: boolean): Id {
     return this.#sharedConstant(value ? Op.ConstantTrue : Op.ConstantFalse, this.typeBool(), []);

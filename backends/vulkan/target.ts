@@ -16,6 +16,7 @@
  * - SwiftShader (4 lanes): the same form with workgroup (4, 1, 1) or (8, 1, 1): 16×16 6.6 GFLOP/s (vec4 accumulators 6.8),
  *   8×16 6.0, 8×8 5.2–5.7, 4×8 4.3, 4×4 3.6. Width of the workgroup up to 32 does not matter; 64 costs a tenth.
  *   It compiles any of these in under 0.1 s.
+ * - lavapipe stops an invocation's loops after 65,535 iterations in all (see loops.ts): prefer more invocations with less each.
  * - Both: loops over private arrays with run-time indices spill to memory; keep tiles in carried values.
  */
 import type { Feature, Target } from '../../compiler/kernel/target.js';
@@ -36,6 +37,12 @@ function archOf(features: ReadonlySet<string>): string {
   for (const width of [16, 32, 64]) if (features.has(`signedZeroInfNanPreserve${width}`)) arch += `+preserve${width}`;
   for (const width of [16, 32, 64]) if (features.has(`roundingModeRTE${width}`)) arch += `+rte${width}`;
   return arch;
+}
+
+/** Loop iterations of one invocation, over all its loops, after which the driver leaves them; undefined for no limit. */
+export function loopLimitOf(target: Target): number | undefined {
+  const part = target.arch.split('+').find((candidate) => candidate.startsWith('loops'));
+  return part === undefined ? undefined : Number(part.slice('loops'.length));
 }
 
 export function floatControlsOf(target: Target): FloatControls {
@@ -74,7 +81,7 @@ export function describe(info: DeviceInfo): Target {
   const subgroup = limit('subgroupSize', 1);
   return {
     backend: 'vulkan',
-    arch: archOf(has),
+    arch: archOf(has) + (lavapipe ? '+loops65000' : ''),
     style: info.software ? 'software-gpu' : 'simt',
     limits: {
       workgroupInvocations: limit('maxComputeWorkGroupInvocations', 128),

@@ -209,8 +209,8 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
   for (size_t i = 0; i < VK_UUID_SIZE; ++i) std::snprintf(hex + 2 * i, 3, "%02x", identity.deviceUUID[i]);
   facts.id = hex;
   facts.name = core.deviceName;
-  facts.driver = driverNamed ? std::string(driver.driverName) + " " + driver.driverInfo
-                             : "driver version " + std::to_string(core.driverVersion);
+  facts.driver = driverNamed ? driver.driverName : "driver version " + std::to_string(core.driverVersion);
+  if (driverNamed && driver.driverInfo[0] != 0) facts.driver += std::string(" ") + driver.driverInfo;
   facts.driver += ", Vulkan " + versionText(core.apiVersion);
   facts.software = core.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU;
   facts.driverVersion = core.driverVersion;

@@ -540,6 +540,47 @@ for (const [driverName, icd] of softwareDrivers) {
       await same(b.finish({ name: 'reduce', grid: [4, 1, 1], workgroup: [128, 1, 1] }), [ints(512)]);
     });
 
+    it('runs loops of a hundred thousand trips, one after the other, nested, and of run-time length', async () => {
+      const b = new KernelBuilder();
+      const x = b.buffer('x', 'u32', 8, 'read');
+      const out = b.buffer('out', 'u32', 32, 'write');
+      const lane = b.builtin('local_id', 0, 8);
+      const one = b.load(x, lane);
+      const mix = (value: KValue, i: KValue): KValue =>
+        b.binary('xor', b.add(b.mulc(value, 5), one), b.convert(i, 'u32'));
+      const zero = b.constant(0, 'u32');
+      const length = b.assume(b.add(b.constant(70_001), b.convert(one, 'i32')), 0, 80_000);
+      const results = [
+        b.for(0, 100_003, 1, [zero], (i, [v]) => [mix(v, i)]),
+        b.for(0, 301, 1, [zero, one], (i, [v, w]) => [
+          b.for(i, 333, 1, [v], (j, [u]) => [mix(u, b.add(i, j))])[0],
+          b.for(0, 3, 1, [w], (j, [u]) => [mix(u, j)])[0],
+        ]),
+        b.for(0, length, 3, [zero], (i, [v]) => [mix(v, i)]),
+      ];
+      for (const [i, [value]] of results.entries()) b.store(out, b.addc(lane, 8 * i), value);
+      b.store(out, b.addc(lane, 24), results[1][1]);
+      const data = encode('u32', [1, 2, 3, 5, 8, 13, 21, 34]);
+      await same(b.finish({ name: 'long', grid: [1, 1, 1], workgroup: [8, 1, 1] }), [data]);
+    });
+
+    it('sees through a barrier what others wrote to global memory', async () => {
+      const b = new KernelBuilder();
+      const x = b.buffer('x', 'i32', 256, 'read');
+      const out = b.buffer('out', 'i32', 256, 'readwrite');
+      const lane = b.builtin('local_id', 0, 64);
+      const base = b.mulc(b.builtin('workgroup_id', 0, 4), 64);
+      const index = b.add(base, lane);
+      b.store(out, index, b.load(x, index));
+      for (const distance of [1, 7, 32]) {
+        b.barrier();
+        const other = b.load(out, b.add(base, b.remc(b.addc(lane, distance), 64)));
+        b.barrier();
+        b.store(out, index, b.add(b.load(out, index), b.binary('xor', other, lane)));
+      }
+      await same(b.finish({ name: 'global', grid: [4, 1, 1], workgroup: [64, 1, 1] }), [ints(256)]);
+    });
+
     it('updates memory atomically', async () => {
       const b = new KernelBuilder();
       const x = b.buffer('x', 'i32', 1024, 'read');

@@ -26,15 +26,17 @@ function multiplyAdd(length: number, grid: number): KernelFunction {
   return b.finish({ name: 'multiply_add', grid: [grid, 1, 1], workgroup: [64, 1, 1] });
 }
 
-/** Keeps one invocation busy: a linear congruential generator, `steps` times. */
+/** Keeps the device busy: workgroups that each run a linear congruential generator 50,000 times, one after the other. */
 function spin(steps: number): KernelFunction {
   const b = new KernelBuilder();
   const out = b.buffer('out', 'u32', 1, 'readwrite');
-  const [last] = b.for(0, steps, 1, [b.load(out, b.constant(0))], (_, [x]) => [
+  const grid = Math.ceil(steps / 50_000);
+  const start = b.convert(b.builtin('workgroup_id', 0, grid), 'u32');
+  const [last] = b.for(0, 50_000, 1, [start], (_, [x]) => [
     b.add(b.mul(x, b.constant(1664525, 'u32')), b.constant(1013904223, 'u32')),
   ]);
-  b.store(out, b.constant(0), last);
-  return b.finish({ name: 'spin', grid: [1, 1, 1], workgroup: [1, 1, 1] });
+  b.atomic('add', out, b.constant(0), last);
+  return b.finish({ name: 'spin', grid: [grid, 1, 1], workgroup: [1, 1, 1] });
 }
 
 async function load(device: Device, kernel: KernelFunction): Promise<Kernel> {
@@ -224,13 +226,14 @@ for (const [name, icd] of softwareDrivers) {
       });
 
       it('leaves the event loop alone while the device works', async () => {
-        const kernel = await load(device, spin(100_000_000));
+        const work = spin(100_000_000);
+        const kernel = await load(device, work);
         const out = device.allocate(4);
-        const list = await device.record([{ kind: 'dispatch', kernel, grid: [1, 1, 1], bindings: [whole(out)] }]);
+        const list = await device.record([{ kind: 'dispatch', kernel, grid: work.grid, bindings: [whole(out)] }]);
         await device.queue.submit({ writes: [{ to: whole(out), data: word(1) }] });
         let busy = true;
         const started = performance.now();
-        const work = device.queue.submit({ list }).finally(() => {
+        const running = device.queue.submit({ list }).finally(() => {
           busy = false;
         });
         const delays: number[] = [];
@@ -239,7 +242,7 @@ for (const [name, icd] of softwareDrivers) {
           await new Promise((resolve) => setTimeout(resolve, 1));
           delays.push(performance.now() - at - 1);
         }
-        await work;
+        await running;
         delays.sort((p, q) => p - q);
         if (performance.now() - started > 50) expect(delays.length).toBeGreaterThan(5);
         // The median: other processes of a busy machine make single late ticks.
@@ -250,9 +253,10 @@ for (const [name, icd] of softwareDrivers) {
       });
 
       it('rejects at once when aborted and goes on working', async () => {
-        const kernel = await load(device, spin(30_000_000));
+        const work = spin(30_000_000);
+        const kernel = await load(device, work);
         const out = device.allocate(4);
-        const list = await device.record([{ kind: 'dispatch', kernel, grid: [1, 1, 1], bindings: [whole(out)] }]);
+        const list = await device.record([{ kind: 'dispatch', kernel, grid: work.grid, bindings: [whole(out)] }]);
         const controller = new AbortController();
         const reason = new Error('enough');
         const into = new Uint8Array(4);
@@ -289,9 +293,10 @@ for (const [name, icd] of softwareDrivers) {
 
       it('closes with work in flight: what was submitted ends, later calls are refused', async () => {
         const other = await openFirst(icd, { staging });
-        const kernel = await load(other, spin(5_000_000));
+        const work = spin(5_000_000);
+        const kernel = await load(other, work);
         const out = other.allocate(4);
-        const list = await other.record([{ kind: 'dispatch', kernel, grid: [1, 1, 1], bindings: [whole(out)] }]);
+        const list = await other.record([{ kind: 'dispatch', kernel, grid: work.grid, bindings: [whole(out)] }]);
         const results = Array.from({ length: 5 }, () => new Uint8Array(4));
         const settled = results.map((into) => other.queue.submit({ list, reads: [{ from: whole(out), into }] }));
         const closed = other.close();

@@ -269,6 +269,24 @@ describe('SPIR-V renderer', () => {
     expect(render(true)).toBe(0);
   });
 
+  it('does several trips an iteration where a driver counts iterations, and says when that is not enough', () => {
+    const lavapipe = vulkanBackend.describe({ ...device(everything), name: 'llvmpipe', software: true });
+    const long = (trips: number): KernelFunction => {
+      const b = new KernelBuilder();
+      const x = b.buffer('x', 'u32', 8, 'readwrite');
+      const i = b.builtin('local_id', 0, 8);
+      const [sum] = b.for(0, trips, 1, [b.load(x, i)], (k, [v]) => [b.add(b.mulc(v, 3), b.convert(k, 'u32'))]);
+      b.store(x, i, sum);
+      return b.finish({ name: 'long', grid: [1, 1, 1], workgroup: [8, 1, 1] });
+    };
+    const bodies = (trips: number): number =>
+      decode(vulkanBackend.render(long(trips), lavapipe)).filter((inst) => inst.op === Op.IMul).length;
+    validate(vulkanBackend.render(long(1_000_000), lavapipe));
+    expect([60_000, 100_000, 1_000_000].map(bodies)).toEqual([1, 2, 16]);
+    expect(() => vulkanBackend.render(long(2 ** 30), lavapipe)).toThrow(/kernel long.*65000/);
+    expect(vulkanBackend.render(long(2 ** 30), full).words?.length).toBeLessThan(1000);
+  });
+
   it('refuses math functions that were not expanded', () => {
     const b = new KernelBuilder();
     const x = b.buffer('x', 'f32', 8, 'readwrite');
