@@ -24,8 +24,10 @@ export type ConstantLookup = (key: string) => ConstantData | undefined;
 
 /** Nesting of dim expressions. */
 const maxDepth = 16;
-/** Terms of a dim expression after expansion. */
+/** Terms of a dim expression, written and after expansion. */
 const maxTerms = 256;
+/** Factors of a term. */
+const maxFactors = 32;
 
 /**
  * @throws TuttiError E_IR naming the line for anything that is not a well-formed graph.
@@ -280,7 +282,8 @@ function readDim(line: Lexer, depth = 0): Dim {
   if (depth > maxDepth) line.fail('dim is nested too deeply');
   let sum: Dim = 0;
   let sign = line.accept('-') ? -1 : 1;
-  for (;;) {
+  for (let count = 1; ; count++) {
+    if (count > maxTerms) line.fail('dim has too many terms');
     sum = checked(line, addDims(sum, mulDims(readProduct(line, depth), sign)));
     if (line.accept('+')) sign = 1;
     else if (line.accept('-')) sign = -1;
@@ -290,7 +293,8 @@ function readDim(line: Lexer, depth = 0): Dim {
 
 function readProduct(line: Lexer, depth: number): Dim {
   let product = readFactor(line, depth);
-  while (line.accept('*')) {
+  for (let count = 2; line.accept('*'); count++) {
+    if (count > maxFactors) line.fail('dim has too many factors');
     const factor = readFactor(line, depth);
     if (termCount(product) * termCount(factor) > maxTerms) line.fail('dim has too many terms');
     product = checked(line, mulDims(product, factor));

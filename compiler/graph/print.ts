@@ -136,7 +136,8 @@ function printElements(tensor: HostTensor): string | null {
   const { dtype } = tensor;
   if (dtype === 'string') return printList(stringsOf(tensor), quote);
   if (isBig(dtype)) return printList(Array.from(bigsOf(tensor)), String);
-  const numbers = Array.from(numbersOf(tensor));
+  // The literal NaN stands for one NaN; the others keep their payload by being data.
+  const numbers = Array.from(numbersOf(tensor), (x) => (Number.isNaN(x) ? Number.NaN : x));
   if (dtype === 'bool') return numbers.every((x) => x === 0 || x === 1) ? printList(numbers, (x) => String(x === 1)) : null;
   if (isFloat(dtype) && !sameBits(tensor, readBack(dtype, tensor.shape, numbers))) return null;
   return printList(numbers, printNumber);
