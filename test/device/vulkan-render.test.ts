@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Device } from '../../backends/backend.js';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';
+import { expandMath } from '../../compiler/kernel/math.js';
 import {
   type BinaryFn,
   type CompareFn,
@@ -409,6 +410,20 @@ for (const [driverName, icd] of softwareDrivers) {
         const ys = [...values(scalar, 512, 6), ...Array.from({ length: 512 }, (_, i) => 0.37 * (1 + (i % 7)))];
         const kernel = elementwise([scalar, scalar], scalar, 2, 1024, (b, [a, c]) => b.rem(a, c));
         await same(kernel, [encode(scalar, xs), encode(scalar, ys)]);
+      }
+    });
+
+    it('computes expanded math functions as the interpreter does, within a few units in the last place', async () => {
+      const x = Array.from({ length: 256 }, (_, i) => (i - 128) / 9.7);
+      for (const fn of ['exp', 'log', 'sin', 'tanh', 'erf', 'pow'] as const) {
+        const kernel = expandMath(
+          elementwise(['f32'], 'f32', 2, 256, (b, [a]) => {
+            if (fn === 'pow') return b.binary('pow', b.unary('abs', a), b.constant(1.75, 'f32', 2));
+            return b.unary(fn, fn === 'log' ? b.unary('abs', a) : a);
+          }),
+        );
+        const { expected, found } = await both(device, kernel, [encode('f32', x)]);
+        expect(differences('f32', expected, found, { ulps: 4, flush, looseZero: true })).toEqual([]);
       }
     });
 
