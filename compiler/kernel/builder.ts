@@ -391,7 +391,9 @@ export class KernelBuilder {
 
   /** Appends a pure instruction, or returns the value of an equal one in scope. */
   emit(body: PureBody, type: KType, range?: Range): KValue {
-    const key = keyOf(body, type);
+    // What is known of an assumption or a builtin is not in its operands.
+    const claims = body.op === 'assume' || body.op === 'builtin';
+    const key = claims && range ? `${keyOf(body, type)}|${range.min}|${range.max}` : keyOf(body, type);
     for (const scope of this.#scopes) {
       const known = scope.known.get(key);
       if (known) return known;
@@ -613,19 +615,39 @@ function decideCompare(fn: CompareFn, a: Range | undefined, b: Range | undefined
 
 const show = (type: KType): string => (type.lanes === 1 ? type.scalar : `${type.scalar}x${type.lanes}`);
 
-/** Equal keys mean equal values: operands by id, memory by name, everything else literally. */
+/** Equal keys mean equal values: operands by id, memory by name, everything else literally. The frequent ops first. */
 function keyOf(body: PureBody, type: KType): string {
-  let key = `${body.op}:${type.scalar}x${type.lanes}`;
-  for (const [name, field] of Object.entries(body)) {
-    if (name === 'op') continue;
-    if (typeof field === 'object' && field !== null) {
-      if (Array.isArray(field)) key += `|${field.map((v: KValue) => v.id).join(',')}`;
-      else if ('id' in field) key += `|%${field.id}`;
-      else if ('name' in field) key += `|@${field.name}`;
-    } else if (typeof field === 'bigint') key += `|${field}n`;
-    else key += `|${Object.is(field, -0) ? '-0' : String(field)}`;
+  const head = `${body.op}:${type.scalar}${type.lanes}`;
+  switch (body.op) {
+    case 'binary':
+      return `${head}|${body.fn}|${body.a.id}|${body.b.id}${body.fast ? '|f' : ''}`;
+    case 'const':
+      return `${head}|${Object.is(body.value, -0) ? '-0' : body.value}`;
+    case 'load':
+      return `${head}|${body.memory.name}|${body.index.id}|${body.aligned}`;
+    case 'fma':
+      return `${head}|${body.a.id}|${body.b.id}|${body.c.id}`;
+    case 'compare':
+      return `${head}|${body.fn}|${body.a.id}|${body.b.id}`;
+    case 'select':
+      return `${head}|${body.condition.id}|${body.a.id}|${body.b.id}`;
+    case 'unary':
+      return `${head}|${body.fn}|${body.a.id}${body.fast ? '|f' : ''}`;
+    case 'convert':
+    case 'bitcast':
+    case 'splat':
+      return `${head}|${body.a.id}`;
+    case 'extract':
+      return `${head}|${body.a.id}|${body.lane}`;
+    default:
+      return head + Object.entries(body).map(([name, field]) => (name === 'op' ? '' : `|${keyOfField(field)}`)).join('');
   }
-  return key;
+}
+
+function keyOfField(field: unknown): string {
+  if (typeof field !== 'object' || field === null) return String(field);
+  if (Array.isArray(field)) return field.map((value: KValue) => value.id).join(',');
+  return 'id' in field ? `%${field.id}` : `@${(field as { name: string }).name}`;
 }
 
 export { isFloatScalar, isIntScalar };

@@ -14,6 +14,7 @@ import { lowerGroup } from './family.js';
 import { fuse } from './fuse.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
 import type { Binding, LoweredKernel } from './lowered.js';
+import { splitLargeWeights } from './split.js';
 
 export interface PlanGraphOptions {
   readonly dump?: (stage: string, text: () => string) => void;
@@ -31,8 +32,9 @@ const shapeOf = (value: Value) => value.type.shape as readonly number[];
 const bytesOfValue = (value: Value): number => bytesOf(value.type.dtype, sizeOf(shapeOf(value)));
 
 /** @throws TuttiError E_UNSUPPORTED, E_OUT_OF_MEMORY */
-export function planGraph(graph: Graph, target: Target, options: PlanGraphOptions): Plan {
+export function planGraph(whole: Graph, target: Target, options: PlanGraphOptions): Plan {
   const clock = stopwatch(options.times);
+  const graph = splitLargeWeights(whole, target);
   const groups = fuse(graph, target).filter((group) => group.writes.some((value) => sizeOf(shapeOf(value)) > 0));
   clock('fuse');
   const kernels = new KernelTable(target, options.dump);

@@ -204,8 +204,10 @@ function lowerProgram(group: Group, target: Target, axes: readonly number[], pro
     const across = serial || !space.contiguous;
     return lowerTasks(lowering, target, space, program, across);
   }
-  const concurrent = target.parallelism * (target.style === 'simt' ? 2048 : 32);
-  const together = !serial && space.length >= 64 && space.rows < concurrent && target.limits.workgroupInvocations >= 16;
+  // Where a CPU executes the GPU's code, barriers cost more than the idle invocations that they save.
+  const together = !serial && target.limits.workgroupInvocations >= 16 && (target.style === 'simt'
+    ? space.length >= 64 && space.rows < target.parallelism * 2048
+    : space.length >= 1024 && space.rows < target.parallelism * 2);
   return together ? lowerTogether(lowering, target, space, program) : lowerInvocations(lowering, target, space, program, serial);
 }
 

@@ -46,6 +46,7 @@ const cases: Case[] = [
   }) },
   { name: 'reduce innermost', kernels: 1, build: (b, x) => c.reduce(b, 'sum', c.relu(b, x([5, 37])), [1]) },
   { name: 'reduce outer, keep', kernels: 1, build: (b, x) => c.unary(b, 'exp', c.reduce(b, 'max', x([9, 4, 8]), [0], true)) },
+  { name: 'reduce all, long', kernels: 1, build: (b, x) => c.reduce(b, 'sum', x([2, 1031]), [1]) },
   { name: 'reduce all', kernels: 1, build: (b, x) => c.reduce(b, 'sum', x([300]), [0]) },
   { name: 'softmax', kernels: 1, build: (b, x) => c.softmax(b, c.mul(b, x([3, 70]), c.scalar(b, 0.5, 'f32')), [1]) },
   { name: 'log softmax outer', kernels: 1, build: (b, x) => c.softmax(b, x([2, 7, 16]), [1], true) },
