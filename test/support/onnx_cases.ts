@@ -43,7 +43,7 @@ const toleranceOf = ({ dtype }: HostTensor): Tolerance =>
   dtype === 'f16' || dtype === 'bf16' ? { rtol: 1e-2, atol: 1e-3 } : { rtol: 1e-3, atol: 1e-5 };
 
 /** Runs all data sets of a case. */
-export function runCase(folder: string, name: string, tolerance = toleranceOf): Outcome {
+export function runCase(folder: string, name: string, prepare = bind): Outcome {
   let ops: readonly string[] = [];
   try {
     const bytes = readFileSync(join(folder, name, 'model.onnx'));
@@ -53,11 +53,11 @@ export function runCase(folder: string, name: string, tolerance = toleranceOf): 
       const inputs = readTensors(join(folder, name, set), 'input');
       const expected = readTensors(join(folder, name, set), 'output');
       const results = evaluateGraph(
-        bind(graph, inputs), new Map(graph.inputs.map((input, i) => [input.name, inputs[i]])),
+        prepare(graph, inputs), new Map(graph.inputs.map((input, i) => [input.name, inputs[i]])),
       );
       for (const [k, tensor] of expected.entries()) {
         const actual = results.get(graph.outputs[k].name) as HostTensor;
-        const { ok, reason } = compareTensors(actual, tensor, tolerance(tensor));
+        const { ok, reason } = compareTensors(actual, tensor, toleranceOf(tensor));
         if (!ok) return { name, verdict: 'failed', reason: `${set} output ${k}: ${reason}`, ops };
       }
     }

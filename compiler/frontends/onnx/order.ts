@@ -1,6 +1,6 @@
 /** Order of a graph's nodes: as given where that is valid, else sorted so that values come before their uses. */
 import { TuttiError } from '../../error.js';
-import type { NodeProto } from './proto.js';
+import type { GraphProto, NodeProto } from './proto.js';
 
 export const nodeName = (node: NodeProto, index: number): string => node.name || `${node.opType ?? 'node'}_${index}`;
 
@@ -9,19 +9,26 @@ export interface PlacedNode {
   readonly name: string;
 }
 
-/** Values of enclosing graphs that a node's subgraphs use. */
-function captured(node: NodeProto): string[] {
-  const names: string[] = [];
-  const graphs = node.attribute.flatMap(({ g, graphs }) => (g === undefined ? graphs : [g, ...graphs]));
-  // The depth of messages is bounded by the decoder, so is that of this walk; a list keeps it flat anyway.
-  for (let graph = graphs.pop(); graph !== undefined; graph = graphs.pop()) {
-    for (const inner of graph.node) {
-      names.push(...inner.input);
-      graphs.push(...inner.attribute.flatMap(({ g, graphs: more }) => (g === undefined ? more : [g, ...more])));
-    }
-    names.push(...graph.output.map((output) => output.name ?? ''));
+const subgraphs = (node: NodeProto): GraphProto[] =>
+  node.attribute.flatMap(({ g, graphs }) => (g === undefined ? [...graphs] : [g, ...graphs]));
+
+/** Names that a graph uses without defining them: values of enclosing graphs. The decoder bounds the nesting. */
+function freeNames(graph: GraphProto): Set<string> {
+  const own = new Set([
+    ...graph.input.map(({ name }) => name ?? ''),
+    ...graph.initializer.map(({ name }) => name ?? ''),
+    ...graph.node.flatMap(({ output }) => output),
+  ]);
+  const free = new Set<string>();
+  const use = (name: string): void => {
+    if (!own.has(name)) free.add(name);
+  };
+  for (const node of graph.node) {
+    for (const input of node.input) use(input);
+    for (const inner of subgraphs(node)) for (const name of freeNames(inner)) use(name);
   }
-  return names;
+  for (const { name } of graph.output) use(name ?? '');
+  return free;
 }
 
 /**
@@ -54,9 +61,11 @@ export function orderNodes(
         });
       }
     }
-    for (const input of captured(node)) {
-      const from = producer.get(input);
-      if (from !== undefined && from !== i) uses.add(from);
+    for (const graph of subgraphs(node)) {
+      for (const name of freeNames(graph)) {
+        const from = producer.get(name);
+        if (from !== undefined) uses.add(from);
+      }
     }
     return uses;
   });

@@ -55,10 +55,12 @@ function layerNorm(c: ConvertContext): readonly (Value | undefined)[] {
   const axes = from(c.axis(c.int('axis', -1), rank), rank);
   const statistics = c.wants(1) || c.wants(2);
   const stash = dtypeOf(c.int('stash_type', 1), c.operator.source.node);
+  // Scale and bias have the type of x; some exporters give wider ones, which is then the result's.
+  const dtype = c.dtype(1);
   const attrs = { axes, epsilon: c.float('epsilon', 1e-5), center: true, statistics };
-  const [normal, average, deviation] = c.b.op('normalize', [c.input(0)], attrs);
-  const scaled = mul(c.b, normal, cast(c.b, c.input(1), c.dtype(0)));
-  const y = c.has(2) ? add(c.b, scaled, cast(c.b, c.input(2), c.dtype(0))) : scaled;
+  const [normal, average, deviation] = c.b.op('normalize', [cast(c.b, c.input(0), dtype)], attrs);
+  const scaled = mul(c.b, normal, c.input(1));
+  const y = c.has(2) ? add(c.b, scaled, cast(c.b, c.input(2), dtype)) : scaled;
   return statistics ? [y, cast(c.b, average, stash), cast(c.b, deviation, stash)] : [y];
 }
 

@@ -1,0 +1,209 @@
+/** Graph IR → ONNX model bytes (opset 21, later where an operator needs it). What ONNX cannot say is refused by name. */
+import type { DType } from '../../dtype.js';
+import { TuttiError } from '../../error.js';
+import { describe } from '../../graph/builder.js';
+import { type Dim, isConcrete, plainName, type SymDim } from '../../graph/dims.js';
+import type { ConstantData, Graph, Node, NodeOf, OpKind, Value } from '../../graph/types.js';
+import type { HostTensor } from '../../tensor.js';
+import { attributeTypes, encode, type MessageInit } from './proto.js';
+import { onnxTypeOf, protoOf } from './tensors.js';
+import { conversions } from './export_ops.js';
+
+const baseOpset = 21;
+type AttributeValue = number | bigint | string | readonly bigint[] | readonly number[] | HostTensor;
+
+/** What an exported op may write: nodes, constants, dims as tensors. Names are of ONNX values. */
+export class ExportContext {
+  readonly #nodes: MessageInit<'NodeProto'>[] = [];
+  readonly #initializers: MessageInit<'TensorProto'>[] = [];
+  readonly #taken: Set<string>;
+  readonly #names = new Map<number, string>();
+  /** Which input and axis a named dim can be read from. */
+  readonly #origins: ReadonlyMap<string, { readonly input: string; readonly axis: number }>;
+  #opset = baseOpset;
+  #node: Node | undefined;
+
+  constructor(taken: Iterable<string>, origins: ReadonlyMap<string, { readonly input: string; readonly axis: number }>) {
+    this.#taken = new Set(taken);
+    this.#origins = origins;
+  }
+
+  get opset(): number {
+    return this.#opset;
+  }
+  get nodes(): readonly MessageInit<'NodeProto'>[] {
+    return this.#nodes;
+  }
+  get initializers(): readonly MessageInit<'TensorProto'>[] {
+    return this.#initializers;
+  }
+
+  /** The ONNX operator needs this opset. */
+  needs(opset: number): void {
+    this.#opset = Math.max(this.#opset, opset);
+  }
+
+  begin(node: Node): void {
+    this.#node = node;
+  }
+
+  fresh(base: string): string {
+    let name = base;
+    for (let n = 1; this.#taken.has(name); n++) name = `${base}_${n}`;
+    this.#taken.add(name);
+    return name;
+  }
+
+  define(value: Value, name: string): void {
+    this.#names.set(value.id, name);
+  }
+
+  nameOf(value: Value): string {
+    const name = this.#names.get(value.id);
+    if (name === undefined) throw new Error(`value ${value.name} is used before it is defined`);
+    return name;
+  }
+
+  constant(data: HostTensor, name = this.fresh('constant')): string {
+    this.#initializers.push(protoOf(data, name));
+    return name;
+  }
+
+  ints(values: readonly (number | bigint)[], dtype: 'i64' | 'i32' = 'i64'): string {
+    const data = dtype === 'i64' ? BigInt64Array.from(values, BigInt) : Int32Array.from(values, Number);
+    return this.constant({ dtype, shape: [values.length], data });
+  }
+
+  /** Adds an operator; returns the names of its outputs. Empty input names stand for absent inputs. */
+  emit(
+    op: string, inputs: readonly string[], attrs: Readonly<Record<string, AttributeValue | undefined>> = {}, outputs = 1,
+    names?: readonly string[],
+  ): readonly string[] {
+    const source = this.#node?.source.node ?? 'graph';
+    const results = names ?? Array.from({ length: outputs }, () => this.fresh(`${source}.${op}`));
+    const attribute = Object.entries(attrs).flatMap(([name, value]) => (value === undefined ? [] : [attributeOf(name, value)]));
+    this.#nodes.push({ opType: op, name: `${source}.${op}.${this.#nodes.length}`, input: inputs, output: results, attribute });
+    return results;
+  }
+
+  /** `emit` of an operator with one output. */
+  one(op: string, inputs: readonly string[], attrs: Readonly<Record<string, AttributeValue | undefined>> = {}): string {
+    return this.emit(op, inputs, attrs)[0];
+  }
+
+  /** An i64 vector of dims: a constant, or computed from the shapes of inputs. */
+  dims(dims: readonly Dim[]): string {
+    if (isConcrete(dims)) return this.ints(dims);
+    if (dims.length === 1) return this.#dim(dims[0]);
+    return this.one('Concat', dims.map((dim) => this.#dim(dim)), { axis: 0n });
+  }
+
+  #dim(dim: Dim): string {
+    if (typeof dim === 'number') return this.ints([dim]);
+    const terms = dim.terms.map(({ coefficient, atoms }) => {
+      const factors = atoms.map((atom) => this.#atom(atom));
+      const product = factors.reduce((a, b) => this.one('Mul', [a, b]));
+      return coefficient === 1 ? product : this.one('Mul', [product, this.ints([coefficient])]);
+    });
+    const sum = terms.reduce((a, b) => this.one('Add', [a, b]));
+    return dim.constant === 0 ? sum : this.one('Add', [sum, this.ints([dim.constant])]);
+  }
+
+  #atom(atom: SymDim['terms'][number]['atoms'][number]): string {
+    if (atom.fn === 'name') {
+      const origin = this.#origins.get(atom.name);
+      if (origin === undefined) return this.unsupported(`dim ${atom.name} is no dim of an input`);
+      return this.one('Shape', [origin.input], { start: BigInt(origin.axis), end: BigInt(origin.axis + 1) });
+    }
+    const [a, b] = [this.#dim(atom.a), this.#dim(atom.b)];
+    switch (atom.fn) {
+      case 'min':
+        return this.one('Min', [a, b]);
+      case 'max':
+        return this.one('Max', [a, b]);
+      case 'mod':
+        return this.one('Mod', [a, b]);
+      case 'floordiv':
+        // (a - a mod b) / b, since Div truncates and Mod takes the sign of the divisor.
+        return this.one('Div', [this.one('Sub', [a, this.one('Mod', [a, b])]), b]);
+      default:
+        return atom satisfies never;
+    }
+  }
+
+  unsupported(reason: string): never {
+    throw new TuttiError('E_UNSUPPORTED', `cannot be exported to ONNX: ${reason}`, {
+      subject: this.#node === undefined ? undefined : describe(this.#node.source),
+    });
+  }
+}
+
+function attributeOf(name: string, value: AttributeValue): MessageInit<'AttributeProto'> {
+  if (typeof value === 'bigint') return { name, type: attributeTypes.INT, i: value };
+  if (typeof value === 'number') return { name, type: attributeTypes.FLOAT, f: value };
+  if (typeof value === 'string') return { name, type: attributeTypes.STRING, s: new TextEncoder().encode(value) };
+  if ('dtype' in value) return { name, type: attributeTypes.TENSOR, t: protoOf(value) };
+  if (value.every((element): element is bigint => typeof element === 'bigint')) return { name, type: attributeTypes.INTS, ints: value };
+  return { name, type: attributeTypes.FLOATS, floats: value as readonly number[] };
+}
+
+/**
+ * Writes the graph as an ONNX model.
+ * @throws TuttiError E_UNSUPPORTED naming the node that ONNX has no operators for
+ */
+export function exportOnnx(graph: Graph): Uint8Array {
+  const origins = new Map<string, { input: string; axis: number }>();
+  for (const { name, type } of graph.inputs) {
+    type.shape.forEach((dim, axis) => {
+      const dimension = plainName(dim);
+      if (dimension !== undefined && !origins.has(dimension)) origins.set(dimension, { input: name, axis });
+    });
+  }
+  const context = new ExportContext([...graph.inputs, ...graph.outputs].map(({ name }) => name), origins);
+  for (const input of graph.inputs) context.define(input, input.name);
+  const used = new Set([...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)].map((v) => v.id));
+  const values = new Map([...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)].map((v) => [v.id, v]));
+  for (const [id, data] of graph.constants) {
+    const value = values.get(id);
+    if (used.has(id) && value !== undefined) context.define(value, exportConstant(context, value, data));
+  }
+  for (const node of graph.nodes) exportNode(context, node);
+  for (const { name, value } of graph.outputs) context.emit('Identity', [context.nameOf(value)], {}, 1, [name]);
+  return encode('ModelProto', {
+    irVersion: 10n,
+    producerName: 'tutti',
+    opsetImport: [{ domain: '', version: BigInt(context.opset) }],
+    graph: {
+      name: graph.name,
+      node: context.nodes,
+      initializer: context.initializers,
+      input: graph.inputs.map(({ name, type }) => valueInfo(name, type.dtype, type.shape)),
+      output: graph.outputs.map(({ name, value: { type } }) => valueInfo(name, type.dtype, type.shape)),
+    },
+  });
+}
+
+const exportConstant = (context: ExportContext, value: Value, data: ConstantData): string =>
+  context.constant(data.load(), context.fresh(value.name));
+
+function exportNode<K extends OpKind>(context: ExportContext, node: Node & { readonly op: K }): void {
+  context.begin(node);
+  const convert = conversions[node.op] as (c: ExportContext, node: NodeOf<OpKind>, inputs: readonly string[]) => string | readonly string[];
+  const results = convert(context, node as unknown as NodeOf<OpKind>, node.inputs.map((input) => context.nameOf(input)));
+  const names = typeof results === 'string' ? [results] : results;
+  node.outputs.forEach((output, i) => {
+    context.define(output, names[i]);
+  });
+}
+
+const valueInfo = (name: string, dtype: DType, shape: readonly Dim[]): MessageInit<'ValueInfoProto'> => ({
+  name,
+  type: {
+    tensorType: {
+      elemType: onnxTypeOf(dtype),
+      shape: {
+        dim: shape.map((dim) => (typeof dim === 'number' ? { dimValue: BigInt(dim) } : { dimParam: plainName(dim) ?? '' })),
+      },
+    },
+  },
+});
