@@ -10,6 +10,8 @@ import { defaultDevice, isNode, log, threads } from './environment.js';
 
 /** Best first: what to prefer where several backends offer the same hardware. */
 const preference: readonly BackendName[] = ['cuda', 'metal', 'vulkan', 'webgpu', 'cpu'];
+/** In a browser there are no native drivers. */
+const candidates = (): readonly BackendName[] => (isNode() ? preference : ['webgpu']);
 
 /** A share in an open device. */
 export interface DeviceHandle {
@@ -38,7 +40,7 @@ const closing = new Map<string, Promise<void>>();
 export async function devices(options: DevicesOptions = {}): Promise<DeviceList> {
   const found: DeviceInfo[] = [];
   const missing: { backend: BackendName; reason: string }[] = [];
-  for (const name of preference) {
+  for (const name of candidates()) {
     if (options.backends !== undefined && !options.backends.includes(name)) continue;
     const result = await devicesOf(name);
     if ('reason' in result) {
@@ -169,7 +171,7 @@ const byRank = (a: DeviceInfo, b: DeviceInfo): number =>
 /** Asks one backend after the other and stops at the first real GPU, so that no further driver is loaded in vain. */
 async function bestDevice(): Promise<DeviceInfo | undefined> {
   const found: DeviceInfo[] = [];
-  for (const name of preference) {
+  for (const name of candidates()) {
     const result = await devicesOf(name);
     if (!('devices' in result)) continue;
     found.push(...result.devices);
@@ -180,7 +182,7 @@ async function bestDevice(): Promise<DeviceInfo | undefined> {
 
 async function findDevice(selector: string): Promise<DeviceInfo | undefined> {
   const [prefix] = selector.split(':', 1);
-  const name = preference.find((candidate) => candidate === prefix);
+  const name = candidates().find((candidate) => candidate === prefix);
   if (name === undefined) return undefined;
   const result = await devicesOf(name);
   if (!('devices' in result)) return undefined;

@@ -13,27 +13,28 @@ export interface CheckedFeeds {
   readonly key: string;
 }
 
-/** @throws TuttiError E_INPUT */
-export function checkFeeds(model: Model, feeds: Feeds): CheckedFeeds {
+/**
+ * @param known Whether inputs of the shapes of this key were checked before: then only names and types are.
+ * @throws TuttiError E_INPUT
+ */
+export function checkFeeds(model: Model, feeds: Feeds, known: (key: string) => boolean = () => false): CheckedFeeds {
   if (typeof feeds !== 'object' || feeds === null || feeds instanceof Tensor || ArrayBuffer.isView(feeds)) {
     throw new TuttiError('E_INPUT', 'inputs are given by name', { expected: '{ name: tensor, … }' });
   }
-  const names = new Set(model.inputs.map(({ name }) => name));
   for (const name of Object.keys(feeds)) {
-    if (names.has(name)) continue;
+    if (model.inputs.some((input) => input.name === name)) continue;
     throw new TuttiError('E_INPUT', 'the model has no such input', {
       subject: name,
-      expected: names.size > 0 ? `one of ${[...names].join(', ')}` : 'no inputs',
+      expected: model.inputs.length > 0 ? `one of ${model.inputs.map((input) => input.name).join(', ')}` : 'no inputs',
     });
   }
   const shapes: Record<string, readonly number[]> = {};
   const tensors = model.inputs.map((info): HostTensor => {
     const given = Object.hasOwn(feeds, info.name) ? feeds[info.name] : undefined;
-    const wanted = `${info.type} of shape [${info.shape.join(', ')}]`;
     if (given === undefined || given === null) {
       throw new TuttiError('E_INPUT', 'input is missing', {
         subject: info.name,
-        expected: wanted,
+        expected: `${info.type} of shape [${info.shape.join(', ')}]`,
         remedy: `Pass { '${info.name}': tensor } to run.`,
       });
     }
@@ -52,10 +53,16 @@ export function checkFeeds(model: Model, feeds: Feeds): CheckedFeeds {
     shapes[info.name] = tensor.dims;
     return tensor.toHost();
   });
-  bindDims(model.graph, { ...model.shapes, ...shapes }, model.sizes);
-  checkFixed(model, shapes);
-  return { tensors, shapes, key: model.inputs.map(({ name }) => shapes[name].join('x')).join(',') };
+  const key = keyOf(model, shapes);
+  if (!known(key)) {
+    bindDims(model.graph, { ...model.shapes, ...shapes }, model.sizes);
+    checkFixed(model, shapes);
+  }
+  return { tensors, shapes, key };
 }
+
+export const keyOf = (model: Model, shapes: Readonly<Record<string, readonly number[]>>): string =>
+  model.inputs.map(({ name }) => shapes[name].join('x')).join(',');
 
 /** Shapes that were fixed when the model was compiled stay fixed, even where the graph would allow others. */
 function checkFixed(model: Model, shapes: Readonly<Record<string, readonly number[]>>): void {

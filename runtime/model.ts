@@ -14,6 +14,7 @@ import { type Dim, dimNames, plainName, substituteDim } from '../compiler/graph/
 import type { DimBounds, Graph, TensorType as GraphType } from '../compiler/graph/types.js';
 import { sizeOf } from '../compiler/tensor.js';
 import type { CompileOptions, ModelInfo, ModelSource, ValueInfo } from './api.js';
+import { isNode } from './environment.js';
 import { typeOfDType } from './tensor.js';
 
 /** A graph with what was said about its shapes and numerics. Immutable; any number of sessions may use it. */
@@ -111,7 +112,9 @@ export class Model implements ModelInfo {
  * @throws TuttiError E_IO, E_MODEL_FORMAT, E_MODEL_INVALID, E_EXTERNAL_DATA, E_UNSUPPORTED, E_ARTIFACT, E_INPUT
  */
 export async function compile(source: ModelSource, options: CompileOptions = {}): Promise<Model> {
-  if (typeof source === 'string' || source instanceof URL) return fromFile(source, options);
+  if (typeof source === 'string' || source instanceof URL) {
+    return isNode() ? fromFile(source, options) : fromAddress(source, options);
+  }
   if (source instanceof Uint8Array) return fromBytes(source, options);
   if (source instanceof ArrayBuffer) return fromBytes(new Uint8Array(source), options);
   if (isGraph(source)) return new Model(source, options);
@@ -129,6 +132,19 @@ async function fromFile(source: string | URL, options: CompileOptions): Promise<
     readExternal: externalFiles(path),
     createHasher,
   });
+}
+
+/** In a browser, models come over HTTP. */
+async function fromAddress(address: string | URL, options: CompileOptions): Promise<Model> {
+  try {
+    const response = await fetch(address);
+    if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
+    return await fromBytes(new Uint8Array(await response.arrayBuffer()), options);
+  } catch (cause) {
+    if (cause instanceof TuttiError) throw cause;
+    const found = cause instanceof Error ? cause.message : String(cause);
+    throw new TuttiError('E_IO', 'cannot be fetched', { subject: String(address), found, cause });
+  }
 }
 
 /** What only a file can tell. */

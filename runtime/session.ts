@@ -16,7 +16,7 @@ import type {
 import { ConstantStore } from './constants.js';
 import { type DeviceHandle, openDevice } from './device.js';
 import { Executable, Renderer } from './executable.js';
-import { checkFeeds } from './feeds.js';
+import { type CheckedFeeds, checkFeeds, keyOf } from './feeds.js';
 import { checkNumerics, compile, Model } from './model.js';
 import { nextTurn } from './pace.js';
 import { Specialisations } from './specialisations.js';
@@ -118,8 +118,8 @@ export class Session {
     const { signal } = options;
     if (signal?.aborted) throw abortError(signal);
     const wanted = this.#wantedOutputs(options.outputs);
-    const { tensors, shapes } = checkFeeds(this.model, feeds);
-    const work = this.#runChecked(tensors, shapes, wanted, options);
+    const checked = checkFeeds(this.model, feeds, (key) => this.#specialisations.has(key));
+    const work = this.#runChecked(checked, wanted, options);
     const results = await this.#untilLostOrAborted(work, signal);
     return Object.fromEntries(
       wanted.map((position, i) => [this.model.outputs[position].name, Tensor.fromHost(results[i])]),
@@ -127,15 +127,14 @@ export class Session {
   }
 
   async #runChecked(
-    inputs: readonly HostTensor[],
-    shapes: Readonly<Record<string, readonly number[]>>,
+    { tensors, shapes, key }: CheckedFeeds,
     outputs: readonly number[],
     { signal, profile }: RunOptions,
   ): Promise<HostTensor[]> {
-    const lease = await this.#lease(shapes);
+    const lease = await this.#specialisations.lease(key, () => this.#build(shapes));
     try {
       if (signal?.aborted) throw abortError(signal);
-      return await lease.executable.run({ inputs, outputs, signal, profile });
+      return await lease.executable.run({ inputs: tensors, outputs, signal, profile });
     } finally {
       lease.release();
     }
@@ -179,12 +178,8 @@ export class Session {
   // --- compiling -------------------------------------------------------------------------------------------------
 
   async #specialise(shapes: Readonly<Record<string, readonly number[]>>): Promise<void> {
-    (await this.#lease(shapes)).release();
-  }
-
-  #lease(shapes: Readonly<Record<string, readonly number[]>>) {
-    const key = this.inputNames.map((name) => shapes[name].join('x')).join(',');
-    return this.#specialisations.lease(key, () => this.#build(shapes));
+    const lease = await this.#specialisations.lease(keyOf(this.model, shapes), () => this.#build(shapes));
+    lease.release();
   }
 
   async #build(shapes: Readonly<Record<string, readonly number[]>>): Promise<Executable> {

@@ -36,6 +36,10 @@ export class Specialisations {
     return [...this.#entries.values()].flatMap(({ ready }) => (ready === undefined ? [] : [ready]));
   }
 
+  has(key: string): boolean {
+    return this.#entries.has(key);
+  }
+
   /** Joins a build that is under way. A failed build is forgotten. */
   async lease(key: string, build: () => Promise<Executable>): Promise<Lease> {
     let entry = this.#entries.get(key);
