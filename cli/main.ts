@@ -1,0 +1,87 @@
+#!/usr/bin/env node
+/** The `tutti` command: one verb a file, errors to stderr, exit codes 0 done, 1 no, 2 wrong usage, 3 internal. */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { packageRoot } from '../backends/native.js';
+import { benchVerb } from './bench.js';
+import { compileVerb } from './compile.js';
+import { conformanceVerb } from './conformance/verb.js';
+import { devicesVerb } from './devices.js';
+import { doctorVerb } from './doctor.js';
+import { removeUnfinished } from './files.js';
+import { inspectVerb } from './inspect.js';
+import { describeError, exitCodeOf, note } from './output.js';
+import { runVerb } from './run.js';
+import type { Verb } from './verb.js';
+
+const examples = `
+Examples:
+  $ tutti devices                                        what this machine has
+  $ tutti compile model.onnx -o model.tutti              an artifact that runs on any device
+  $ tutti run model.onnx --input image=@cat.png --output scores=-
+  $ tutti run model.tutti --device all --input x=random:1   compare all devices
+  $ tutti doctor model.onnx                              what would not run, and where
+  $ tutti bench model.onnx --device cpu --peer onnxruntime
+
+Exit codes: 0 done, 1 the answer is no (mismatch, unsupported, bad model), 2 wrong usage, 3 internal.
+Environment: TUTTI_DEVICE (default device), TUTTI_CACHE, TUTTI_THREADS, TUTTI_LOG, TUTTI_VULKAN_ICD.`;
+
+function version(): string {
+  const root = packageRoot();
+  return root === undefined ? 'unknown' : JSON.parse(readFileSync(`${root}/package.json`, 'utf8')).version;
+}
+
+async function main(): Promise<number> {
+  let code = 0;
+  const program = new Command('tutti')
+    .description('A model goes in once and runs on any hardware.')
+    .version(version())
+    .option('--debug', 'print stack traces of errors')
+    .addHelpText('after', examples)
+    .showSuggestionAfterError()
+    .exitOverride();
+  const verbs: readonly Verb[] = [
+    devicesVerb,
+    compileVerb,
+    runVerb,
+    benchVerb,
+    inspectVerb,
+    doctorVerb,
+    conformanceVerb,
+  ];
+  for (const verb of verbs) {
+    verb(program, (action) => async (...args) => {
+      code = (await action(...args)) ?? 0;
+    });
+  }
+  for (const command of program.commands) command.option('--debug', 'print stack traces of errors').exitOverride();
+  try {
+    await program.parseAsync();
+  } catch (error) {
+    // Commander has said what is wrong, or has printed the help or version asked for.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    note(describeError(error, process.argv.includes('--debug')));
+    return exitCodeOf(error);
+  }
+  return code;
+}
+
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const) {
+  process.once(signal, () => {
+    removeUnfinished();
+    if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
+    note('interrupted');
+    process.exit(code);
+  });
+}
+// `tutti … | head` ends early: that is no error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+});
+
+const code = await main();
+// Drivers keep threads of their own: do not wait for them.
+process.stdout.write('', () => process.exit(code));
