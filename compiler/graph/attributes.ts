@@ -1,4 +1,6 @@
 /** The attributes of every op as data: what the text format prints and what it accepts. */
+import { isDType } from '../dtype.js';
+import { type Dim, SymDim } from './dims.js';
 import { binaryOps, type OpAttrs, type OpKind, unaryOps } from './types.js';
 
 /**
@@ -6,8 +8,20 @@ import { binaryOps, type OpAttrs, type OpKind, unaryOps } from './types.js';
  * array of words is an enumeration.
  */
 export type FieldForm =
-  | 'int' | 'ints' | 'dim' | 'dims' | 'bool' | 'bools' | 'string' | 'dtype' | 'number' | 'number?' | 'numbers?' | 'scales'
-  | 'record' | readonly string[];
+  | 'int'
+  | 'ints'
+  | 'dim'
+  | 'dims'
+  | 'bool'
+  | 'bools'
+  | 'string'
+  | 'dtype'
+  | 'number'
+  | 'number?'
+  | 'numbers?'
+  | 'scales'
+  | 'record'
+  | readonly string[];
 
 export type OpSchema = Readonly<Record<string, FieldForm>>;
 
@@ -50,7 +64,12 @@ export const schemas = {
     shape: 'dims',
     scales: 'scales',
     coordinates: [
-      'half_pixel', 'half_pixel_symmetric', 'pytorch_half_pixel', 'align_corners', 'asymmetric', 'tf_crop_and_resize',
+      'half_pixel',
+      'half_pixel_symmetric',
+      'pytorch_half_pixel',
+      'align_corners',
+      'asymmetric',
+      'tf_crop_and_resize',
       'tf_half_pixel_for_nn',
     ],
     nearest: ['round_prefer_floor', 'round_prefer_ceil', 'floor', 'ceil'],
@@ -67,3 +86,64 @@ export const schemas = {
 };
 
 export const schemaOf = (kind: OpKind): OpSchema => schemas[kind];
+
+const isInteger = (value: unknown): boolean => Number.isSafeInteger(value);
+const isDim = (value: unknown): value is Dim => value instanceof SymDim || isInteger(value);
+const isNumber = (value: unknown): boolean => typeof value === 'number';
+const isBoolean = (value: unknown): boolean => typeof value === 'boolean';
+const isListOf = (value: unknown, has: (entry: unknown) => boolean): boolean =>
+  Array.isArray(value) && value.every(has);
+
+/** Whether a value has the form. Ranges are up to the op. */
+export function hasForm(form: FieldForm, value: unknown): boolean {
+  if (typeof form !== 'string') return form.includes(value as string);
+  switch (form) {
+    case 'int':
+      return isInteger(value);
+    case 'ints':
+      return isListOf(value, isInteger);
+    case 'dim':
+      return isDim(value);
+    case 'dims':
+      return isListOf(value, isDim);
+    case 'bool':
+      return isBoolean(value);
+    case 'bools':
+      return isListOf(value, isBoolean);
+    case 'string':
+      return typeof value === 'string';
+    case 'dtype':
+      return typeof value === 'string' && isDType(value);
+    case 'number':
+      return isNumber(value);
+    case 'number?':
+      return value === null || isNumber(value);
+    case 'numbers?':
+      return value === null || isListOf(value, isNumber);
+    case 'scales':
+      return isListOf(value, (entry) => entry === null || isNumber(entry));
+    case 'record':
+      return typeof value === 'object' && value !== null;
+    default:
+      return form satisfies never;
+  }
+}
+
+export const describeForm = (form: FieldForm): string =>
+  typeof form === 'string' ? formTexts[form] : `one of ${form.join(', ')}`;
+
+const formTexts: Readonly<Record<Extract<FieldForm, string>, string>> = {
+  int: 'an integer',
+  ints: 'a list of integers',
+  dim: 'a dim',
+  dims: 'a list of dims',
+  bool: 'true or false',
+  bools: 'a list of true and false',
+  string: 'a string',
+  dtype: 'an element type',
+  number: 'a number',
+  'number?': 'a number or null',
+  'numbers?': 'a list of numbers or null',
+  scales: 'a list of numbers and null',
+  record: 'a record',
+};

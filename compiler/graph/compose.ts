@@ -25,7 +25,10 @@ export const full = (b: GraphBuilder, value: Literal | string, dtype: DType, sha
 
 /** A constant vector (or of `shape`) of numbers; i64 and u64 from integers. */
 export function tensor(
-  b: GraphBuilder, dtype: DType, values: readonly (number | bigint)[], shape: readonly number[] = [values.length],
+  b: GraphBuilder,
+  dtype: DType,
+  values: readonly (number | bigint)[],
+  shape: readonly number[] = [values.length],
 ): Value {
   if (dtype === 'i64') return b.constant(tensorOfElements(dtype, shape, BigInt64Array.from(values, BigInt)));
   if (dtype === 'u64') return b.constant(tensorOfElements(dtype, shape, BigUint64Array.from(values, BigInt)));
@@ -130,8 +133,7 @@ export const softplus = (b: GraphBuilder, x: Value): Value =>
   wide(b, x, (v) => add(b, relu(b, v), log1p(b, unary(b, 'exp', unary(b, 'neg', unary(b, 'abs', v))))));
 
 /**
- * log(1 + x) for x ≥ 0 without cancellation: 2·atanh(x / (2 + x)), whose argument is exact to an ulp where log1p is
- * small (Kahan's and Beebe's forms differ only in the branch).
+ * log(1 + x) for x ≥ 0 without the rounding of 1 + x: 2·atanh(x / (2 + x)), since (1 + u) / (1 - u) = 1 + x for that u.
  */
 export const log1p = (b: GraphBuilder, x: Value): Value =>
   binaryC(b, 'mul', unary(b, 'atanh', div(b, x, binaryC(b, 'add', x, 2))), 2);
@@ -148,9 +150,7 @@ export function gelu(b: GraphBuilder, x: Value, approximate: 'none' | 'tanh' = '
         : unary(
             b,
             'tanh',
-            binaryC(
-              b, 'mul', add(b, v, binaryC(b, 'mul', mul(b, mul(b, v, v), v), 0.044715)), Math.sqrt(2 / Math.PI),
-            ),
+            binaryC(b, 'mul', add(b, v, binaryC(b, 'mul', mul(b, mul(b, v, v), v), 0.044715)), Math.sqrt(2 / Math.PI)),
           );
     return mul(b, binaryC(b, 'mul', v, 0.5), binaryC(b, 'add', inner, 1));
   });
@@ -174,13 +174,14 @@ export const elu = (b: GraphBuilder, x: Value, alpha = 1): Value =>
   wide(b, x, (v) => select3(b, binaryC(b, 'gt', v, 0), v, binaryC(b, 'mul', expm1(b, v), alpha)));
 
 /** gamma · elu(x, alpha). */
-export const selu = (
-  b: GraphBuilder, x: Value, alpha = 1.6732632423543772, gamma = 1.0507009873554805,
-): Value => wide(b, x, (v) => binaryC(b, 'mul', elu(b, v, alpha), gamma));
+export const selu = (b: GraphBuilder, x: Value, alpha = 1.6732632423543772, gamma = 1.0507009873554805): Value =>
+  wide(b, x, (v) => binaryC(b, 'mul', elu(b, v, alpha), gamma));
 
 /** max(x, 0) + min(0, alpha · (e^(x/alpha) - 1)). */
 export const celu = (b: GraphBuilder, x: Value, alpha = 1): Value =>
-  wide(b, x, (v) => select3(b, binaryC(b, 'gt', v, 0), v, binaryC(b, 'mul', expm1(b, binaryC(b, 'mul', v, 1 / alpha)), alpha)));
+  wide(b, x, (v) =>
+    select3(b, binaryC(b, 'gt', v, 0), v, binaryC(b, 'mul', expm1(b, binaryC(b, 'mul', v, 1 / alpha)), alpha)),
+  );
 
 /** e^x - 1 without cancellation near 0: tanh(x/2)·(e^x + 1), and e^x - 1 itself where that overflows or saturates. */
 export function expm1(b: GraphBuilder, x: Value): Value {
@@ -193,8 +194,7 @@ export function expm1(b: GraphBuilder, x: Value): Value {
 export const mish = (b: GraphBuilder, x: Value): Value =>
   wide(b, x, (v) => mul(b, v, unary(b, 'tanh', softplus(b, v))));
 
-export const softsign = (b: GraphBuilder, x: Value): Value =>
-  div(b, x, binaryC(b, 'add', unary(b, 'abs', x), 1));
+export const softsign = (b: GraphBuilder, x: Value): Value => div(b, x, binaryC(b, 'add', unary(b, 'abs', x), 1));
 
 /** Softmax over axes, or its logarithm. */
 export const softmax = (b: GraphBuilder, x: Value, axes: readonly number[], log = false): Value =>
@@ -230,13 +230,21 @@ export function unsqueeze(b: GraphBuilder, x: Value, axes: readonly number[]): V
   const rank = x.type.shape.length + axes.length;
   const places = axesOf(b, axes, rank);
   const rest = [...x.type.shape];
-  return reshape(b, x, Array.from({ length: rank }, (_, i) => (places.includes(i) ? 1 : (rest.shift() as Dim))));
+  return reshape(
+    b,
+    x,
+    Array.from({ length: rank }, (_, i) => (places.includes(i) ? 1 : (rest.shift() as Dim))),
+  );
 }
 
 /** Removes axes of size 1. */
 export function squeeze(b: GraphBuilder, x: Value, axes: readonly number[]): Value {
   const places = axesOf(b, axes, x.type.shape.length);
-  return reshape(b, x, x.type.shape.filter((_, i) => !places.includes(i)));
+  return reshape(
+    b,
+    x,
+    x.type.shape.filter((_, i) => !places.includes(i)),
+  );
 }
 
 /** Joins the axes before `axis` and those from it on: a matrix. */
@@ -251,11 +259,21 @@ export function slice1(b: GraphBuilder, x: Value, axis: number, start: Dim, size
   const { shape } = x.type;
   const at = axisOf(b, axis, shape.length);
   const pick = <T>(value: T, other: (dim: Dim) => T): T[] => shape.map((dim, i) => (i === at ? value : other(dim)));
-  return slice(b, x, pick<Dim>(start, () => 0), pick<Dim>(size, (dim) => dim), pick(step, () => 1));
+  return slice(
+    b,
+    x,
+    pick<Dim>(start, () => 0),
+    pick<Dim>(size, (dim) => dim),
+    pick(step, () => 1),
+  );
 }
 
 export function slice(
-  b: GraphBuilder, x: Value, starts: readonly Dim[], sizes: readonly Dim[], steps: readonly number[],
+  b: GraphBuilder,
+  x: Value,
+  starts: readonly Dim[],
+  sizes: readonly Dim[],
+  steps: readonly number[],
 ): Value {
   const whole = starts.every((start) => start === 0) && steps.every((step) => step === 1);
   return whole && shapeEquals(sizes, x.type.shape) ? x : one(b, 'slice', [x], { starts, sizes, steps });
@@ -283,11 +301,19 @@ export const concat = (b: GraphBuilder, values: readonly Value[], axis: number):
 
 /** Values as slices of a new axis. */
 export const stack = (b: GraphBuilder, values: readonly Value[], axis: number): Value =>
-  concat(b, values.map((value) => unsqueeze(b, value, [axis])), axis);
+  concat(
+    b,
+    values.map((value) => unsqueeze(b, value, [axis])),
+    axis,
+  );
 
 /** Pads with a value (default 0) or by mode; pads are at least 0. */
 export function pad(
-  b: GraphBuilder, x: Value, low: readonly Dim[], high: readonly Dim[], value: Value | Literal = 0,
+  b: GraphBuilder,
+  x: Value,
+  low: readonly Dim[],
+  high: readonly Dim[],
+  value: Value | Literal = 0,
   mode: OpAttrs['pad']['mode'] = 'constant',
 ): Value {
   if ([...low, ...high].every((p) => p === 0)) return x;
@@ -300,9 +326,21 @@ export function pad(
 export function tile(b: GraphBuilder, x: Value, repeats: readonly Dim[]): Value {
   const { shape } = x.type;
   if (repeats.every((n) => n === 1)) return x;
-  const apart = reshape(b, x, shape.flatMap((dim) => [1, dim]));
-  const repeated = broadcastTo(b, apart, shape.flatMap((dim, i) => [repeats[i], dim]));
-  return reshape(b, repeated, shape.map((dim, i) => mulDims(repeats[i], dim)));
+  const apart = reshape(
+    b,
+    x,
+    shape.flatMap((dim) => [1, dim]),
+  );
+  const repeated = broadcastTo(
+    b,
+    apart,
+    shape.flatMap((dim, i) => [repeats[i], dim]),
+  );
+  return reshape(
+    b,
+    repeated,
+    shape.map((dim, i) => mulDims(repeats[i], dim)),
+  );
 }
 
 // --- indexing ------------------------------------------------------------------------------------------------------
@@ -321,7 +359,12 @@ export const gatherNd = (b: GraphBuilder, x: Value, indices: Value, batchDims = 
   one(b, 'gather_nd', [x, indexed(b, indices)], { batchDims });
 
 export const scatterElements = (
-  b: GraphBuilder, x: Value, indices: Value, updates: Value, axis: number, fn: ScatterFn = 'set',
+  b: GraphBuilder,
+  x: Value,
+  indices: Value,
+  updates: Value,
+  axis: number,
+  fn: ScatterFn = 'set',
 ): Value =>
   one(b, 'scatter_elements', [x, indexed(b, indices), updates], { axis: axisOf(b, axis, x.type.shape.length), fn });
 
@@ -329,7 +372,11 @@ export const scatterNd = (b: GraphBuilder, x: Value, indices: Value, updates: Va
   one(b, 'scatter_nd', [x, indexed(b, indices), updates], { fn });
 
 export function topK(
-  b: GraphBuilder, x: Value, k: Dim, axis: number, largest = true,
+  b: GraphBuilder,
+  x: Value,
+  k: Dim,
+  axis: number,
+  largest = true,
 ): { readonly values: Value; readonly indices: Value } {
   const [values, indices] = b.op('top_k', [x], { k, axis: axisOf(b, axis, x.type.shape.length), largest });
   return { values, indices };
@@ -354,13 +401,32 @@ export function mean(b: GraphBuilder, x: Value, axes: readonly number[], keep = 
     const { dtype, shape } = v.type;
     const count = productOf(places.map((axis) => shape[axis]));
     if (typeof count === 'number') return binaryC(b, 'div', sum, count);
-    const ones = full(b, 1, dtype, places.map((axis) => shape[axis]));
-    return div(b, sum, reduce(b, 'sum', ones, ones.type.shape.map((_, i) => i)));
+    const ones = full(
+      b,
+      1,
+      dtype,
+      places.map((axis) => shape[axis]),
+    );
+    return div(
+      b,
+      sum,
+      reduce(
+        b,
+        'sum',
+        ones,
+        ones.type.shape.map((_, i) => i),
+      ),
+    );
   });
 }
 
 export const argReduce = (
-  b: GraphBuilder, fn: 'max' | 'min', x: Value, axis: number, keep = false, last = false,
+  b: GraphBuilder,
+  fn: 'max' | 'min',
+  x: Value,
+  axis: number,
+  keep = false,
+  last = false,
 ): Value => one(b, 'arg_reduce', [x], { fn, axis: axisOf(b, axis, x.type.shape.length), keep, last });
 
 // --- contractions --------------------------------------------------------------------------------------------------
@@ -371,7 +437,8 @@ export const argReduce = (
  * `dtype` is the result's, by default that of the operands.
  */
 export function matmul(b: GraphBuilder, x: Value, y: Value, dtype: DType = x.type.dtype): Value {
-  if (x.type.shape.length === 0 || y.type.shape.length === 0) fail(b, 'matmul of a scalar', 'at least one axis', 'none');
+  if (x.type.shape.length === 0 || y.type.shape.length === 0)
+    fail(b, 'matmul of a scalar', 'at least one axis', 'none');
   const lhs = x.type.shape.length === 1 ? unsqueeze(b, x, [0]) : x;
   const rhs = y.type.shape.length === 1 ? unsqueeze(b, y, [1]) : y;
   const product = matmulBatched(b, lhs, rhs, dtype);
@@ -419,7 +486,11 @@ function matmulBatched(b: GraphBuilder, x: Value, y: Value, dtype: DType): Value
     -1,
   ];
   const order = [...batch.keys()].filter((i) => places.includes(i));
-  const sorted = transpose(b, product, [...order, -2, -1].map((place) => places.indexOf(place)));
+  const sorted = transpose(
+    b,
+    product,
+    [...order, -2, -1].map((place) => places.indexOf(place)),
+  );
   return reshape(b, sorted, [...batch, rows, columns]);
 }
 
@@ -435,7 +506,8 @@ function one<K extends SingleResult>(b: GraphBuilder, kind: K, inputs: readonly 
 /** A non-negative axis. @throws TuttiError E_SHAPE */
 export function axisOf(b: GraphBuilder, axis: number, rank: number): number {
   const at = axis < 0 ? axis + rank : axis;
-  if (!Number.isInteger(at) || at < 0 || at >= rank) fail(b, 'axis out of range', `${-rank} to ${rank - 1}`, String(axis));
+  if (!Number.isInteger(at) || at < 0 || at >= rank)
+    fail(b, 'axis out of range', `${-rank} to ${rank - 1}`, String(axis));
   return at;
 }
 

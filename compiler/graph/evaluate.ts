@@ -32,7 +32,10 @@ function evaluateOp<K extends OpKind>(node: NodeOf<K>, inputs: readonly HostTens
   const outputs = types.map(({ dtype, shape }) => {
     if (!isConcrete(shape)) {
       throw new TuttiError('E_SHAPE', `shape of a result of ${node.op} is not known`, {
-        subject: describe(source), expected: 'numbers', found: printShape(shape), remedy: 'Bind the symbolic dims first.',
+        subject: describe(source),
+        expected: 'numbers',
+        found: printShape(shape),
+        remedy: 'Bind the symbolic dims first.',
       });
     }
     return { dtype, shape };
@@ -45,7 +48,9 @@ function requireConcrete({ op, attrs, source }: NodeOf<OpKind>): void {
   for (const [name, value] of Object.entries(attrs)) {
     if (value instanceof SymDim || (Array.isArray(value) && value.some((entry) => entry instanceof SymDim))) {
       throw new TuttiError('E_SHAPE', `attribute ${name} of ${op} is not known`, {
-        subject: describe(source), found: String(value), remedy: 'Bind the symbolic dims first.',
+        subject: describe(source),
+        found: String(value),
+        remedy: 'Bind the symbolic dims first.',
       });
     }
   }
@@ -56,7 +61,8 @@ function requireConcrete({ op, attrs, source }: NodeOf<OpKind>): void {
  * @throws TuttiError E_INPUT for inputs that are missing or do not fit, E_SHAPE as `evaluateNode`.
  */
 export function evaluateGraph(
-  graph: Graph, inputs: ReadonlyMap<string, HostTensor> | Readonly<Record<string, HostTensor>>,
+  graph: Graph,
+  inputs: ReadonlyMap<string, HostTensor> | Readonly<Record<string, HostTensor>>,
 ): Map<string, HostTensor> {
   const given = inputs instanceof Map ? inputs : new Map(Object.entries(inputs));
   const values = new Map<number, HostTensor>();
@@ -68,13 +74,16 @@ export function evaluateGraph(
     values.set(input.id, tensor);
   }
   const uses = countUses(graph);
-  const valueOf = (id: number): HostTensor => {
+  const tensorOf = (id: number): HostTensor => {
     const known = values.get(id) ?? graph.constants.get(id)?.load();
     if (!known) throw new TuttiError('E_IR', `value ${id} is used before it is defined`, { subject: graph.name });
     return known;
   };
   for (const node of graph.nodes) {
-    const results = evaluateNode(node, node.inputs.map((value) => valueOf(value.id)));
+    const results = evaluateNode(
+      node,
+      node.inputs.map((value) => tensorOf(value.id)),
+    );
     node.outputs.forEach((value, i) => {
       values.set(value.id, results[i]);
     });
@@ -85,7 +94,7 @@ export function evaluateGraph(
       if (left === 0) values.delete(id);
     }
   }
-  return new Map(graph.outputs.map(({ name, value }) => [name, valueOf(value.id)]));
+  return new Map(graph.outputs.map(({ name, value }) => [name, tensorOf(value.id)]));
 }
 
 function countUses(graph: Graph): Map<number, number> {
@@ -112,10 +121,13 @@ function checkInput(name: string, type: TensorType, tensor: HostTensor, bound: M
       return known === tensor.shape[i];
     });
   if (!fits) throw new TuttiError('E_INPUT', 'input does not fit', { subject: name, expected, found });
-  const length = tensor.dtype === 'i4' || tensor.dtype === 'u4' ? Math.ceil(sizeOf(tensor.shape) / 2) : sizeOf(tensor.shape);
+  const length =
+    tensor.dtype === 'i4' || tensor.dtype === 'u4' ? Math.ceil(sizeOf(tensor.shape) / 2) : sizeOf(tensor.shape);
   if (tensor.data.length !== length) {
     throw new TuttiError('E_INPUT', 'data of the input does not fit its shape', {
-      subject: name, expected: `${length} elements`, found: `${tensor.data.length}`,
+      subject: name,
+      expected: `${length} elements`,
+      found: `${tensor.data.length}`,
     });
   }
 }

@@ -7,15 +7,33 @@ import { TuttiError } from '../error.js';
 import { type HostTensor, sizeOf } from '../tensor.js';
 import { type FieldForm, schemaOf } from './attributes.js';
 import {
-  addDims, type Dim, dimName, floorDivDims, isConcrete, maxDims, minDims, modDims, mulDims, printShape, shapeEquals,
+  addDims,
+  type Dim,
+  dimName,
+  floorDivDims,
+  isConcrete,
+  maxDims,
+  minDims,
+  modDims,
+  mulDims,
+  printShape,
   SymDim,
+  shapeEquals,
 } from './dims.js';
 import { Lexer } from './lexer.js';
 import { isOpKind } from './ops/index.js';
 import { isBig, tensorOfElements } from './ops/reference/data.js';
 import { readBack, textHeader } from './print.js';
 import type {
-  ConstantData, DimBounds, Graph, GraphOutput, Node, SourceAttr, SourceRef, TensorType, Value,
+  ConstantData,
+  DimBounds,
+  Graph,
+  GraphOutput,
+  Node,
+  SourceAttr,
+  SourceRef,
+  TensorType,
+  Value,
 } from './types.js';
 import { verifyGraph, verifyNode } from './verify.js';
 
@@ -37,7 +55,9 @@ export function parseGraph(text: string, constants: ConstantLookup = () => undef
   const lines = text.split('\n');
   if (lines[0]?.trimEnd() !== textHeader) {
     throw new TuttiError('E_IR', 'not a graph, or of another version', {
-      subject: 'line 1', expected: `'${textHeader}'`, found: `'${(lines[0] ?? '').slice(0, 60)}'`,
+      subject: 'line 1',
+      expected: `'${textHeader}'`,
+      found: `'${(lines[0] ?? '').slice(0, 60)}'`,
     });
   }
   for (let i = 1; i < lines.length; i++) reader.statement(new Lexer(lines[i], i + 1));
@@ -123,7 +143,7 @@ class GraphReader {
     while (line.accept(','));
     line.expect('=');
     const op = line.expectKind('word', 'an op');
-    if (!isOpKind(op)) return line.fail('unknown op', undefined, `'${op}'`);
+    if (!isOpKind(op)) line.fail('unknown op', undefined, `'${op}'`);
     line.expect('(');
     const inputs: Value[] = [];
     if (!line.accept(')')) {
@@ -156,7 +176,8 @@ class GraphReader {
       } while (line.accept(','));
       line.expect('}');
     }
-    for (const name of Object.keys(schema)) if (!Object.hasOwn(attrs, name)) line.fail(`attribute '${name}' is missing`);
+    for (const name of Object.keys(schema))
+      if (!Object.hasOwn(attrs, name)) line.fail(`attribute '${name}' is missing`);
     return attrs;
   }
 
@@ -265,7 +286,8 @@ function readType(line: Lexer): TensorType {
   const dtype = readDType(line);
   const shape = readList(line, () => readDim(line));
   for (const dim of shape) if (typeof dim === 'number' && dim < 0) line.fail('invalid dim', 'at least 0', String(dim));
-  if (isConcrete(shape) && !Number.isSafeInteger(sizeOf(shape))) line.fail('too many elements', undefined, printShape(shape));
+  if (isConcrete(shape) && !Number.isSafeInteger(sizeOf(shape)))
+    line.fail('too many elements', undefined, printShape(shape));
   return line.accept('?') ? { dtype, shape, unknown: true } : { dtype, shape };
 }
 
@@ -379,7 +401,9 @@ function readScalar(line: Lexer): number | bigint | string {
 
 /** Literals are short: nobody needs more than 64 bits, and long ones take time. */
 const bigintOf = (line: Lexer, digits: string): bigint =>
-  digits.length > 20 || !/^\d+$/.test(digits) ? line.fail('invalid integer', '64 bits', digits.slice(0, 60)) : BigInt(digits);
+  digits.length > 20 || !/^\d+$/.test(digits)
+    ? line.fail('invalid integer', '64 bits', digits.slice(0, 60))
+    : BigInt(digits);
 
 function readTensor(line: Lexer, dtype: DType, shape: readonly number[]): HostTensor {
   const count = sizeOf(shape);
@@ -404,7 +428,8 @@ function readElement(line: Lexer, dtype: Parameters<typeof integerRange>[0]): bi
   if (line.next.kind !== 'number') line.fail('unexpected text', 'an integer', line.shown());
   const value = sign * bigintOf(line, line.take().text);
   const [least, most] = integerRange(dtype);
-  if (value < least || value > most) line.fail(`integer is out of range of ${dtype}`, `${least} to ${most}`, String(value));
+  if (value < least || value > most)
+    line.fail(`integer is out of range of ${dtype}`, `${least} to ${most}`, String(value));
   return value;
 }
 

@@ -64,7 +64,9 @@ export function printDim(dim: Dim): string {
   let text = '';
   for (const { coefficient, atoms } of dim.terms) {
     const product = atoms
-      .map((atom) => (atom.fn === 'name' ? printName(atom.name) : `${atom.fn}(${printDim(atom.a)}, ${printDim(atom.b)})`))
+      .map((atom) =>
+        atom.fn === 'name' ? printName(atom.name) : `${atom.fn}(${printDim(atom.a)}, ${printDim(atom.b)})`,
+      )
       .join('*');
     const size = Math.abs(coefficient) === 1 ? product : `${Math.abs(coefficient)}*${product}`;
     text += text === '' ? (coefficient < 0 ? `-${size}` : size) : coefficient < 0 ? ` - ${size}` : ` + ${size}`;
@@ -73,7 +75,8 @@ export function printDim(dim: Dim): string {
   return text;
 }
 
-const printSource = ({ node, op }: SourceRef): string => `@ ${quote(node)}${op === undefined ? '' : ` op ${quote(op)}`}`;
+const printSource = ({ node, op }: SourceRef): string =>
+  `@ ${quote(node)}${op === undefined ? '' : ` op ${quote(op)}`}`;
 const printTyped = (value: Value): string => `${printValueName(value.name)}: ${printType(value.type)}`;
 const printValueName = (name: string): string => `%${/^[\w./$-]+$/.test(name) ? name : quote(name)}`;
 const printName = (name: string): string => (/^[A-Za-z_]\w*$/.test(name) ? name : quote(name));
@@ -138,7 +141,8 @@ function printElements(tensor: HostTensor): string | null {
   if (isBig(dtype)) return printList(Array.from(bigsOf(tensor)), String);
   // The literal NaN stands for one NaN; the others keep their payload by being data.
   const numbers = Array.from(numbersOf(tensor), (x) => (Number.isNaN(x) ? Number.NaN : x));
-  if (dtype === 'bool') return numbers.every((x) => x === 0 || x === 1) ? printList(numbers, (x) => String(x === 1)) : null;
+  if (dtype === 'bool')
+    return numbers.every((x) => x === 0 || x === 1) ? printList(numbers, (x) => String(x === 1)) : null;
   if (isFloat(dtype) && !sameBits(tensor, readBack(dtype, tensor.shape, numbers))) return null;
   return printList(numbers, printNumber);
 }

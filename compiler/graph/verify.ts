@@ -1,6 +1,7 @@
 /** Checks that a graph is well-formed. Run after building, between passes and on everything that is read from outside. */
 import { dtypes } from '../dtype.js';
 import { TuttiError } from '../error.js';
+import { describeForm, hasForm, schemaOf } from './attributes.js';
 import { describe } from './builder.js';
 import { dimEquals, printShape } from './dims.js';
 import { definitionOf, isOpKind } from './ops/index.js';
@@ -76,6 +77,16 @@ export function verifyGraph(graph: Graph): void {
 export function verifyNode(node: Node): void {
   const where = describe(node.source);
   if (!isOpKind(node.op)) fail(where, 'unknown op', undefined, String((node as Node).op));
+  const attrs = node.attrs as Readonly<Record<string, unknown>>;
+  const schema = schemaOf(node.op);
+  for (const [name, form] of Object.entries(schema)) {
+    if (!hasForm(form, attrs[name])) {
+      fail(where, `invalid attribute ${name} of ${node.op}`, describeForm(form), String(attrs[name]));
+    }
+  }
+  for (const name of Object.keys(attrs)) {
+    if (!Object.hasOwn(schema, name)) fail(where, `${node.op} has no attribute ${name}`);
+  }
   // Results of source ops are whatever the frontend expects of them.
   if (node.op === 'source_op') return;
   const inferred = inferNode(node as NodeOf<OpKind>);

@@ -33,8 +33,13 @@ function everything(seed: number): string {
   const n = dimName('n');
   const x = b.input('named dims', 'f32', [n, addDims(floorDivDims(n, 2), 3)]);
   b.node(
-    'source_op', [x], {
-      domain: '', name: 'Reshape', opset: 13, present: [true, false],
+    'source_op',
+    [x],
+    {
+      domain: '',
+      name: 'Reshape',
+      opset: 13,
+      present: [true, false],
       attrs: { allowzero: 1, big: 5n, text: 'a"b', list: [1.5, -2], value: emptyTensor('f32', [20]) },
     },
     [{ dtype: 'f32', shape: [], unknown: true }],
@@ -61,9 +66,51 @@ function everything(seed: number): string {
 const texts = [1, 2, 3].map(everything);
 /** Bits of the format that are likely to lead somewhere. */
 const pieces = [
-  '0', '-1', '1e9', '9007199254740992', '99999999999999999999999n', 'NaN', '-Infinity', 'null', 'true', '[', ']', '[]', '{', '}',
-  '(', ')', '"', '%', '@', ',', ':', '=', '*', '+', '-', '?', '#', '\\', '\n', ' ', 'floordiv(', 'mod(n, ', 'min(', 'f32', 'string', 'i4',
-  'data "', 'tensor f32[2] = [1, 2]', 'op', '%x', '__proto__', 'constructor', 'toString', '\u0000', '𝄞',
+  '0',
+  '-1',
+  '1e9',
+  '9007199254740992',
+  '99999999999999999999999n',
+  'NaN',
+  '-Infinity',
+  'null',
+  'true',
+  '[',
+  ']',
+  '[]',
+  '{',
+  '}',
+  '(',
+  ')',
+  '"',
+  '%',
+  '@',
+  ',',
+  ':',
+  '=',
+  '*',
+  '+',
+  '-',
+  '?',
+  '#',
+  '\\',
+  '\n',
+  ' ',
+  'floordiv(',
+  'mod(n, ',
+  'min(',
+  'f32',
+  'string',
+  'i4',
+  'data "',
+  'tensor f32[2] = [1, 2]',
+  'op',
+  '%x',
+  '__proto__',
+  'constructor',
+  'toString',
+  '\u0000',
+  '𝄞',
 ];
 
 function read(text: string): void {
@@ -108,7 +155,8 @@ describe('parseGraph', () => {
     const lines = texts.flatMap((text) => text.split('\n').slice(2));
     fc.assert(
       fc.property(
-        fc.constantFrom(...lines), fc.array(fc.tuple(fc.nat(400), fc.nat(6), fc.constantFrom(...pieces)), { maxLength: 3 }),
+        fc.constantFrom(...lines),
+        fc.array(fc.tuple(fc.nat(400), fc.nat(6), fc.constantFrom(...pieces)), { maxLength: 3 }),
         (line, edits) => {
           let mutated = line;
           for (const [at, remove, insert] of edits) {
@@ -116,7 +164,12 @@ describe('parseGraph', () => {
             mutated = mutated.slice(0, place) + insert + mutated.slice(place + remove);
           }
           // Inputs first, so that the line gets as far as it can.
-          read(`${texts[0].split('\n').filter((l) => !l.startsWith('%') && !l.startsWith('output')).join('\n')}\n${mutated}`);
+          read(
+            `${texts[0]
+              .split('\n')
+              .filter((l) => !l.startsWith('%') && !l.startsWith('output'))
+              .join('\n')}\n${mutated}`,
+          );
         },
       ),
       { numRuns: 3000 },
@@ -125,22 +178,31 @@ describe('parseGraph', () => {
 
   it('survives lines in another order, missing or repeated', () => {
     fc.assert(
-      fc.property(fc.constantFrom(...texts), fc.array(fc.tuple(fc.nat(400), fc.nat(400)), { minLength: 1, maxLength: 5 }), (text, moves) => {
-        const lines = text.split('\n');
-        for (const [from, to] of moves) {
-          const [line] = from % 2 === 0 ? lines.splice(from % lines.length, 1) : [lines[from % lines.length]];
-          lines.splice(to % (lines.length + 1), 0, line);
-        }
-        read(lines.join('\n'));
-      }),
+      fc.property(
+        fc.constantFrom(...texts),
+        fc.array(fc.tuple(fc.nat(400), fc.nat(400)), { minLength: 1, maxLength: 5 }),
+        (text, moves) => {
+          const lines = text.split('\n');
+          for (const [from, to] of moves) {
+            const [line] = from % 2 === 0 ? lines.splice(from % lines.length, 1) : [lines[from % lines.length]];
+            lines.splice(to % (lines.length + 1), 0, line);
+          }
+          read(lines.join('\n'));
+        },
+      ),
       { numRuns: 300 },
     );
   });
 
   it('survives anything at all', () => {
-    fc.assert(fc.property(fc.array(fc.constantFrom(...pieces), { maxLength: 60 }), (list) => read(`tutti graph 1\n${list.join(' ')}`)), {
-      numRuns: 3000,
-    });
+    fc.assert(
+      fc.property(fc.array(fc.constantFrom(...pieces), { maxLength: 60 }), (list) =>
+        read(`tutti graph 1\n${list.join(' ')}`),
+      ),
+      {
+        numRuns: 3000,
+      },
+    );
     fc.assert(fc.property(fc.string({ unit: 'binary' }), read), { numRuns: 500 });
   });
 

@@ -4,7 +4,13 @@ import { type DType, dtypes, isFloat, isInt } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import { cast } from '../../compiler/graph/ops/reference/elementwise.js';
 import {
-  binaryOps, type Graph, type OpAttrs, type OpKind, type ResizeAttrs, unaryOps, type Window,
+  binaryOps,
+  type Graph,
+  type OpAttrs,
+  type OpKind,
+  type ResizeAttrs,
+  unaryOps,
+  type Window,
 } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';
 
@@ -57,13 +63,25 @@ function windowOf(c: Chooser, rank: number): Window {
 type Makers = { readonly [K in Exclude<OpKind, 'source_op'>]: (c: Chooser) => Omit<NodeCase<K>, 'kind'> };
 
 const typesOf: Partial<Record<OpKind, readonly DType[]>> = {
-  neg: numericTypes, abs: numericTypes, sign: numericTypes, not: [...ints, 'bool'],
-  and: [...ints, 'bool'], or: [...ints, 'bool'], xor: [...ints, 'bool'], shl: ints, shr: ints, atan2: floats,
-  eq: dtypes, ne: dtypes,
+  neg: numericTypes,
+  abs: numericTypes,
+  sign: numericTypes,
+  not: [...ints, 'bool'],
+  and: [...ints, 'bool'],
+  or: [...ints, 'bool'],
+  xor: [...ints, 'bool'],
+  shl: ints,
+  shr: ints,
+  atan2: floats,
+  eq: dtypes,
+  ne: dtypes,
 };
 
 const unaryMakers = Object.fromEntries(
-  unaryOps.map((kind) => [kind, (c: Chooser) => ({ attrs: {}, inputs: [tensor(c, one(c, typesOf[kind] ?? floats), shapeOf(c))] })]),
+  unaryOps.map((kind) => [
+    kind,
+    (c: Chooser) => ({ attrs: {}, inputs: [tensor(c, one(c, typesOf[kind] ?? floats), shapeOf(c))] }),
+  ]),
 ) as unknown as Pick<Makers, (typeof unaryOps)[number]>;
 const binaryMakers = Object.fromEntries(
   binaryOps.map((kind) => [
@@ -87,11 +105,32 @@ const makers: Makers = {
     inputs: [tensor(c, one(c, numericTypes), shapeOf(c))],
   }),
   cast: (c) => ({
-    attrs: { dtype: one(c, dtypes.filter((d) => d !== 'string')), saturate: flag(c) },
-    inputs: [tensor(c, one(c, dtypes.filter((d) => d !== 'string')), shapeOf(c))],
+    attrs: {
+      dtype: one(
+        c,
+        dtypes.filter((d) => d !== 'string'),
+      ),
+      saturate: flag(c),
+    },
+    inputs: [
+      tensor(
+        c,
+        one(
+          c,
+          dtypes.filter((d) => d !== 'string'),
+        ),
+        shapeOf(c),
+      ),
+    ],
   }),
   bitcast(c) {
-    const [from, to] = one(c, [['f32', 'i32'], ['u16', 'bf16'], ['f64', 'u64'], ['i4', 'u4'], ['u8', 'f8e5m2']] as const);
+    const [from, to] = one(c, [
+      ['f32', 'i32'],
+      ['u16', 'bf16'],
+      ['f64', 'u64'],
+      ['i4', 'u4'],
+      ['u8', 'f8e5m2'],
+    ] as const);
     return { attrs: { dtype: to }, inputs: [tensor(c, from, shapeOf(c))] };
   },
   reshape(c) {
@@ -135,7 +174,12 @@ const makers: Makers = {
   concat(c) {
     const shape = shapeOf(c, c.int(1, 3));
     const [axis, dtype] = [c.int(0, shape.length - 1), one(c, dtypes)];
-    const part = () => tensor(c, dtype, shape.map((dim, i) => (i === axis ? c.int(0, 3) : dim)));
+    const part = () =>
+      tensor(
+        c,
+        dtype,
+        shape.map((dim, i) => (i === axis ? c.int(0, 3) : dim)),
+      );
     return { attrs: { axis }, inputs: list(c.int(1, 3), part) };
   },
   iota(c) {
@@ -174,7 +218,10 @@ const makers: Makers = {
     const fn = one(c, ['set', 'add', 'mul', 'min', 'max'] as const);
     const dtype = one(c, fn === 'set' ? dtypes : numericTypes);
     const updates = [...places, ...shape.slice(length)];
-    return { attrs: { fn }, inputs: [tensor(c, dtype, shape), indices(c, [...places, length]), tensor(c, dtype, updates)] };
+    return {
+      attrs: { fn },
+      inputs: [tensor(c, dtype, shape), indices(c, [...places, length]), tensor(c, dtype, updates)],
+    };
   },
   reduce(c) {
     const fn = one(c, ['sum', 'prod', 'max', 'min', 'and', 'or'] as const);
@@ -184,7 +231,12 @@ const makers: Makers = {
   },
   arg_reduce(c) {
     const shape = shapeOf(c, c.int(1, 3), 1);
-    const attrs = { fn: one(c, ['max', 'min'] as const), axis: c.int(0, shape.length - 1), keep: flag(c), last: flag(c) };
+    const attrs = {
+      fn: one(c, ['max', 'min'] as const),
+      axis: c.int(0, shape.length - 1),
+      keep: flag(c),
+      last: flag(c),
+    };
     return { attrs, inputs: [tensor(c, one(c, numericTypes), shape)] };
   },
   cumulative(c) {
@@ -197,7 +249,8 @@ const makers: Makers = {
     const shape = shapeOf(c, c.int(1, 3));
     const axis = c.int(0, shape.length - 1);
     return {
-      attrs: { k: c.int(0, shape[axis]), axis, largest: flag(c) }, inputs: [tensor(c, one(c, numericTypes), shape)],
+      attrs: { k: c.int(0, shape[axis]), axis, largest: flag(c) },
+      inputs: [tensor(c, one(c, numericTypes), shape)],
     };
   },
   dot(c) {
@@ -206,11 +259,19 @@ const makers: Makers = {
     const [batch, contract] = [shapeOf(c, c.int(0, 2)), shapeOf(c, c.int(0, 2))];
     /** Batch, contracting and free axes in a random order. */
     const operand = () => {
-      const axes = [...batch.map((dim, i) => ({ dim, role: `b${i}` })), ...contract.map((dim, i) => ({ dim, role: `k${i}` })),
-        ...shapeOf(c, c.int(0, 2)).map((dim) => ({ dim, role: '' }))];
+      const axes = [
+        ...batch.map((dim, i) => ({ dim, role: `b${i}` })),
+        ...contract.map((dim, i) => ({ dim, role: `k${i}` })),
+        ...shapeOf(c, c.int(0, 2)).map((dim) => ({ dim, role: '' })),
+      ];
       const mixed = list(axes.length, () => axes.splice(c.int(0, axes.length - 1), 1)[0]);
-      const find = (letter: string, count: number) => list(count, (i) => mixed.findIndex(({ role }) => role === `${letter}${i}`));
-      return { shape: mixed.map(({ dim }) => dim), batch: find('b', batch.length), contract: find('k', contract.length) };
+      const find = (letter: string, count: number) =>
+        list(count, (i) => mixed.findIndex(({ role }) => role === `${letter}${i}`));
+      return {
+        shape: mixed.map(({ dim }) => dim),
+        batch: find('b', batch.length),
+        contract: find('k', contract.length),
+      };
     };
     const [lhs, rhs] = [operand(), operand()];
     const dtype = one(c, float ? (['f32', 'f64', 'f16'] as const) : (['i32', 'i64', 'f32', 'u8'] as const));
@@ -264,10 +325,17 @@ const makers: Makers = {
     const scales = shape.map(() => (flag(c) ? null : one(c, [0.3, 0.5, 0.8, 1, 1.5, 2.6, 3])));
     const attrs: ResizeAttrs = {
       mode,
-      shape: shape.map((dim, i) => Math.max(1, scales[i] === null ? c.int(1, 7) : Math.floor(dim * (scales[i] as number)))),
+      shape: shape.map((dim, i) =>
+        Math.max(1, scales[i] === null ? c.int(1, 7) : Math.floor(dim * (scales[i] as number))),
+      ),
       scales,
       coordinates: one(c, [
-        'half_pixel', 'half_pixel_symmetric', 'pytorch_half_pixel', 'align_corners', 'asymmetric', 'tf_crop_and_resize',
+        'half_pixel',
+        'half_pixel_symmetric',
+        'pytorch_half_pixel',
+        'align_corners',
+        'asymmetric',
+        'tf_crop_and_resize',
         'tf_half_pixel_for_nn',
       ] as const),
       nearest: one(c, ['round_prefer_floor', 'round_prefer_ceil', 'floor', 'ceil'] as const),
@@ -277,7 +345,10 @@ const makers: Makers = {
       roi: [...shape.map(() => one(c, [0, 0.2, -0.3])), ...shape.map(() => one(c, [1, 0.7, 1.4]))],
       extrapolation: one(c, [0, 7.5]),
     };
-    return { attrs, inputs: [tensor(c, mode === 'nearest' ? one(c, numericTypes) : one(c, ['f64', 'f32', 'f16', 'i32']), shape)] };
+    return {
+      attrs,
+      inputs: [tensor(c, mode === 'nearest' ? one(c, numericTypes) : one(c, ['f64', 'f32', 'f16', 'i32']), shape)],
+    };
   },
   shape_of(c) {
     const shape = shapeOf(c);

@@ -22,17 +22,29 @@ const f32 = (shape: readonly number[], ...values: number[]) => t('f32', shape, v
 const i64 = (shape: readonly number[], ...values: number[]) => t('i64', shape, values);
 
 const listOf = (tensor: HostTensor): Literal[] =>
-  tensor.dtype === 'string' ? [...stringsOf(tensor)] : isBig(tensor.dtype) ? [...bigsOf(tensor)] : [...numbersOf(tensor)];
+  tensor.dtype === 'string'
+    ? [...stringsOf(tensor)]
+    : isBig(tensor.dtype)
+      ? [...bigsOf(tensor)]
+      : [...numbersOf(tensor)];
 
 function run<K extends OpKind>(kind: K, attrs: OpAttrs[K], ...inputs: readonly HostTensor[]): HostTensor[] {
   const b = new GraphBuilder();
-  b.op(kind, inputs.map((input, i) => b.input(`x${i}`, input.dtype, input.shape)), attrs);
+  b.op(
+    kind,
+    inputs.map((input, i) => b.input(`x${i}`, input.dtype, input.shape)),
+    attrs,
+  );
   return evaluateNode(b.finish().nodes[0], inputs);
 }
 
 /** Checks shape and values of the only result. */
 function check<K extends OpKind>(
-  kind: K, attrs: OpAttrs[K], inputs: readonly HostTensor[], shape: readonly number[], values: readonly Literal[],
+  kind: K,
+  attrs: OpAttrs[K],
+  inputs: readonly HostTensor[],
+  shape: readonly number[],
+  values: readonly Literal[],
 ): void {
   const [result] = run(kind, attrs, ...inputs);
   expect(result.shape).toEqual(shape);
@@ -49,7 +61,13 @@ describe('elementwise', () => {
     check('div', {}, pair('i32', [7, -7, 5, -2147483648], [-2, 2, 0, -1]), [4], [-3, -3, 0, -2147483648]);
     check('div', {}, pair('i64', [-(2n ** 63n), 9n], [-1n, 0n]), [2], [-(2n ** 63n), 0n]);
     check('rem', {}, pair('i32', [7, -7, 5, -2147483648], [-2, 2, 0, -1]), [4], [1, -1, 0, 0]);
-    check('pow', {}, pair('i32', [2, -2, 3, 1, -1, 2, 0], [10, 3, 40, -5, -3, -1, 0]), [7], [1024, -8, 689956897, 1, -1, 0, 1]);
+    check(
+      'pow',
+      {},
+      pair('i32', [2, -2, 3, 1, -1, 2, 0], [10, 3, 40, -5, -3, -1, 0]),
+      [7],
+      [1024, -8, 689956897, 1, -1, 0, 1],
+    );
     check('pow', {}, pair('i64', [3n, 10n], [40n, 18n]), [2], [12157665459056928801n - 2n ** 64n, 10n ** 18n]);
     check('shl', {}, pair('i8', [1, 1, -1, 1], [7, 8, 3, -1]), [4], [-128, 0, -8, 0]);
     check('shr', {}, pair('i8', [-128, -128, 127, 5], [3, 9, 100, -1]), [4], [-16, -1, 0, 0]);
@@ -88,7 +106,13 @@ describe('elementwise', () => {
     check('eq', {}, [t('string', [3], ['a', 'b', '']), t('string', [3], ['a', 'c', ''])], [3], [1, 0, 1]);
     check('lt', {}, [t('i64', [2], [2n ** 53n, 5n]), t('i64', [2], [2n ** 53n + 1n, 5n])], [2], [1, 0]);
     check('gt', {}, [t('u64', [1], [2n ** 64n - 1n]), t('u64', [1], [1n])], [1], [1]);
-    check('select', {}, [t('bool', [2], [1, 0]), t('string', [2], ['x', 'y']), t('string', [2], ['p', 'q'])], [2], ['x', 'q']);
+    check(
+      'select',
+      {},
+      [t('bool', [2], [1, 0]), t('string', [2], ['x', 'y']), t('string', [2], ['p', 'q'])],
+      [2],
+      ['x', 'q'],
+    );
   });
 
   it('casts', () => {
@@ -118,31 +142,72 @@ describe('movement', () => {
 
   it('moves elements of every width', () => {
     for (const dtype of ['f64', 'f32', 'f16', 'i64', 'u8', 'i4', 'u4', 'bool', 'string'] as const) {
-      const bits: Literal[] = dtype === 'string' ? ['a', 'b', 'c', 'd', 'e', 'f'] : dtype === 'i64' ? [1n, 0n, 1n, 1n, 0n, 0n] : [1, 0, 1, 1, 0, 0];
+      const bits: Literal[] =
+        dtype === 'string'
+          ? ['a', 'b', 'c', 'd', 'e', 'f']
+          : dtype === 'i64'
+            ? [1n, 0n, 1n, 1n, 0n, 0n]
+            : [1, 0, 1, 1, 0, 0];
       const y = t(dtype, [2, 3], bits);
-      check('transpose', { permutation: [1, 0] }, [y], [3, 2], [0, 3, 1, 4, 2, 5].map((i) => bits[i]));
-      check('slice', { starts: [1, 2], sizes: [2, 2], steps: [-1, -2] }, [y], [2, 2], [5, 3, 2, 0].map((i) => bits[i]));
-      check('concat', { axis: 1 }, [y, y], [2, 6], [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5].map((i) => bits[i]));
+      check(
+        'transpose',
+        { permutation: [1, 0] },
+        [y],
+        [3, 2],
+        [0, 3, 1, 4, 2, 5].map((i) => bits[i]),
+      );
+      check(
+        'slice',
+        { starts: [1, 2], sizes: [2, 2], steps: [-1, -2] },
+        [y],
+        [2, 2],
+        [5, 3, 2, 0].map((i) => bits[i]),
+      );
+      check(
+        'concat',
+        { axis: 1 },
+        [y, y],
+        [2, 6],
+        [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5].map((i) => bits[i]),
+      );
       check('reshape', { shape: [3, 2] }, [y], [3, 2], bits);
     }
   });
 
   it('transposes three axes', () => {
-    const y = t('i32', [2, 3, 4], Array.from({ length: 24 }, (_, i) => i));
+    const y = t(
+      'i32',
+      [2, 3, 4],
+      Array.from({ length: 24 }, (_, i) => i),
+    );
     const [result] = run('transpose', { permutation: [2, 0, 1] }, y);
     expect(result.shape).toEqual([4, 2, 3]);
     const list = listOf(result);
-    for (let i = 0; i < 4; i++) for (let j = 0; j < 2; j++) for (let k = 0; k < 3; k++) expect(list[(i * 2 + j) * 3 + k]).toBe(j * 12 + k * 4 + i);
+    for (let i = 0; i < 4; i++)
+      for (let j = 0; j < 2; j++)
+        for (let k = 0; k < 3; k++) expect(list[(i * 2 + j) * 3 + k]).toBe(j * 12 + k * 4 + i);
   });
 
   it('broadcasts and pads', () => {
-    check('broadcast', { shape: [2, 2, 3] }, [t('i32', [2, 1], [7, 8])], [2, 2, 3], [7, 7, 7, 8, 8, 8, 7, 7, 7, 8, 8, 8]);
+    check(
+      'broadcast',
+      { shape: [2, 2, 3] },
+      [t('i32', [2, 1], [7, 8])],
+      [2, 2, 3],
+      [7, 7, 7, 8, 8, 8, 7, 7, 7, 8, 8, 8],
+    );
     const row = t('i32', [4], [1, 2, 3, 4]);
     check('pad', { low: [2], high: [1], mode: 'constant' }, [row, t('i32', [], [9])], [7], [9, 9, 1, 2, 3, 4, 9]);
     check('pad', { low: [2], high: [1], mode: 'edge' }, [row], [7], [1, 1, 1, 2, 3, 4, 4]);
     check('pad', { low: [2], high: [5], mode: 'reflect' }, [row], [11], [3, 2, 1, 2, 3, 4, 3, 2, 1, 2, 3]);
     check('pad', { low: [2], high: [5], mode: 'wrap' }, [row], [11], [3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1]);
-    check('pad', { low: [1, 0], high: [0, 1], mode: 'constant' }, [x, t('i32', [], [0])], [3, 4], [0, 0, 0, 0, 0, 1, 2, 0, 3, 4, 5, 0]);
+    check(
+      'pad',
+      { low: [1, 0], high: [0, 1], mode: 'constant' },
+      [x, t('i32', [], [0])],
+      [3, 4],
+      [0, 0, 0, 0, 0, 1, 2, 0, 3, 4, 5, 0],
+    );
   });
 });
 
@@ -168,10 +233,34 @@ describe('indexing', () => {
     check('scatter_elements', { axis: 0, fn: 'mul' }, [zeros, at, updates], [3], [0, 300, 40]);
     check('scatter_elements', { axis: 0, fn: 'max' }, [zeros, at, updates], [3], [0, 30, 20]);
     check('scatter_elements', { axis: 0, fn: 'min' }, [zeros, at, updates], [3], [0, 1, 2]);
-    check('scatter_elements', { axis: 1, fn: 'set' }, [f32([2, 2], 1, 2, 3, 4), i64([2, 1], 1, 0), f32([2, 1], 9, 8)], [2, 2], [1, 9, 8, 4]);
-    check('scatter_nd', { fn: 'add' }, [f32([2, 2], 1, 2, 3, 4), i64([3, 1], 1, 1, 5), f32([3, 2], 1, 2, 3, 4, 5, 6)], [2, 2], [1, 2, 7, 10]);
-    check('scatter_nd', { fn: 'set' }, [t('string', [2], ['a', 'b']), i64([1, 1], -1), t('string', [1], ['z'])], [2], ['a', 'z']);
-    check('scatter_elements', { axis: 0, fn: 'mul' }, [t('u64', [1], [2n ** 63n]), i64([1], 0), t('u64', [1], [3n])], [1], [2n ** 63n]);
+    check(
+      'scatter_elements',
+      { axis: 1, fn: 'set' },
+      [f32([2, 2], 1, 2, 3, 4), i64([2, 1], 1, 0), f32([2, 1], 9, 8)],
+      [2, 2],
+      [1, 9, 8, 4],
+    );
+    check(
+      'scatter_nd',
+      { fn: 'add' },
+      [f32([2, 2], 1, 2, 3, 4), i64([3, 1], 1, 1, 5), f32([3, 2], 1, 2, 3, 4, 5, 6)],
+      [2, 2],
+      [1, 2, 7, 10],
+    );
+    check(
+      'scatter_nd',
+      { fn: 'set' },
+      [t('string', [2], ['a', 'b']), i64([1, 1], -1), t('string', [1], ['z'])],
+      [2],
+      ['a', 'z'],
+    );
+    check(
+      'scatter_elements',
+      { axis: 0, fn: 'mul' },
+      [t('u64', [1], [2n ** 63n]), i64([1], 0), t('u64', [1], [3n])],
+      [1],
+      [2n ** 63n],
+    );
   });
 });
 
@@ -186,7 +275,13 @@ describe('reductions', () => {
     check('reduce', { fn: 'and', axes: [1], keep: false }, [t('bool', [2, 2], [1, 0, 1, 1])], [2], [0, 1]);
     check('reduce', { fn: 'or', axes: [0], keep: false }, [t('bool', [2, 2], [1, 0, 1, 0])], [2], [1, 0]);
     check('reduce', { fn: 'sum', axes: [0], keep: false }, [t('i8', [3], [100, 100, 100])], [1].slice(1), [44]);
-    check('reduce', { fn: 'prod', axes: [0], keep: false }, [t('i32', [4], [65536, 65537, 3, 5])], [], [(65536 * 65537 * 15) % 2 ** 32]);
+    check(
+      'reduce',
+      { fn: 'prod', axes: [0], keep: false },
+      [t('i32', [4], [65536, 65537, 3, 5])],
+      [],
+      [(65536 * 65537 * 15) % 2 ** 32],
+    );
     check('reduce', { fn: 'sum', axes: [0], keep: false }, [t('f64', [4], [1e100, 1, -1e100, 1])], [], [2]);
   });
 
@@ -208,18 +303,35 @@ describe('reductions', () => {
     check('arg_reduce', of('max', false), [y], [2], [1n, 0n]);
     check('arg_reduce', of('max', true), [y], [2], [2n, 2n]);
     check('arg_reduce', of('min', false), [y], [2], [3n, 0n]);
-    check('arg_reduce', { fn: 'max', axis: 0, keep: true, last: false }, [t('i64', [2, 1], [2n ** 60n, 2n ** 60n + 1n])], [1, 1], [1n]);
+    check(
+      'arg_reduce',
+      { fn: 'max', axis: 0, keep: true, last: false },
+      [t('i64', [2, 1], [2n ** 60n, 2n ** 60n + 1n])],
+      [1, 1],
+      [1n],
+    );
   });
 
   it('accumulate', () => {
     const y = f32([2, 3], 1, 2, 3, 4, 5, 6);
-    const of = (fn: OpAttrs['cumulative']['fn'], axis: number, exclusive: boolean, reverse: boolean) => ({ fn, axis, exclusive, reverse });
+    const of = (fn: OpAttrs['cumulative']['fn'], axis: number, exclusive: boolean, reverse: boolean) => ({
+      fn,
+      axis,
+      exclusive,
+      reverse,
+    });
     check('cumulative', of('sum', 1, false, false), [y], [2, 3], [1, 3, 6, 4, 9, 15]);
     check('cumulative', of('sum', 1, true, false), [y], [2, 3], [0, 1, 3, 0, 4, 9]);
     check('cumulative', of('sum', 1, false, true), [y], [2, 3], [6, 5, 3, 15, 11, 6]);
     check('cumulative', of('prod', 0, true, true), [y], [2, 3], [4, 5, 6, 1, 1, 1]);
     check('cumulative', of('max', 1, true, false), [y], [2, 3], [-Infinity, 1, 2, -Infinity, 4, 5]);
-    check('cumulative', of('sum', 0, false, false), [t('i64', [2], [2n ** 63n - 1n, 1n])], [2], [2n ** 63n - 1n, -(2n ** 63n)]);
+    check(
+      'cumulative',
+      of('sum', 0, false, false),
+      [t('i64', [2], [2n ** 63n - 1n, 1n])],
+      [2],
+      [2n ** 63n - 1n, -(2n ** 63n)],
+    );
   });
 
   it('select the top', () => {
@@ -256,13 +368,27 @@ describe('contractions', () => {
   it('dot of integers is exact', () => {
     const attrs = (dtype: DType) => ({ lhsBatch: [], rhsBatch: [], lhsContract: [0], rhsContract: [0], dtype });
     check('dot', attrs('i32'), [t('u8', [2], [255, 255]), t('i8', [2], [-128, 127])], [], [-255]);
-    check('dot', attrs('i64'), [t('i32', [2], [2147483647, 1]), t('i32', [2], [2147483647, 1])], [], [2147483647n ** 2n + 1n]);
+    check(
+      'dot',
+      attrs('i64'),
+      [t('i32', [2], [2147483647, 1]), t('i32', [2], [2147483647, 1])],
+      [],
+      [2147483647n ** 2n + 1n],
+    );
     check('dot', attrs('i32'), [t('i32', [2], [2147483647, 7]), t('i32', [2], [2147483647, 1])], [], [8]);
     check('dot', attrs('f32'), [t('i8', [2], [100, 100]), t('i8', [2], [100, 100])], [], [20000]);
   });
 
   it('conv strides, pads, dilates and groups', () => {
-    const base = { strides: [1], padLow: [0], padHigh: [0], dilations: [1], groups: 1, inputDilation: [1], dtype: 'f32' } as const;
+    const base = {
+      strides: [1],
+      padLow: [0],
+      padHigh: [0],
+      dilations: [1],
+      groups: 1,
+      inputDilation: [1],
+      dtype: 'f32',
+    } as const;
     const x = f32([1, 1, 5], 1, 2, 3, 4, 5);
     const w = f32([1, 1, 2], 10, 1);
     check('conv', base, [x, w], [1, 1, 4], [12, 23, 34, 45]);
@@ -270,8 +396,20 @@ describe('contractions', () => {
     check('conv', { ...base, dilations: [3] }, [x, w], [1, 1, 2], [14, 25]);
     check('conv', { ...base, inputDilation: [2] }, [f32([1, 1, 3], 1, 2, 3), w], [1, 1, 4], [10, 2, 20, 3]);
     check('conv', { ...base, padLow: [-1], padHigh: [-1] }, [x, w], [1, 1, 2], [23, 34]);
-    check('conv', { ...base, groups: 2 }, [f32([1, 2, 2], 1, 2, 3, 4), f32([2, 1, 1], 10, 100)], [1, 2, 2], [10, 20, 300, 400]);
-    check('conv', { ...base, dtype: 'i32' }, [t('i8', [1, 2, 1], [100, -100]), t('u8', [1, 2, 1], [200, 100])], [1, 1, 1], [10000]);
+    check(
+      'conv',
+      { ...base, groups: 2 },
+      [f32([1, 2, 2], 1, 2, 3, 4), f32([2, 1, 1], 10, 100)],
+      [1, 2, 2],
+      [10, 20, 300, 400],
+    );
+    check(
+      'conv',
+      { ...base, dtype: 'i32' },
+      [t('i8', [1, 2, 1], [100, -100]), t('u8', [1, 2, 1], [200, 100])],
+      [1, 1, 1],
+      [10000],
+    );
     const plane = f32([1, 1, 3, 3], 1, 2, 3, 4, 5, 6, 7, 8, 9);
     const two = { ...base, strides: [1, 1], padLow: [0, 0], padHigh: [0, 0], dilations: [1, 1], inputDilation: [1, 1] };
     check('conv', two, [plane, f32([1, 1, 2, 2], 1, 2, 3, 4)], [1, 1, 2, 2], [37, 47, 67, 77]);
@@ -318,17 +456,45 @@ describe('composites', () => {
 
   it('resizes', () => {
     const base: ResizeAttrs = {
-      mode: 'nearest', shape: [4], scales: [2], coordinates: 'asymmetric', nearest: 'floor', cubicA: -0.75,
-      excludeOutside: false, antialias: false, roi: null, extrapolation: 0,
+      mode: 'nearest',
+      shape: [4],
+      scales: [2],
+      coordinates: 'asymmetric',
+      nearest: 'floor',
+      cubicA: -0.75,
+      excludeOutside: false,
+      antialias: false,
+      roi: null,
+      extrapolation: 0,
     };
     const x = f32([2], 1, 2);
     check('resize', base, [x], [4], [1, 1, 2, 2]);
     check('resize', { ...base, mode: 'linear' }, [x], [4], [1, 1.5, 2, 2]);
     check('resize', { ...base, mode: 'linear', coordinates: 'half_pixel' }, [x], [4], [1, 1.25, 1.75, 2]);
-    check('resize', { ...base, mode: 'linear', coordinates: 'align_corners', shape: [3], scales: [null] }, [x], [3], [1, 1.5, 2]);
-    const crop = { ...base, mode: 'linear', coordinates: 'tf_crop_and_resize', roi: [0, 2], extrapolation: 9, shape: [3], scales: [null] } as const;
+    check(
+      'resize',
+      { ...base, mode: 'linear', coordinates: 'align_corners', shape: [3], scales: [null] },
+      [x],
+      [3],
+      [1, 1.5, 2],
+    );
+    const crop = {
+      ...base,
+      mode: 'linear',
+      coordinates: 'tf_crop_and_resize',
+      roi: [0, 2],
+      extrapolation: 9,
+      shape: [3],
+      scales: [null],
+    } as const;
     check('resize', crop, [x], [3], [1, 2, 9]);
-    check('resize', { ...base, shape: [2], scales: [0.5], mode: 'linear', coordinates: 'half_pixel', antialias: true }, [f32([4], 1, 2, 3, 4)], [2], [1.625, 3.375]);
+    check(
+      'resize',
+      { ...base, shape: [2], scales: [0.5], mode: 'linear', coordinates: 'half_pixel', antialias: true },
+      [f32([4], 1, 2, 3, 4)],
+      [2],
+      [1.625, 3.375],
+    );
     check('resize', base, [t('string', [2], ['a', 'b'])], [4], ['a', 'a', 'b', 'b']);
   });
 });
@@ -347,7 +513,10 @@ describe('graphs', () => {
     b.output('one', one);
     const results = evaluateGraph(b.finish(), { x: f32([3], 1, 2, 3) });
     expect([...results].map(([name, value]) => [name, listOf(value)])).toEqual([
-      ['z', [4, 9, 16]], ['y', [2, 3, 4]], ['x', [1, 2, 3]], ['one', [1, 1, 1]],
+      ['z', [4, 9, 16]],
+      ['y', [2, 3, 4]],
+      ['x', [1, 2, 3]],
+      ['one', [1, 1, 1]],
     ]);
   });
 
@@ -363,7 +532,9 @@ describe('graphs', () => {
     expect(errorOf(() => evaluateGraph(graph, { x })).code).toBe('E_INPUT');
     expect(errorOf(() => evaluateGraph(graph, { x, y: t('i32', [3], [1, 2, 3]) })).message).toMatch(/i32\[3\]/);
     expect(errorOf(() => evaluateGraph(graph, { x, y: f32([2], 1, 2) })).code).toBe('E_INPUT');
-    expect(errorOf(() => evaluateGraph(graph, { x, y: { ...y, data: new Float32Array(2) } })).message).toMatch(/3 elements/);
+    expect(errorOf(() => evaluateGraph(graph, { x, y: { ...y, data: new Float32Array(2) } })).message).toMatch(
+      /3 elements/,
+    );
   });
 
   it('need bound dims', () => {

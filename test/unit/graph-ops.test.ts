@@ -15,11 +15,16 @@ import { caseKinds, chooserOf, graphOf, inputsOf, type NodeCase, randomCase } fr
 
 /** Runs `check` on random nodes of one op. */
 const forAll = (kind: (typeof caseKinds)[number], check: (node: NodeCase) => void, runs = 60): void =>
-  fc.assert(fc.property(fc.gen(), (g) => check(randomCase(chooserOf(g), kind))), { numRuns: runs });
+  fc.assert(
+    fc.property(fc.gen(), (g) => check(randomCase(chooserOf(g), kind))),
+    { numRuns: runs },
+  );
 
 function infer(kind: OpKind, attrs: unknown, inputs: readonly TensorType[]): TensorType[] {
   return definitionOf(kind).infer({
-    attrs: attrs as never, inputs, source: { node: 'node' },
+    attrs: attrs as never,
+    inputs,
+    source: { node: 'node' },
     fail(message, expected, found): never {
       throw new Error(`${message}; expected ${expected}, found ${found}`);
     },
@@ -54,11 +59,15 @@ describe('every op', () => {
     });
 
     it(`${kind}: leaves its inputs as they are`, () => {
-      forAll(kind, (node) => {
-        const before = structuredClone(node.inputs);
-        evaluateGraph(graphOf(node), inputsOf(node));
-        expect(node.inputs).toEqual(before);
-      }, 20);
+      forAll(
+        kind,
+        (node) => {
+          const before = structuredClone(node.inputs);
+          evaluateGraph(graphOf(node), inputsOf(node));
+          expect(node.inputs).toEqual(before);
+        },
+        20,
+      );
     });
 
     it(`${kind}: infers with names what it infers with numbers`, () => {
@@ -97,15 +106,19 @@ describe('every op', () => {
 
     if (definitionOf(kind).decompose) {
       it(`${kind}: means what it decomposes into`, () => {
-        forAll(kind, (node) => {
-          const graph = graphOf(node);
-          const flat = decomposed(graph);
-          verifyGraph(flat);
-          expect(flat.nodes.every((n) => n.op !== kind)).toBe(true);
-          const expected = evaluateGraph(graph, inputsOf(node));
-          const actual = evaluateGraph(flat, inputsOf(node));
-          for (const [name, tensor] of expected) expectClose(actual.get(name) as HostTensor, tensor);
-        }, 400);
+        forAll(
+          kind,
+          (node) => {
+            const graph = graphOf(node);
+            const flat = decomposed(graph);
+            verifyGraph(flat);
+            expect(flat.nodes.every((n) => n.op !== kind)).toBe(true);
+            const expected = evaluateGraph(graph, inputsOf(node));
+            const actual = evaluateGraph(flat, inputsOf(node));
+            for (const [name, tensor] of expected) expectClose(actual.get(name) as HostTensor, tensor);
+          },
+          400,
+        );
       });
     }
   }
@@ -132,7 +145,8 @@ function expectClose(actual: HostTensor, expected: HostTensor): void {
     expect(actual.data).toEqual(expected.data);
     return;
   }
-  const relative = { f64: 1e-5, f32: 1e-5, f16: 2e-3, bf16: 2e-2, f8e4m3: 0.15, f8e5m2: 0.3 }[expected.dtype as 'f32'] ?? 0;
+  const relative =
+    { f64: 1e-5, f32: 1e-5, f16: 2e-3, bf16: 2e-2, f8e4m3: 0.15, f8e5m2: 0.3 }[expected.dtype as 'f32'] ?? 0;
   const [p, q] = [numbersOf(actual), numbersOf(expected)];
   for (let i = 0; i < q.length; i++) {
     const tolerance = relative * Math.max(1, Math.abs(q[i])) + (expected.dtype === 'i32' ? 1 : 0);
@@ -184,6 +198,9 @@ describe('shape rules', () => {
   });
 
   it('refuse shapes that are not known yet', () => {
-    rule((g) => g.op('neg', [g.node('source_op', [], {} as never, [{ dtype: 'f32', shape: [], unknown: true }])[0]], {}), /not known yet/);
+    rule(
+      (g) => g.op('neg', [g.node('source_op', [], {} as never, [{ dtype: 'f32', shape: [], unknown: true }])[0]], {}),
+      /not known yet/,
+    );
   });
 });

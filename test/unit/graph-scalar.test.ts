@@ -21,7 +21,9 @@ function samples(dtype: DType): HostTensor {
   if (isInt(dtype)) {
     const [least, most] = integerRange(dtype);
     const near = [0n, 1n, 2n, 3n, 5n, 7n, 8n, 15n, 16n, 31n, 32n, 63n, 64n, 65n, 100n, -1n, -2n, -3n, -7n, -31n, -64n];
-    const list = [...near, least, least + 1n, most, most - 1n, most / 2n, most / 3n].filter((x) => x >= least && x <= most);
+    const list = [...near, least, least + 1n, most, most - 1n, most / 2n, most / 3n].filter(
+      (x) => x >= least && x <= most,
+    );
     if (dtype === 'i64') return { dtype, shape: [list.length], data: BigInt64Array.from(list) };
     if (dtype === 'u64') return { dtype, shape: [list.length], data: BigUint64Array.from(list) };
     return tensorOfNumbers(dtype, [list.length], list.map(Number));
@@ -52,7 +54,11 @@ function reference<K extends OpKind>(kind: K, attrs: OpAttrs[K], inputs: readonl
 
 /** Runs the op as a kernel over vectors of `lanes`. */
 function viaKernel<K extends OpKind>(
-  kind: K, attrs: OpAttrs[K], inputs: readonly HostTensor[], output: DType, lanes: Lanes,
+  kind: K,
+  attrs: OpAttrs[K],
+  inputs: readonly HostTensor[],
+  output: DType,
+  lanes: Lanes,
 ): HostTensor {
   const count = inputs[0].shape[0];
   const padded = Math.ceil(count / lanes) * lanes;
@@ -66,7 +72,12 @@ function viaKernel<K extends OpKind>(
   b.store(out, at, scalar(b, args, { attrs, inputs: inputs.map((input) => input.dtype), output }), true);
   const kernel = b.finish({ name: kind, grid: [padded / lanes, 1, 1], workgroup: [1, 1, 1] });
   const grown = [...inputs.map((input) => grow(input, padded)), emptyTensor(output, [padded])];
-  interpret(kernel, grown.map((tensor) => tensor.data as Uint8Array), [], { checkRanges: true });
+  interpret(
+    kernel,
+    grown.map((tensor) => tensor.data as Uint8Array),
+    [],
+    { checkRanges: true },
+  );
   const result = grown[grown.length - 1];
   return { dtype: output, shape: [count], data: (result.data as Uint8Array).slice(0, count) };
 }
@@ -88,7 +99,10 @@ function expectClose(actual: HostTensor, expected: HostTensor, ulps: number, inp
   expect(actual.dtype).toBe(expected.dtype);
   if (!isFloat(expected.dtype)) {
     const wrong = Array.from(expected.data as Uint8Array).findIndex((x, i) => x !== actual.data[i]);
-    const at = wrong < 0 ? '' : `${inputs.map((input) => String(input.data[wrong]))}: ${actual.data[wrong]} for ${expected.data[wrong]}`;
+    const at =
+      wrong < 0
+        ? ''
+        : `${inputs.map((input) => String(input.data[wrong]))}: ${actual.data[wrong]} for ${expected.data[wrong]}`;
     expect(at).toBe('');
     return;
   }
@@ -103,14 +117,35 @@ function expectClose(actual: HostTensor, expected: HostTensor, ulps: number, inp
 }
 
 const exact = new Set<string>([
-  'neg', 'abs', 'sign', 'sqrt', 'recip', 'floor', 'ceil', 'round', 'trunc', 'not', 'is_nan', 'is_inf', 'add', 'sub', 'mul',
-  'div', 'rem', 'max', 'min',
+  'neg',
+  'abs',
+  'sign',
+  'sqrt',
+  'recip',
+  'floor',
+  'ceil',
+  'round',
+  'trunc',
+  'not',
+  'is_nan',
+  'is_inf',
+  'add',
+  'sub',
+  'mul',
+  'div',
+  'rem',
+  'max',
+  'min',
 ]);
 
 const accepts = (kind: OpKind, count: number, dtype: DType): boolean => {
   const b = new GraphBuilder();
   try {
-    b.op(kind, Array.from({ length: count }, (_, i) => b.input(`x${i}`, dtype, [1])), {} as never);
+    b.op(
+      kind,
+      Array.from({ length: count }, (_, i) => b.input(`x${i}`, dtype, [1])),
+      {} as never,
+    );
     return true;
   } catch {
     return false;
@@ -155,7 +190,15 @@ for (const lanes of [1, 4] as const) {
       if (dtype !== 'bool') {
         it(`clamp of ${dtype}`, () => {
           const x = samples(dtype);
-          for (const [min, max] of [[0, 6], [null, 2.5], [-1.5, null], [-1e30, 1e30], [5, 3], [-Infinity, Infinity], [300, 7e20]]) {
+          for (const [min, max] of [
+            [0, 6],
+            [null, 2.5],
+            [-1.5, null],
+            [-1e30, 1e30],
+            [5, 3],
+            [-Infinity, Infinity],
+            [300, 7e20],
+          ]) {
             const attrs = { min, max } as OpAttrs['clamp'];
             expectClose(viaKernel('clamp', attrs, [x], dtype, lanes), reference('clamp', attrs, [x]), 0, [x]);
           }
@@ -164,7 +207,11 @@ for (const lanes of [1, 4] as const) {
 
       it(`select of ${dtype}`, () => {
         const [x, y] = pairs(samples(dtype), samples(dtype));
-        const condition = tensorOfNumbers('bool', x.shape, Array.from({ length: x.shape[0] }, (_, i) => i % 3 & 1));
+        const condition = tensorOfNumbers(
+          'bool',
+          x.shape,
+          Array.from({ length: x.shape[0] }, (_, i) => (i % 3) & 1),
+        );
         const inputs = [condition, x, y];
         expectClose(viaKernel('select', {}, inputs, dtype, lanes), reference('select', {}, inputs), 0, inputs);
       });
@@ -174,7 +221,14 @@ for (const lanes of [1, 4] as const) {
 
 describe('scalar form', () => {
   it('keeps bits in bitcasts', () => {
-    for (const [from, to] of [['f32', 'i32'], ['u32', 'f32'], ['f16', 'u16'], ['bf16', 'i16'], ['i64', 'f64'], ['i8', 'u8']] as const) {
+    for (const [from, to] of [
+      ['f32', 'i32'],
+      ['u32', 'f32'],
+      ['f16', 'u16'],
+      ['bf16', 'i16'],
+      ['i64', 'f64'],
+      ['i8', 'u8'],
+    ] as const) {
       const x = samples(from);
       const attrs = { dtype: to };
       const expected = reference('bitcast', attrs, [x]);
@@ -186,7 +240,11 @@ describe('scalar form', () => {
   it('unrolls integer powers with a constant exponent', () => {
     const b = new KernelBuilder();
     const x = b.scalar('x', 'i32');
-    const power = definitionOf('pow').scalar?.(b, [x, b.constant(5)], { attrs: {}, inputs: ['i32', 'i32'], output: 'i32' });
+    const power = definitionOf('pow').scalar?.(b, [x, b.constant(5)], {
+      attrs: {},
+      inputs: ['i32', 'i32'],
+      output: 'i32',
+    });
     expect(power).toBeDefined();
     const { body } = b.finish({ name: 'pow', grid: [1, 1, 1], workgroup: [1, 1, 1] });
     expect(body.instructions.map((inst) => inst.op)).not.toContain('for');
@@ -196,9 +254,12 @@ describe('scalar form', () => {
     const b = new KernelBuilder();
     const x = b.constant(1, 'u8');
     for (const dtype of ['f8e4m3', 'i4', 'u4', 'string'] as const) {
-      const call = () => definitionOf('select').scalar?.(b, [b.constant(true, 'bool'), x, x], {
-        attrs: {}, inputs: ['bool', dtype, dtype], output: dtype,
-      });
+      const call = () =>
+        definitionOf('select').scalar?.(b, [b.constant(true, 'bool'), x, x], {
+          attrs: {},
+          inputs: ['bool', dtype, dtype],
+          output: dtype,
+        });
       expect(errorOf(call).code).toBe('E_UNSUPPORTED');
     }
   });

@@ -4,7 +4,16 @@ import { describe, expect, it } from 'vitest';
 import { schemas } from '../../compiler/graph/attributes.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import {
-  addDims, type Dim, dimEquals, dimName, floorDivDims, maxDims, minDims, modDims, mulDims, subDims,
+  addDims,
+  type Dim,
+  dimEquals,
+  dimName,
+  floorDivDims,
+  maxDims,
+  minDims,
+  modDims,
+  mulDims,
+  subDims,
 } from '../../compiler/graph/dims.js';
 import { opKinds } from '../../compiler/graph/ops/index.js';
 import { parseGraph } from '../../compiler/graph/parse.js';
@@ -39,7 +48,9 @@ describe('text', () => {
     const w = b.constant({ dtype: 'f32', shape: [3, 8], data: new Float32Array(24) }, 'fc.weight');
     const two = b.constant({ dtype: 'i64', shape: [1], data: BigInt64Array.of(-2n) }, 'shape of y');
     b.source = { node: 'MatMul_0', op: 'MatMul' };
-    const [y] = b.op('dot', [x, w], { lhsBatch: [], rhsBatch: [], lhsContract: [1], rhsContract: [0], dtype: 'f32' }, ['y']);
+    const [y] = b.op('dot', [x, w], { lhsBatch: [], rhsBatch: [], lhsContract: [1], rhsContract: [0], dtype: 'f32' }, [
+      'y',
+    ]);
     const [z] = b.op('reshape', [y], { shape: [mulDims(dimName('batch'), 8)] }, ['z']);
     b.output('out', z);
     b.output('two', two);
@@ -75,10 +86,30 @@ output "two" = %"shape of y"
     fc.assert(
       fc.property(fc.gen(), fc.uint8Array({ minLength: 64, maxLength: 64 }), (g, bytes) => {
         const b = new GraphBuilder();
-        const values: HostTensor[] = (['f64', 'f32', 'f16', 'bf16', 'f8e4m3', 'f8e5m2', 'i64', 'i32', 'i8', 'u64', 'u32', 'u16', 'i4', 'u4'] as const).map(
-          (dtype) => tensorFromBytes(dtype, [4], bytes.slice()),
+        const values: HostTensor[] = (
+          [
+            'f64',
+            'f32',
+            'f16',
+            'bf16',
+            'f8e4m3',
+            'f8e5m2',
+            'i64',
+            'i32',
+            'i8',
+            'u64',
+            'u32',
+            'u16',
+            'i4',
+            'u4',
+          ] as const
+        ).map((dtype) => tensorFromBytes(dtype, [4], bytes.slice()));
+        values.push(
+          tensor(chooserOf(g), 'bool', [3]),
+          tensor(chooserOf(g), 'string', [2, 1]),
+          emptyTensor('f32', [0, 7]),
+          emptyTensor('i32', []),
         );
-        values.push(tensor(chooserOf(g), 'bool', [3]), tensor(chooserOf(g), 'string', [2, 1]), emptyTensor('f32', [0, 7]), emptyTensor('i32', []));
         values.forEach((value, i) => {
           b.output(`${i}`, b.constant(value, `c ${i}`));
         });
@@ -96,25 +127,45 @@ output "two" = %"shape of y"
   it('keeps names, dims and attributes of source ops whatever they are', () => {
     const text = fc.string({ unit: 'binary', maxLength: 12 });
     fc.assert(
-      fc.property(text, text, text, fc.double({ noNaN: true }), fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }), (a, c, d, number, big) => {
-        const b = new GraphBuilder(a);
-        b.dim(c, { min: 0, max: 7 });
-        b.source = { node: d, op: a };
-        const x = b.input(a, 'f32', [dimName(c), addDims(dimName(d), 1)]);
-        const attrs = { n: number, b: big, s: c, l: [number, 1], bl: [big], sl: [a, d], t: emptyTensor('f32', [40]), one: emptyTensor('i8', []), none: [] };
-        const [y] = b.node(
-          'source_op', [x], { domain: c, name: d, opset: 13, attrs, present: [true, false] },
-          [{ dtype: 'f32', shape: [], unknown: true }], [c],
-        );
-        b.output(d, y);
-        const graph = b.finish();
-        const back = roundTrip(graph);
-        expect(back.nodes[0].attrs).toEqual(graph.nodes[0].attrs);
-        expect(back.nodes[0].source).toEqual(graph.nodes[0].source);
-        expect(back.inputs[0].name).toBe(graph.inputs[0].name);
-        expect(back.dims).toEqual(graph.dims);
-        expect(back.nodes[0].outputs[0].type.unknown).toBe(true);
-      }),
+      fc.property(
+        text,
+        text,
+        text,
+        fc.double({ noNaN: true }),
+        fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
+        (a, c, d, number, big) => {
+          const b = new GraphBuilder(a);
+          b.dim(c, { min: 0, max: 7 });
+          b.source = { node: d, op: a };
+          const x = b.input(a, 'f32', [dimName(c), addDims(dimName(d), 1)]);
+          const attrs = {
+            n: number,
+            b: big,
+            s: c,
+            l: [number, 1],
+            bl: [big],
+            sl: [a, d],
+            t: emptyTensor('f32', [40]),
+            one: emptyTensor('i8', []),
+            none: [],
+          };
+          const [y] = b.node(
+            'source_op',
+            [x],
+            { domain: c, name: d, opset: 13, attrs, present: [true, false] },
+            [{ dtype: 'f32', shape: [], unknown: true }],
+            [c],
+          );
+          b.output(d, y);
+          const graph = b.finish();
+          const back = roundTrip(graph);
+          expect(back.nodes[0].attrs).toEqual(graph.nodes[0].attrs);
+          expect(back.nodes[0].source).toEqual(graph.nodes[0].source);
+          expect(back.inputs[0].name).toBe(graph.inputs[0].name);
+          expect(back.dims).toEqual(graph.dims);
+          expect(back.nodes[0].outputs[0].type.unknown).toBe(true);
+        },
+      ),
     );
   });
 
@@ -125,18 +176,25 @@ output "two" = %"shape of y"
         { maxDepth: 4 },
         fc.constantFrom(...names).map(dimName),
         fc.integer({ min: 0, max: 20 }),
-        fc.tuple(fc.constantFrom(addDims, subDims, mulDims, minDims, maxDims), tie('dim'), tie('dim')).map(([fn, p, q]) => fn(p, q)),
-        fc.tuple(fc.constantFrom(floorDivDims, modDims), tie('dim'), fc.integer({ min: 1, max: 9 })).map(([fn, p, q]) => fn(p, q)),
+        fc
+          .tuple(fc.constantFrom(addDims, subDims, mulDims, minDims, maxDims), tie('dim'), tie('dim'))
+          .map(([fn, p, q]) => fn(p, q)),
+        fc
+          .tuple(fc.constantFrom(floorDivDims, modDims), tie('dim'), fc.integer({ min: 1, max: 9 }))
+          .map(([fn, p, q]) => fn(p, q)),
         fc.tuple(tie('dim'), fc.constantFrom(...names)).map(([p, name]) => floorDivDims(p, dimName(name))),
       ),
     }));
     fc.assert(
-      fc.property(dim.filter((d) => typeof d !== 'number'), (d) => {
-        const b = new GraphBuilder();
-        b.input('x', 'f32', [d]);
-        const [value] = roundTrip(b.finish()).inputs;
-        expect(dimEquals(value.type.shape[0], d)).toBe(true);
-      }),
+      fc.property(
+        dim.filter((d) => typeof d !== 'number'),
+        (d) => {
+          const b = new GraphBuilder();
+          b.input('x', 'f32', [d]);
+          const [value] = roundTrip(b.finish()).inputs;
+          expect(dimEquals(value.type.shape[0], d)).toBe(true);
+        },
+      ),
       { numRuns: 500 },
     );
   });
@@ -188,7 +246,11 @@ describe('errors of the text', () => {
     refuse('input %i: f32[9007199254740991 + n + 9007199254740991]', 1, /too large/);
     refuse('input %i: f32[floordiv(n, 0)]', 1, /divisor/);
     refuse(`input %i: f32[${'min('.repeat(50)}n${', 1)'.repeat(50)}]`, 1, /too deeply/);
-    refuse(`input %i: f32[${Array.from({ length: 12 }, (_, i) => `floordiv(2*a${i} + 2*b${i}, 2)`).join('*')}]`, 1, /too many terms/);
+    refuse(
+      `input %i: f32[${Array.from({ length: 12 }, (_, i) => `floordiv(2*a${i} + 2*b${i}, 2)`).join('*')}]`,
+      1,
+      /too many terms/,
+    );
     refuse('input %i: f32[2] trailing', 1, /end of the line/);
     refuse('output "o" = %nothing', 1, /not defined/);
     refuse('what is this', 1, /unknown statement/);

@@ -32,7 +32,10 @@ describe('verifyGraph', () => {
   });
 
   it('finds wrong order and cycles', () => {
-    const { graph, nodes: [add, exp] } = sample();
+    const {
+      graph,
+      nodes: [add, exp],
+    } = sample();
     refuse({ ...graph, nodes: [exp, add] }, /Exp_2/, /before it is defined/);
     const cyclic = { ...add, inputs: [exp.outputs[0], add.inputs[1]] } as Node;
     refuse({ ...graph, nodes: [cyclic, exp] }, /Add_1/, /cycle/);
@@ -40,7 +43,10 @@ describe('verifyGraph', () => {
   });
 
   it('finds values and names defined twice', () => {
-    const { graph, nodes: [add, exp] } = sample();
+    const {
+      graph,
+      nodes: [add, exp],
+    } = sample();
     refuse({ ...graph, nodes: [add, add, exp] }, /Add_1/, /defined twice/);
     const named = { ...exp, outputs: [{ ...exp.outputs[0], name: 'x' }] } as Node;
     refuse({ ...graph, nodes: [add, named] }, /Exp_2/, /one name/);
@@ -48,7 +54,10 @@ describe('verifyGraph', () => {
   });
 
   it('finds types that the op does not give', () => {
-    const { graph, nodes: [add, exp] } = sample();
+    const {
+      graph,
+      nodes: [add, exp],
+    } = sample();
     refuse({ ...graph, nodes: [add, retyped(exp, { shape: [3] })] }, /Exp_2/, /f32\[2\]/, /f32\[3\]/);
     refuse({ ...graph, nodes: [retyped(add, { dtype: 'f16' }), exp] }, /Add_1/, /f16/);
     refuse({ ...graph, nodes: [retyped(add, { shape: [-1] }), exp] }, /Add_1/);
@@ -64,8 +73,27 @@ describe('verifyGraph', () => {
     const [y] = b.op('softmax', [b.input('x', 'f32', [2, 3])], { axes: [1], log: false }, [], { node: 'Softmax_0' });
     b.output('y', y);
     const graph = b.finish();
-    refuse({ ...graph, nodes: [{ ...graph.nodes[0], attrs: { axes: [2], log: false } } as Node] }, /Softmax_0/, /0 to 1/);
+    refuse(
+      { ...graph, nodes: [{ ...graph.nodes[0], attrs: { axes: [2], log: false } } as Node] },
+      /Softmax_0/,
+      /0 to 1/,
+    );
     refuse({ ...graph, nodes: [{ ...graph.nodes[0], attrs: { axes: [1, 1], log: false } } as Node] }, /repeat/);
+  });
+
+  it('finds attributes of another form', () => {
+    const b = new GraphBuilder();
+    const [y] = b.op('reduce', [b.input('x', 'f32', [2])], { fn: 'sum', axes: [0], keep: false }, [], {
+      node: 'Sum_0',
+    });
+    b.output('y', y);
+    const graph = b.finish();
+    const withAttrs = (attrs: object) => ({ ...graph, nodes: [{ ...graph.nodes[0], attrs } as unknown as Node] });
+    refuse(withAttrs({ fn: 'median', axes: [0], keep: false }), /Sum_0/, /one of sum, prod/, /median/);
+    refuse(withAttrs({ fn: 'sum', axes: [0.5], keep: false }), /list of integers/);
+    refuse(withAttrs({ fn: 'sum', axes: 0, keep: false }), /list of integers/);
+    refuse(withAttrs({ fn: 'sum', axes: [0] }), /keep/, /true or false/);
+    refuse(withAttrs({ fn: 'sum', axes: [0], keep: false, axis: 1 }), /no attribute axis/);
   });
 
   it('finds wrong constants, outputs and bounds', () => {
@@ -74,7 +102,10 @@ describe('verifyGraph', () => {
     const data = { dtype: 'f32', shape: [9], load: () => emptyTensor('f32', [9]) } as const;
     refuse({ ...graph, constants: new Map([[id, data]]) }, /constant c/, /f32\[9\]/);
     refuse({ ...graph, constants: new Map() }, /nothing defines/);
-    refuse({ ...graph, outputs: [{ name: 'o', value: { id: 99, name: 'ghost', type: { dtype: 'f32', shape: [] } } }] }, /ghost/);
+    refuse(
+      { ...graph, outputs: [{ name: 'o', value: { id: 99, name: 'ghost', type: { dtype: 'f32', shape: [] } } }] },
+      /ghost/,
+    );
     refuse({ ...graph, dims: new Map([['n', { min: 3, max: 2 }]]) }, /bounds/);
   });
 });

@@ -22,7 +22,9 @@ export function define<K extends OpKind>(definition: OpDefinition<K>): OpDefinit
       }
       if (kind !== 'source_op' && inputs.some((type) => type.unknown)) {
         context.fail(
-          `an input of ${kind} has a shape that is not known yet`, undefined, undefined,
+          `an input of ${kind} has a shape that is not known yet`,
+          undefined,
+          undefined,
           'Give the shapes of the model inputs so that the graph can be specialised.',
         );
       }

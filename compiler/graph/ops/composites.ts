@@ -2,8 +2,8 @@
 import type { OpDefinition } from '../definition.js';
 import type { OpKind } from '../types.js';
 import { agree, checkAxes, checkDType, checkLength, checkShape, define } from './common.js';
-import * as reference from './reference/composites.js';
 import { decomposeNormalize, decomposeResize, decomposeSoftmax } from './decompositions.js';
+import * as reference from './reference/composites.js';
 
 const softmax = define<'softmax'>({
   kind: 'softmax',
@@ -11,7 +11,10 @@ const softmax = define<'softmax'>({
   arity: 1,
   family: 'rows',
   infer(context) {
-    const { attrs: { axes }, inputs: [x] } = context;
+    const {
+      attrs: { axes },
+      inputs: [x],
+    } = context;
     checkDType(context, x.dtype, 'float', 'the input of softmax');
     checkAxes(context, axes, x.shape.length);
     return [x];
@@ -28,10 +31,14 @@ const normalize = define<'normalize'>({
   arity: 1,
   family: 'rows',
   infer(context) {
-    const { attrs: { axes, epsilon, statistics }, inputs: [x] } = context;
+    const {
+      attrs: { axes, epsilon, statistics },
+      inputs: [x],
+    } = context;
     checkDType(context, x.dtype, 'float', 'the input of normalize');
     checkAxes(context, axes, x.shape.length);
-    if (!(epsilon >= 0 && epsilon < Infinity)) context.fail('invalid epsilon', 'a number of at least 0', String(epsilon));
+    if (!(epsilon >= 0 && epsilon < Infinity))
+      context.fail('invalid epsilon', 'a number of at least 0', String(epsilon));
     if (!statistics) return [x];
     const row = {
       dtype: x.dtype === 'f64' ? ('f64' as const) : ('f32' as const),
@@ -49,14 +56,18 @@ const resize = define<'resize'>({
   arity: 1,
   family: 'map',
   infer(context) {
-    const { attrs, inputs: [x] } = context;
+    const {
+      attrs,
+      inputs: [x],
+    } = context;
     const rank = x.shape.length;
     checkDType(context, x.dtype, attrs.mode === 'nearest' ? 'any' : 'numeric', 'the input of resize');
     checkLength(context, attrs.shape, rank, 'output dims of resize');
     checkLength(context, attrs.scales, rank, 'scales of resize');
     checkShape(context, attrs.shape);
     for (const scale of attrs.scales) {
-      if (scale !== null && !(scale > 0 && scale < Infinity)) context.fail('invalid scale', 'a number above 0', String(scale));
+      if (scale !== null && !(scale > 0 && scale < Infinity))
+        context.fail('invalid scale', 'a number above 0', String(scale));
     }
     if (attrs.roi !== null) checkLength(context, attrs.roi, 2 * rank, 'entries of the region of interest');
     else if (attrs.coordinates === 'tf_crop_and_resize') context.fail('tf_crop_and_resize needs a region of interest');

@@ -13,14 +13,22 @@ const dot = define<'dot'>({
   arity: 2,
   family: 'contract',
   infer(context) {
-    const { attrs: { lhsBatch, rhsBatch, lhsContract, rhsContract, dtype }, inputs: [lhs, rhs] } = context;
+    const {
+      attrs: { lhsBatch, rhsBatch, lhsContract, rhsContract, dtype },
+      inputs: [lhs, rhs],
+    } = context;
     checkOperands(context);
     checkAxes(context, [...lhsBatch, ...lhsContract], lhs.shape.length, 'axes of the left operand');
     checkAxes(context, [...rhsBatch, ...rhsContract], rhs.shape.length, 'axes of the right operand');
     checkLength(context, rhsBatch, lhsBatch.length, 'batch axes of the right operand');
     checkLength(context, rhsContract, lhsContract.length, 'contracting axes of the right operand');
     lhsContract.forEach((axis, i) => {
-      agree(context, lhs.shape[axis], rhs.shape[rhsContract[i]], `contracting dims of ${printType(lhs)} and ${printType(rhs)}`);
+      agree(
+        context,
+        lhs.shape[axis],
+        rhs.shape[rhsContract[i]],
+        `contracting dims of ${printType(lhs)} and ${printType(rhs)}`,
+      );
     });
     const batch = lhsBatch.map((axis, i) =>
       agree(context, lhs.shape[axis], rhs.shape[rhsBatch[i]], `batch dims of ${printType(lhs)} and ${printType(rhs)}`),
@@ -46,7 +54,10 @@ const conv = define<'conv'>({
   arity: 2,
   family: 'contract',
   infer(context) {
-    const { attrs, inputs: [x, w] } = context;
+    const {
+      attrs,
+      inputs: [x, w],
+    } = context;
     checkOperands(context);
     const rank = x.shape.length - 2;
     if (rank < 1) context.fail('conv needs spatial axes', 'an input [N, C, …spatial]', printType(x));
@@ -66,14 +77,18 @@ const conv = define<'conv'>({
 });
 
 function checkOperands(context: InferContext<'dot' | 'conv'>): void {
-  const { attrs: { dtype }, inputs: [lhs, rhs] } = context;
+  const {
+    attrs: { dtype },
+    inputs: [lhs, rhs],
+  } = context;
   checkDType(context, lhs.dtype, 'numeric', 'the left operand');
   checkDType(context, rhs.dtype, 'numeric', 'the right operand');
   checkDType(context, dtype, 'numeric', 'the result');
   if (isFloat(lhs.dtype) !== isFloat(rhs.dtype)) {
     context.fail('operands are float and integer', 'both float or both integer', `${lhs.dtype} and ${rhs.dtype}`);
   }
-  if (isFloat(lhs.dtype) && !isFloat(dtype)) context.fail('float operands with an integer result', 'a float type', dtype);
+  if (isFloat(lhs.dtype) && !isFloat(dtype))
+    context.fail('float operands with an integer result', 'a float type', dtype);
 }
 
 export const contraction = { dot, conv } satisfies { readonly [K in ('dot' | 'conv') & OpKind]: OpDefinition<K> };

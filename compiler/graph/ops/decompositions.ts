@@ -2,7 +2,21 @@
 import { isFloat } from '../../dtype.js';
 import type { GraphBuilder } from '../builder.js';
 import {
-  add, binary, binaryC, broadcastTo, cast, full, gather, mul, reduce, scalar, select3, sub, tensor, transpose, unary,
+  add,
+  binary,
+  binaryC,
+  broadcastTo,
+  cast,
+  full,
+  gather,
+  mul,
+  reduce,
+  scalar,
+  select3,
+  sub,
+  tensor,
+  transpose,
+  unary,
 } from '../compose.js';
 import type { NodeOf, Value } from '../types.js';
 import { type AxisTaps, resizeTaps } from './resize.js';
@@ -75,9 +89,17 @@ function weightMatrix(b: GraphBuilder, x: Value, { indices, weights }: AxisTaps,
     });
   });
   const [product] = b.op('dot', [x, tensor(b, x.type.dtype, matrix, [places, size])], {
-    lhsBatch: [], rhsBatch: [], lhsContract: [axis], rhsContract: [1], dtype: x.type.dtype,
+    lhsBatch: [],
+    rhsBatch: [],
+    lhsContract: [axis],
+    rhsContract: [1],
+    dtype: x.type.dtype,
   });
   const rank = x.type.shape.length;
   // The contracted axis comes out last.
-  return transpose(b, product, Array.from({ length: rank }, (_, i) => (i < axis ? i : i === axis ? rank - 1 : i - 1)));
+  return transpose(
+    b,
+    product,
+    Array.from({ length: rank }, (_, i) => (i < axis ? i : i === axis ? rank - 1 : i - 1)),
+  );
 }

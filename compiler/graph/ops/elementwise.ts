@@ -72,9 +72,12 @@ const binary: Readonly<Record<BinaryOp, Elementwise>> = {
 
 /** Common shape of all inputs. */
 const commonShape = (context: Fail & { readonly inputs: readonly TensorType[] }) =>
-  context.inputs.slice(1).reduce((shape, type) => agreeShapes(context, shape, type.shape, 'shapes of the inputs'), [
-    ...context.inputs[0].shape,
-  ]);
+  context.inputs
+    .slice(1)
+    .reduce(
+      (shape, type) => agreeShapes(context, shape, type.shape, 'shapes of the inputs'),
+      [...context.inputs[0].shape],
+    );
 
 const unaryDefinition = <K extends UnaryOp>(kind: K): OpDefinition<K> => {
   const { on, predicate, summary } = unary[kind];
@@ -136,7 +139,10 @@ export const elementwise = {
     arity: 1,
     family: 'map',
     infer(context) {
-      const { attrs: { min, max }, inputs: [x] } = context;
+      const {
+        attrs: { min, max },
+        inputs: [x],
+      } = context;
       checkDType(context, x.dtype, 'numeric', 'the input of clamp');
       if (Number.isNaN(min) || Number.isNaN(max)) context.fail('a bound of clamp is NaN');
       return [x];
@@ -163,7 +169,10 @@ export const elementwise = {
     arity: 1,
     family: 'map',
     infer(context) {
-      const { attrs: { dtype }, inputs: [x] } = context;
+      const {
+        attrs: { dtype },
+        inputs: [x],
+      } = context;
       const bits = bitsOf(x.dtype);
       if (bits === 0 || x.dtype === 'bool' || dtype === 'bool' || bitsOf(dtype) !== bits) {
         context.fail('types of bitcast differ in width', `a type of ${bits} bits`, dtype);

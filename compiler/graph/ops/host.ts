@@ -10,10 +10,14 @@ const shapeOf = define<'shape_of'>({
   arity: 1,
   family: 'host',
   infer(context) {
-    const { attrs: { start, end }, inputs: [x] } = context;
+    const {
+      attrs: { start, end },
+      inputs: [x],
+    } = context;
     checkInteger(context, start, 0, 'start');
     checkInteger(context, end, start, 'end');
-    if (end > x.shape.length) context.fail('end of shape_of exceeds the rank', `at most ${x.shape.length}`, String(end));
+    if (end > x.shape.length)
+      context.fail('end of shape_of exceeds the rank', `at most ${x.shape.length}`, String(end));
     return [{ dtype: 'i64', shape: [end - start] }];
   },
   evaluate({ attrs: { start, end }, inputs: [x] }) {

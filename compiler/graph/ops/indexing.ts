@@ -11,7 +11,9 @@ const iota = define<'iota'>({
   arity: 0,
   family: 'map',
   infer(context) {
-    const { attrs: { dtype, shape, axis } } = context;
+    const {
+      attrs: { dtype, shape, axis },
+    } = context;
     checkShape(context, shape);
     checkDType(context, dtype, 'numeric', 'iota');
     checkAxis(context, axis, shape.length);
@@ -26,12 +28,17 @@ const gather = define<'gather'>({
   arity: 2,
   family: 'map',
   infer(context) {
-    const { attrs: { axis }, inputs: [x, indices] } = context;
+    const {
+      attrs: { axis },
+      inputs: [x, indices],
+    } = context;
     checkDType(context, indices.dtype, 'index', 'indices');
     checkAxis(context, axis, x.shape.length);
     return [{ dtype: x.dtype, shape: [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)] }];
   },
-  evaluate: ({ attrs, inputs: [x, indices], outputs: [{ shape }] }) => [reference.gather(x, indices, shape, attrs.axis)],
+  evaluate: ({ attrs, inputs: [x, indices], outputs: [{ shape }] }) => [
+    reference.gather(x, indices, shape, attrs.axis),
+  ],
 });
 
 const gatherElements = define<'gather_elements'>({
@@ -40,7 +47,10 @@ const gatherElements = define<'gather_elements'>({
   arity: 2,
   family: 'map',
   infer(context) {
-    const { attrs: { axis }, inputs: [x, indices] } = context;
+    const {
+      attrs: { axis },
+      inputs: [x, indices],
+    } = context;
     checkElementIndices(context, axis);
     return [{ dtype: x.dtype, shape: indices.shape }];
   },
@@ -53,7 +63,10 @@ const gatherNd = define<'gather_nd'>({
   arity: 2,
   family: 'map',
   infer(context) {
-    const { attrs: { batchDims }, inputs: [x, indices] } = context;
+    const {
+      attrs: { batchDims },
+      inputs: [x, indices],
+    } = context;
     checkInteger(context, batchDims, 0, 'number of batch dims');
     if (batchDims >= indices.shape.length || batchDims > x.shape.length) {
       context.fail('too many batch dims of gather_nd', `below ${indices.shape.length}`, String(batchDims));
@@ -76,7 +89,10 @@ const scatterElements = define<'scatter_elements'>({
   arity: 3,
   family: 'special',
   infer(context) {
-    const { attrs: { axis, fn }, inputs: [x, indices, updates] } = context;
+    const {
+      attrs: { axis, fn },
+      inputs: [x, indices, updates],
+    } = context;
     checkElementIndices(context, axis);
     checkUpdates(context, fn);
     agreeShapes(context, indices.shape, updates.shape, 'shapes of indices and updates');
@@ -89,11 +105,15 @@ const scatterElements = define<'scatter_elements'>({
 
 const scatterNd = define<'scatter_nd'>({
   kind: 'scatter_nd',
-  summary: 'ONNX ScatterND: slices of x picked by index vectors are combined with updates; indices as in scatter_elements',
+  summary:
+    'ONNX ScatterND: slices of x picked by index vectors are combined with updates; indices as in scatter_elements',
   arity: 3,
   family: 'special',
   infer(context) {
-    const { attrs: { fn }, inputs: [x, indices, updates] } = context;
+    const {
+      attrs: { fn },
+      inputs: [x, indices, updates],
+    } = context;
     if (indices.shape.length === 0) context.fail('indices of scatter_nd are a scalar', 'at least one axis', 'none');
     const length = indexLength(context, x.shape.length);
     checkUpdates(context, fn);
@@ -131,8 +151,10 @@ function indexLength(context: InferContext<'gather_nd' | 'scatter_nd'>, rank: nu
   const [, indices] = context.inputs;
   checkDType(context, indices.dtype, 'index', 'indices');
   const length = indices.shape[indices.shape.length - 1];
-  if (typeof length !== 'number') return context.fail('length of the index vectors is not known', 'a number', String(length));
-  if (length > rank) context.fail('index vectors are longer than the rank of the data', `at most ${rank}`, String(length));
+  if (typeof length !== 'number')
+    return context.fail('length of the index vectors is not known', 'a number', String(length));
+  if (length > rank)
+    context.fail('index vectors are longer than the rank of the data', `at most ${rank}`, String(length));
   return length;
 }
 

@@ -11,12 +11,17 @@ const reshape = define<'reshape'>({
   arity: 1,
   family: 'map',
   infer(context) {
-    const { attrs: { shape }, inputs: [x] } = context;
+    const {
+      attrs: { shape },
+      inputs: [x],
+    } = context;
     checkShape(context, shape);
     const [before, after] = [productOf(x.shape), productOf(shape)];
     if (typeof before === 'number' && typeof after === 'number' && before !== after) {
       context.fail(
-        `cannot reshape ${printShape(x.shape)} to ${printShape(shape)}`, `${before} elements`, `${after} elements`,
+        `cannot reshape ${printShape(x.shape)} to ${printShape(shape)}`,
+        `${before} elements`,
+        `${after} elements`,
       );
     }
     return [{ dtype: x.dtype, shape }];
@@ -30,7 +35,10 @@ const transpose = define<'transpose'>({
   arity: 1,
   family: 'map',
   infer(context) {
-    const { attrs: { permutation }, inputs: [x] } = context;
+    const {
+      attrs: { permutation },
+      inputs: [x],
+    } = context;
     checkLength(context, permutation, x.shape.length, 'axes in the permutation');
     checkAxes(context, permutation, x.shape.length, 'axes of the permutation');
     return [{ dtype: x.dtype, shape: permutation.map((axis) => x.shape[axis]) }];
@@ -44,10 +52,14 @@ const broadcast = define<'broadcast'>({
   arity: 1,
   family: 'map',
   infer(context) {
-    const { attrs: { shape }, inputs: [x] } = context;
+    const {
+      attrs: { shape },
+      inputs: [x],
+    } = context;
     checkShape(context, shape);
     const offset = shape.length - x.shape.length;
-    if (offset < 0) context.fail(`cannot broadcast ${printShape(x.shape)} to a lower rank`, undefined, printShape(shape));
+    if (offset < 0)
+      context.fail(`cannot broadcast ${printShape(x.shape)} to a lower rank`, undefined, printShape(shape));
     const result = shape.map((dim, i) => {
       const from = i < offset ? 1 : x.shape[i - offset];
       if (from === 1) return dim;
@@ -67,12 +79,17 @@ const slice = define<'slice'>({
   arity: 1,
   family: 'map',
   infer(context) {
-    const { attrs: { starts, sizes, steps }, inputs: [x] } = context;
-    for (const [name, list] of Object.entries({ starts, sizes, steps })) checkLength(context, list, x.shape.length, name);
+    const {
+      attrs: { starts, sizes, steps },
+      inputs: [x],
+    } = context;
+    for (const [name, list] of Object.entries({ starts, sizes, steps }))
+      checkLength(context, list, x.shape.length, name);
     checkShape(context, sizes, 'sizes of slice');
     x.shape.forEach((dim, axis) => {
       const [start, size, step] = [starts[axis], sizes[axis], steps[axis]];
-      if (!Number.isSafeInteger(step) || step === 0) context.fail('invalid step of slice', 'an integer but 0', String(step));
+      if (!Number.isSafeInteger(step) || step === 0)
+        context.fail('invalid step of slice', 'an integer but 0', String(step));
       if (typeof start !== 'number' || size === 0) return;
       const inside = (at: Dim) => typeof at !== 'number' || (at >= 0 && (typeof dim !== 'number' || at < dim));
       if (!Number.isSafeInteger(start)) context.fail('invalid start of slice', 'an integer', String(start));
@@ -94,7 +111,10 @@ const pad = define<'pad'>({
   arity: [1, 2],
   family: 'map',
   infer(context) {
-    const { attrs: { low, high, mode }, inputs: [x, value] } = context;
+    const {
+      attrs: { low, high, mode },
+      inputs: [x, value],
+    } = context;
     checkLength(context, low, x.shape.length, 'low pads');
     checkLength(context, high, x.shape.length, 'high pads');
     checkShape(context, low, 'pads');
@@ -126,7 +146,10 @@ const concat = define<'concat'>({
   arity: [1, Infinity],
   family: 'map',
   infer(context) {
-    const { attrs: { axis }, inputs } = context;
+    const {
+      attrs: { axis },
+      inputs,
+    } = context;
     const dtype = sameDType(context);
     const [first, ...rest] = inputs;
     checkAxis(context, axis, first.shape.length);

@@ -14,7 +14,10 @@ const reduce = define<'reduce'>({
   arity: 1,
   family: 'rows',
   infer(context) {
-    const { attrs: { fn, axes, keep }, inputs: [x] } = context;
+    const {
+      attrs: { fn, axes, keep },
+      inputs: [x],
+    } = context;
     checkDType(context, x.dtype, fn === 'and' || fn === 'or' ? 'bool' : 'numeric', `the input of reduce ${fn}`);
     checkAxes(context, axes, x.shape.length);
     return [{ dtype: x.dtype, shape: reduced(x.shape, axes, keep) }];
@@ -28,7 +31,10 @@ const argReduce = define<'arg_reduce'>({
   arity: 1,
   family: 'rows',
   infer(context) {
-    const { attrs: { fn, axis, keep }, inputs: [x] } = context;
+    const {
+      attrs: { fn, axis, keep },
+      inputs: [x],
+    } = context;
     checkDType(context, x.dtype, 'ordered', `the input of arg_reduce ${fn}`);
     checkAxis(context, axis, x.shape.length);
     if (x.shape[axis] === 0) context.fail('arg_reduce over an empty axis');
@@ -45,7 +51,10 @@ const cumulative = define<'cumulative'>({
   arity: 1,
   family: 'rows',
   infer(context) {
-    const { attrs: { fn, axis }, inputs: [x] } = context;
+    const {
+      attrs: { fn, axis },
+      inputs: [x],
+    } = context;
     checkDType(context, x.dtype, 'numeric', `the input of cumulative ${fn}`);
     checkAxis(context, axis, x.shape.length);
     return [x];
@@ -59,7 +68,10 @@ const topK = define<'top_k'>({
   arity: 1,
   family: 'special',
   infer(context) {
-    const { attrs: { k, axis }, inputs: [x] } = context;
+    const {
+      attrs: { k, axis },
+      inputs: [x],
+    } = context;
     checkDType(context, x.dtype, 'numeric', 'the input of top_k');
     checkAxis(context, axis, x.shape.length);
     checkShape(context, [k], 'k');
@@ -68,7 +80,10 @@ const topK = define<'top_k'>({
       context.fail('k of top_k exceeds the axis', `at most ${length}`, String(k));
     }
     const shape = x.shape.map((dim, i) => (i === axis ? k : dim));
-    return [{ dtype: x.dtype, shape }, { dtype: 'i64', shape }];
+    return [
+      { dtype: x.dtype, shape },
+      { dtype: 'i64', shape },
+    ];
   },
   evaluate: ({ attrs, inputs: [x], outputs: [{ shape }] }) => reference.topK(x, shape, attrs.axis, attrs.largest),
 });

@@ -15,7 +15,11 @@ export interface AxisTaps {
 }
 
 /** Taps of each axis, or null for an axis that stays as it is. */
-export function resizeTaps(input: readonly number[], output: readonly number[], attrs: ResizeAttrs): (AxisTaps | null)[] {
+export function resizeTaps(
+  input: readonly number[],
+  output: readonly number[],
+  attrs: ResizeAttrs,
+): (AxisTaps | null)[] {
   return input.map((size, axis) => {
     const scale = attrs.scales[axis] ?? output[axis] / size;
     const crop = attrs.coordinates === 'tf_crop_and_resize' && attrs.roi !== null;
@@ -28,7 +32,11 @@ export function resizeTaps(input: readonly number[], output: readonly number[], 
 }
 
 function axisTaps(
-  size: number, places: number, scale: number, region: readonly [number, number], attrs: ResizeAttrs,
+  size: number,
+  places: number,
+  scale: number,
+  region: readonly [number, number],
+  attrs: ResizeAttrs,
 ): AxisTaps {
   const offsets = tapOffsets(scale, attrs);
   const indices = offsets.map(() => new Int32Array(places));
@@ -95,7 +103,12 @@ function nearestPlace(at: number, rule: ResizeAttrs['nearest']): number {
 
 /** Place in the input that an output place corresponds to. */
 function sourcePlace(
-  place: number, size: number, places: number, scale: number, [start, end]: readonly [number, number], attrs: ResizeAttrs,
+  place: number,
+  size: number,
+  places: number,
+  scale: number,
+  [start, end]: readonly [number, number],
+  attrs: ResizeAttrs,
 ): number {
   // The exact length of the output before it was rounded down.
   const length = scale * size;

@@ -22,7 +22,8 @@ export function kernelScalar(dtype: DType): ScalarType {
 
 export function unary(b: KernelBuilder, fn: UnaryOp, x: KValue, dtype: DType): KValue {
   kernelScalar(dtype);
-  if (isFloat(dtype)) return fn === 'is_nan' || fn === 'is_inf' ? floatClass(b, fn, x) : inFloat(b, [x], ([v]) => floatUnary(b, fn, v));
+  if (isFloat(dtype))
+    return fn === 'is_nan' || fn === 'is_inf' ? floatClass(b, fn, x) : inFloat(b, [x], ([v]) => floatUnary(b, fn, v));
   switch (fn) {
     case 'neg':
       return isSigned(x) ? b.unary('neg', x) : b.sub(like(b, x, 0), x);
@@ -170,7 +171,11 @@ function integerBounds(scalar: ScalarType): Bounds {
 
 /** A bound of clamp as an integer of the type; `absent` if there is none. */
 function integerBound(
-  bound: number | null, absent: bigint, low: bigint, high: bigint, round: (x: number) => number,
+  bound: number | null,
+  absent: bigint,
+  low: bigint,
+  high: bigint,
+  round: (x: number) => number,
 ): bigint {
   if (bound === null) return absent;
   if (bound === Infinity) return high;
@@ -181,7 +186,9 @@ function integerBound(
 
 /** The divisor with 1 in place of 0 and, where the quotient would overflow, of -1; and where that was done. */
 function safeDivisor(
-  b: KernelBuilder, x: KValue, y: KValue,
+  b: KernelBuilder,
+  x: KValue,
+  y: KValue,
 ): { readonly divisor: KValue; readonly zero: KValue | null; readonly minusOne: KValue | null } {
   const [rx, ry] = [rangeOf(x), rangeOf(y)];
   const mayBe = (value: number) => !ry || (ry.min <= value && ry.max >= value);

@@ -26,7 +26,9 @@ function places(size: Dim, low: Dim, high: Dim, kernel: Dim, dilation: number, s
 
 /** Spatial dims of a convolution's result. */
 export const convolvedDims = (
-  attrs: Window & { readonly inputDilation: readonly number[] }, spatial: readonly Dim[], kernel: readonly Dim[],
+  attrs: Window & { readonly inputDilation: readonly number[] },
+  spatial: readonly Dim[],
+  kernel: readonly Dim[],
 ): Dim[] =>
   spatial.map((dim, i) => {
     const dilated = dim === 0 ? 0 : addDims(mulDims(subDims(dim, 1), attrs.inputDilation[i]), 1);
@@ -34,7 +36,10 @@ export const convolvedDims = (
   });
 
 function pooledDims(context: InferContext<'reduce_window' | 'window_argmax'>): Dim[] {
-  const { attrs, inputs: [x] } = context;
+  const {
+    attrs,
+    inputs: [x],
+  } = context;
   checkWindow(context, attrs, x.shape.length);
   checkLength(context, attrs.window, x.shape.length, 'window dims');
   for (const size of attrs.window) checkInteger(context, size, 1, 'window dim');

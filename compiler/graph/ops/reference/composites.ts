@@ -49,7 +49,9 @@ export function resize(x: HostTensor, shape: readonly number[], attrs: ResizeAtt
     const places = taps.map((axis, i) => axis?.indices[0] ?? Int32Array.from({ length: shape[i] }, (_, at) => at));
     pickBox(elementsOf(x), x.shape, places, out);
     const outside = outsideMask(taps, shape);
-    const fill = outside && elementsOf(cast({ dtype: 'f64', shape: [1], data: Float64Array.of(attrs.extrapolation) }, x.dtype, true))[0];
+    const fill =
+      outside &&
+      elementsOf(cast({ dtype: 'f64', shape: [1], data: Float64Array.of(attrs.extrapolation) }, x.dtype, true))[0];
     outside?.forEach((is, i) => {
       if (is) out[i] = fill as never;
     });

@@ -38,18 +38,25 @@ interface MatrixSizes {
 
 /** out[b, m, n] = Σₖ x[b, m, k]·y[b, n, k], from `at` on. */
 function products(
-  mode: Mode, x: Values, y: Values, { batch, m, n, k }: MatrixSizes, out: Float64Array | BigInt64Array, at = 0,
+  mode: Mode,
+  x: Values,
+  y: Values,
+  { batch, m, n, k }: MatrixSizes,
+  out: Float64Array | BigInt64Array,
+  at = 0,
 ): void {
   for (let b = 0; b < batch; b++) {
     for (let i = 0; i < m; i++) {
       const row = (b * m + i) * k;
       for (let j = 0; j < n; j++) {
         const column = (b * n + j) * k;
-        out[at++] = (mode === 'float'
-          ? floatProduct(x as ArrayLike<number>, row, y as ArrayLike<number>, column, k)
-          : mode === 'int'
-            ? integerProduct(x as ArrayLike<number>, row, y as ArrayLike<number>, column, k)
-            : bigProduct(x as ArrayLike<bigint>, row, y as ArrayLike<bigint>, column, k)) as never;
+        out[at++] = (
+          mode === 'float'
+            ? floatProduct(x as ArrayLike<number>, row, y as ArrayLike<number>, column, k)
+            : mode === 'int'
+              ? integerProduct(x as ArrayLike<number>, row, y as ArrayLike<number>, column, k)
+              : bigProduct(x as ArrayLike<bigint>, row, y as ArrayLike<bigint>, column, k)
+        ) as never;
       }
     }
   }
@@ -72,7 +79,8 @@ function bigProduct(x: ArrayLike<bigint>, p: number, y: ArrayLike<bigint>, q: nu
 }
 
 export function dot(lhs: HostTensor, rhs: HostTensor, shape: readonly number[], attrs: OpAttrs['dot']): HostTensor {
-  const free = (x: HostTensor, ...bound: readonly number[]) => x.shape.flatMap((_, i) => (bound.includes(i) ? [] : [i]));
+  const free = (x: HostTensor, ...bound: readonly number[]) =>
+    x.shape.flatMap((_, i) => (bound.includes(i) ? [] : [i]));
   const lhsFree = free(lhs, ...attrs.lhsBatch, ...attrs.lhsContract);
   const rhsFree = free(rhs, ...attrs.rhsBatch, ...attrs.rhsContract);
   const p = transpose(lhs, [...attrs.lhsBatch, ...lhsFree, ...attrs.lhsContract]);
@@ -117,7 +125,14 @@ export function conv(x: HostTensor, w: HostTensor, shape: readonly number[], att
         }
       }
       const filters = weights.slice(group * m * k, (group + 1) * m * k);
-      products(mode, filters, unfolded, { batch: 1, m, n: positions, k }, sums, (image * groups + group) * m * positions);
+      products(
+        mode,
+        filters,
+        unfolded,
+        { batch: 1, m, n: positions, k },
+        sums,
+        (image * groups + group) * m * positions,
+      );
     }
   }
   return rounded(sums, attrs.dtype, shape);
@@ -125,7 +140,10 @@ export function conv(x: HostTensor, w: HostTensor, shape: readonly number[], att
 
 /** For each output position and tap: the flat spatial place read, or -1. */
 function windowSources(
-  spatial: readonly number[], kernel: readonly number[], places: readonly number[], attrs: OpAttrs['conv'],
+  spatial: readonly number[],
+  kernel: readonly number[],
+  places: readonly number[],
+  attrs: OpAttrs['conv'],
 ): Int32Array {
   const [taps, positions] = [sizeOf(kernel), sizeOf(places)];
   const out = new Int32Array(positions * taps);
@@ -134,7 +152,9 @@ function windowSources(
       let [p, t, stride, flat] = [position, tap, 1, 0];
       for (let axis = spatial.length - 1; axis >= 0; axis--) {
         const dilated =
-          (p % places[axis]) * attrs.strides[axis] - Number(attrs.padLow[axis]) + (t % kernel[axis]) * attrs.dilations[axis];
+          (p % places[axis]) * attrs.strides[axis] -
+          Number(attrs.padLow[axis]) +
+          (t % kernel[axis]) * attrs.dilations[axis];
         p = Math.floor(p / places[axis]);
         t = Math.floor(t / kernel[axis]);
         const step = attrs.inputDilation[axis];

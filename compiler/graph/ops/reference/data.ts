@@ -6,22 +6,53 @@
  */
 import { bytesOf, type DType, isFloat } from '../../../dtype.js';
 import {
-  bf16ToF32, f8e4m3ToF32, f8e5m2ToF32, f16ToF32, f32ToBf16, f32ToF8e4m3, f32ToF8e5m2, f32ToF16,
+  bf16ToF32,
+  f8e4m3ToF32,
+  f8e5m2ToF32,
+  f16ToF32,
+  f32ToBf16,
+  f32ToF8e4m3,
+  f32ToF8e5m2,
+  f32ToF16,
 } from '../../../numeric.js';
 import { type HostTensor, sizeOf } from '../../../tensor.js';
 
 export type NumberArray =
-  | Float64Array | Float32Array | Int32Array | Uint32Array | Int16Array | Uint16Array | Int8Array | Uint8Array;
+  | Float64Array
+  | Float32Array
+  | Int32Array
+  | Uint32Array
+  | Int16Array
+  | Uint16Array
+  | Int8Array
+  | Uint8Array;
 export type BigArray = BigInt64Array | BigUint64Array;
 /** One entry an element. Indexing it by number is all that generic code does. */
 export type Elements = NumberArray | BigArray | string[];
 
 export const isBig = (dtype: DType): dtype is 'i64' | 'u64' => dtype === 'i64' || dtype === 'u64';
 
+/** NaN among values that may be bigints. */
+export const isNotANumber = (value: number | bigint): boolean => typeof value === 'number' && Number.isNaN(value);
+
 const elementArrays = {
-  f64: Float64Array, f32: Float32Array, f16: Uint16Array, bf16: Uint16Array, f8e4m3: Uint8Array, f8e5m2: Uint8Array,
-  i64: BigInt64Array, i32: Int32Array, i16: Int16Array, i8: Int8Array, i4: Int8Array,
-  u64: BigUint64Array, u32: Uint32Array, u16: Uint16Array, u8: Uint8Array, u4: Uint8Array, bool: Uint8Array,
+  f64: Float64Array,
+  f32: Float32Array,
+  f16: Uint16Array,
+  bf16: Uint16Array,
+  f8e4m3: Uint8Array,
+  f8e5m2: Uint8Array,
+  i64: BigInt64Array,
+  i32: Int32Array,
+  i16: Int16Array,
+  i8: Int8Array,
+  i4: Int8Array,
+  u64: BigUint64Array,
+  u32: Uint32Array,
+  u16: Uint16Array,
+  u8: Uint8Array,
+  u4: Uint8Array,
+  bool: Uint8Array,
 } as const;
 
 /** A zeroed array for the elements of a tensor. */
@@ -61,7 +92,9 @@ const tables = new Map<SmallFloat, Float32Array>();
 function decodeTable(dtype: SmallFloat): Float32Array {
   let table = tables.get(dtype);
   if (!table) {
-    table = Float32Array.from({ length: dtype === 'f16' || dtype === 'bf16' ? 65536 : 256 }, (_, i) => decoders[dtype](i));
+    table = Float32Array.from({ length: dtype === 'f16' || dtype === 'bf16' ? 65536 : 256 }, (_, i) =>
+      decoders[dtype](i),
+    );
     tables.set(dtype, table);
   }
   return table;
@@ -101,12 +134,21 @@ export function accumulators(dtype: DType, initial: ArrayLike<number> | number):
   return out;
 }
 
+/** Keeps running integer results exact: modulo 2^32, which loses nothing that the type keeps. Floats stay as they are. */
+export function wrapperOf(dtype: DType): (value: number) => number {
+  if (isFloat(dtype)) return (value) => value;
+  return dtype === 'u32' ? (value) => value >>> 0 : (value) => value | 0;
+}
+
 /**
  * A tensor of numbers rounded to the type: floats to nearest even, integers modulo 2^bits (they must be integers below
  * 2^53). Shares the memory of an array that already has the type's form. Not for 64-bit integers and strings.
  */
 export function tensorOfNumbers(
-  dtype: DType, shape: readonly number[], values: NumberArray | readonly number[], saturate = false,
+  dtype: DType,
+  shape: readonly number[],
+  values: NumberArray | readonly number[],
+  saturate = false,
 ): HostTensor {
   if (isBig(dtype) || dtype === 'string') throw new TypeError(`numbers are no ${dtype} elements`);
   if (isSmallFloat(dtype)) {
@@ -120,7 +162,11 @@ export function tensorOfNumbers(
 }
 
 /** A scalar or filled tensor. Numbers must be representable up to rounding; integers are taken modulo 2^bits. */
-export function filledTensor(dtype: DType, shape: readonly number[], value: number | bigint | boolean | string): HostTensor {
+export function filledTensor(
+  dtype: DType,
+  shape: readonly number[],
+  value: number | bigint | boolean | string,
+): HostTensor {
   const count = sizeOf(shape);
   if (dtype === 'string') return { dtype, shape, data: new Array<string>(count).fill(String(value)) };
   if (isBig(dtype)) {

@@ -4,7 +4,15 @@ import { bigintToOddF64, erf, pow, roundTiesToEven } from '../../../numeric.js';
 import { bytesOfTensor, type HostTensor, sizeOf, tensorFromBytes } from '../../../tensor.js';
 import type { BinaryOp, UnaryOp } from '../../types.js';
 import {
-  type BigArray, bigsOf, elementsOf, isBig, newElements, newNumbers, numbersOf, stringsOf, tensorOfElements,
+  type BigArray,
+  bigsOf,
+  elementsOf,
+  isBig,
+  newElements,
+  newNumbers,
+  numbersOf,
+  stringsOf,
+  tensorOfElements,
   tensorOfNumbers,
 } from './data.js';
 
@@ -328,7 +336,8 @@ function fromBigs(source: BigArray, dtype: DType, shape: readonly number[], satu
 }
 
 function floatToInteger(
-  source: ArrayLike<number>, dtype: DType & ('i64' | 'i32' | 'i16' | 'i8' | 'i4' | 'u64' | 'u32' | 'u16' | 'u8' | 'u4'),
+  source: ArrayLike<number>,
+  dtype: DType & ('i64' | 'i32' | 'i16' | 'i8' | 'i4' | 'u64' | 'u32' | 'u16' | 'u8' | 'u4'),
   shape: readonly number[],
 ): HostTensor {
   const [least, most] = integerRange(dtype);
@@ -374,7 +383,10 @@ function floatText(v: number, rounded: NumberFn): string {
 function fromStrings(source: readonly string[], dtype: DType, shape: readonly number[], saturate: boolean): HostTensor {
   if (isBig(dtype)) {
     const out = newElements(dtype, source.length) as BigArray;
-    for (let i = 0; i < out.length; i++) out[i] = BigInt(/^[+-]?\d+$/.test(source[i].trim()) ? source[i].trim().replace('+', '') : Math.trunc(textNumber(source[i])));
+    for (let i = 0; i < out.length; i++)
+      out[i] = BigInt(
+        /^[+-]?\d+$/.test(source[i].trim()) ? source[i].trim().replace('+', '') : Math.trunc(textNumber(source[i])),
+      );
     return { dtype, shape, data: out };
   }
   const numbers = Float64Array.from(source, textNumber);

@@ -3,8 +3,17 @@ import type { DType } from '../../../dtype.js';
 import { type HostTensor, sizeOf } from '../../../tensor.js';
 import type { ScatterFn } from '../../types.js';
 import {
-  accumulators, bigsOf, type Elements, elementsOf, isBig, newElements, newNumbers, numbersOf, stridesOf,
-  tensorOfElements, tensorOfNumbers,
+  accumulators,
+  bigsOf,
+  type Elements,
+  elementsOf,
+  isBig,
+  newElements,
+  newNumbers,
+  numbersOf,
+  stridesOf,
+  tensorOfElements,
+  tensorOfNumbers,
 } from './data.js';
 import { bigBinary, numberBinary } from './elementwise.js';
 
@@ -58,7 +67,9 @@ export function gather(x: HostTensor, indices: HostTensor, shape: readonly numbe
 
 /** Calls `visit` with the row-major number of each element of `shape` and the offset that `strides` give it. */
 function forEachOffset(
-  shape: readonly number[], strides: readonly number[], visit: (i: number, offset: number) => void,
+  shape: readonly number[],
+  strides: readonly number[],
+  visit: (i: number, offset: number) => void,
 ): void {
   const count = sizeOf(shape);
   const index = new Array<number>(shape.length).fill(0);
@@ -147,7 +158,11 @@ function scattered(x: HostTensor, updates: HostTensor, fn: ScatterFn, visit: (co
 }
 
 export function scatterElements(
-  x: HostTensor, indices: HostTensor, updates: HostTensor, axis: number, fn: ScatterFn,
+  x: HostTensor,
+  indices: HostTensor,
+  updates: HostTensor,
+  axis: number,
+  fn: ScatterFn,
 ): HostTensor {
   const places = indexList(indices);
   const size = x.shape[axis];

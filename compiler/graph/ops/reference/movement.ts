@@ -7,8 +7,13 @@ import { type Elements, elementsOf, newElements, stridesOf, tensorOfElements } f
  * `targetOffset + Σ iₖ·targetStrides[k]`. Runs that lie alike in both are copied as one.
  */
 export function copyBox(
-  source: Elements, offset: number, sourceStrides: readonly number[],
-  target: Elements, targetOffset: number, targetStrides: readonly number[], shape: readonly number[],
+  source: Elements,
+  offset: number,
+  sourceStrides: readonly number[],
+  target: Elements,
+  targetOffset: number,
+  targetStrides: readonly number[],
+  shape: readonly number[],
 ): void {
   if (shape.some((dim) => dim === 0)) return;
   const axes = mergeAxes(shape, sourceStrides, targetStrides);
@@ -66,21 +71,39 @@ function gathered(x: HostTensor, shape: readonly number[], offset: number, strid
 
 export function transpose(x: HostTensor, permutation: readonly number[]): HostTensor {
   const strides = stridesOf(x.shape);
-  return gathered(x, permutation.map((axis) => x.shape[axis]), 0, permutation.map((axis) => strides[axis]));
+  return gathered(
+    x,
+    permutation.map((axis) => x.shape[axis]),
+    0,
+    permutation.map((axis) => strides[axis]),
+  );
 }
 
 export function broadcast(x: HostTensor, shape: readonly number[]): HostTensor {
   const strides = stridesOf(x.shape);
   const offset = shape.length - x.shape.length;
-  return gathered(x, shape, 0, shape.map((_, i) => (i < offset || x.shape[i - offset] === 1 ? 0 : strides[i - offset])));
+  return gathered(
+    x,
+    shape,
+    0,
+    shape.map((_, i) => (i < offset || x.shape[i - offset] === 1 ? 0 : strides[i - offset])),
+  );
 }
 
 export function slice(
-  x: HostTensor, starts: readonly number[], sizes: readonly number[], steps: readonly number[],
+  x: HostTensor,
+  starts: readonly number[],
+  sizes: readonly number[],
+  steps: readonly number[],
 ): HostTensor {
   const strides = stridesOf(x.shape);
   const offset = starts.reduce((sum, start, i) => sum + start * strides[i], 0);
-  return gathered(x, sizes, offset, strides.map((stride, i) => stride * steps[i]));
+  return gathered(
+    x,
+    sizes,
+    offset,
+    strides.map((stride, i) => stride * steps[i]),
+  );
 }
 
 export function concat(inputs: readonly HostTensor[], shape: readonly number[], axis: number): HostTensor {
@@ -108,7 +131,10 @@ const padIndex = {
 } as const;
 
 export function pad(
-  x: HostTensor, value: HostTensor | undefined, low: readonly number[], shape: readonly number[],
+  x: HostTensor,
+  value: HostTensor | undefined,
+  low: readonly number[],
+  shape: readonly number[],
   mode: 'constant' | keyof typeof padIndex,
 ): HostTensor {
   const source = elementsOf(x);
@@ -130,7 +156,10 @@ export function pad(
 
 /** target[i…] = source[places[0][i₀], places[1][i₁], …], both packed. */
 export function pickBox(
-  source: Elements, shape: readonly number[], places: readonly ArrayLike<number>[], target: Elements,
+  source: Elements,
+  shape: readonly number[],
+  places: readonly ArrayLike<number>[],
+  target: Elements,
 ): void {
   const strides = stridesOf(shape);
   const last = shape.length - 1;

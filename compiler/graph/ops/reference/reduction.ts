@@ -3,8 +3,18 @@ import { type DType, integerRange, isFloat, isInt } from '../../../dtype.js';
 import { type HostTensor, sizeOf } from '../../../tensor.js';
 import type { OpAttrs, ReduceFn } from '../../types.js';
 import {
-  accumulators, bigsOf, type BigArray, elementsOf, isBig, newElements, numbersOf, stridesOf,
-  tensorOfElements, tensorOfNumbers,
+  accumulators,
+  type BigArray,
+  bigsOf,
+  elementsOf,
+  isBig,
+  isNotANumber,
+  newElements,
+  numbersOf,
+  stridesOf,
+  tensorOfElements,
+  tensorOfNumbers,
+  wrapperOf,
 } from './data.js';
 import { bigBinary, numberBinary } from './elementwise.js';
 import { transpose } from './movement.js';
@@ -62,11 +72,10 @@ export function reduce(x: HostTensor, shape: readonly number[], fn: ReduceFn, ax
     for (let r = 0; r < count; r++) out[r] = sumOf(source, r * length, length);
   } else {
     const apply = numberBinary(binaryOf[fn], dtype === 'bool' ? 'u8' : dtype);
-    // Products and sums of integers wrap at 32 bits after each step, so that they stay exact.
-    const fit: (v: number) => number = isFloat(dtype) ? (v) => v : dtype === 'u32' ? (v) => v >>> 0 : (v) => v | 0;
+    const wrap = wrapperOf(dtype);
     for (let r = 0; r < count; r++) {
       let total = identity as number;
-      for (let i = r * length; i < (r + 1) * length; i++) total = fit(apply(total, source[i]));
+      for (let i = r * length; i < (r + 1) * length; i++) total = wrap(apply(total, source[i]));
       out[r] = total;
     }
   }
@@ -89,12 +98,16 @@ export function sumOf(values: ArrayLike<number>, start: number, length: number):
 
 /** Whether p comes before q when the extreme is looked for; NaN comes before everything. */
 const beats = {
-  max: (p: number | bigint, q: number | bigint) => p > q || (p !== p && q === q),
-  min: (p: number | bigint, q: number | bigint) => p < q || (p !== p && q === q),
+  max: (p: number | bigint, q: number | bigint) => p > q || (isNotANumber(p) && !isNotANumber(q)),
+  min: (p: number | bigint, q: number | bigint) => p < q || (isNotANumber(p) && !isNotANumber(q)),
 } as const;
 
 export function argReduce(
-  x: HostTensor, shape: readonly number[], fn: 'max' | 'min', axis: number, last: boolean,
+  x: HostTensor,
+  shape: readonly number[],
+  fn: 'max' | 'min',
+  axis: number,
+  last: boolean,
 ): HostTensor {
   const { rows, length } = inRows(x, [axis]);
   const source = isBig(x.dtype) ? bigsOf(rows) : numbersOf(rows);
@@ -140,11 +153,11 @@ export function cumulative(x: HostTensor, { fn, axis, exclusive, reverse }: OpAt
   const apply = numberBinary(binaryOf[fn satisfies Fold], dtype);
   const source = numbersOf(x);
   const out = accumulators(dtype, count);
-  const fit: (v: number) => number = isFloat(dtype) ? (v) => v : dtype === 'u32' ? (v) => v >>> 0 : (v) => v | 0;
+  const wrap = wrapperOf(dtype);
   let total = 0;
   walk((i, first) => {
     const before = first ? (identity as number) : total;
-    total = fit(apply(before, source[i]));
+    total = wrap(apply(before, source[i]));
     out[i] = exclusive ? before : total;
   });
   return tensorOfNumbers(dtype, shape, out);
@@ -163,8 +176,8 @@ export function topK(x: HostTensor, shape: readonly number[], axis: number, larg
   const rows = length === 0 ? 0 : sizeOf(x.shape) / length;
   const order = (p: number | bigint, q: number | bigint): number => {
     if (p === q) return 0;
-    if (p !== p) return q !== q ? 0 : 1;
-    return q !== q || p < q ? -1 : 1;
+    if (isNotANumber(p)) return isNotANumber(q) ? 0 : 1;
+    return isNotANumber(q) || p < q ? -1 : 1;
   };
   for (let row = 0; row < rows; row++) {
     const [outer, inner] = [Math.floor(row / step), row % step];
@@ -184,7 +197,8 @@ export function topK(x: HostTensor, shape: readonly number[], axis: number, larg
 
 /** Rows of numbers in f64, for composites. */
 export function rowsOf(
-  x: HostTensor, axes: readonly number[],
+  x: HostTensor,
+  axes: readonly number[],
 ): { readonly values: Float64Array; readonly length: number; readonly order: readonly number[] } {
   const { rows, length } = inRows(x, axes);
   const kept = x.shape.flatMap((_, i) => (axes.includes(i) ? [] : [i]));
@@ -193,6 +207,13 @@ export function rowsOf(
 
 /** Undoes the order of axes of `rowsOf`. */
 export function fromRows(values: Float64Array, x: HostTensor, order: readonly number[]): HostTensor {
-  const moved = tensorOfNumbers(x.dtype, order.map((axis) => x.shape[axis]), values);
-  return transpose(moved, order.map((_, i) => order.indexOf(i)));
+  const moved = tensorOfNumbers(
+    x.dtype,
+    order.map((axis) => x.shape[axis]),
+    values,
+  );
+  return transpose(
+    moved,
+    order.map((_, i) => order.indexOf(i)),
+  );
 }

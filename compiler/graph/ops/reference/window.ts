@@ -1,9 +1,17 @@
 /** Pooling windows on host tensors. */
-import { isFloat } from '../../../dtype.js';
 import { type HostTensor, sizeOf } from '../../../tensor.js';
 import type { OpAttrs } from '../../types.js';
 import {
-  accumulators, type BigArray, bigsOf, isBig, newElements, numbersOf, stridesOf, tensorOfNumbers,
+  accumulators,
+  type BigArray,
+  bigsOf,
+  isBig,
+  isNotANumber,
+  newElements,
+  numbersOf,
+  stridesOf,
+  tensorOfNumbers,
+  wrapperOf,
 } from './data.js';
 import { bigBinary, numberBinary } from './elementwise.js';
 import { identityOf } from './reduction.js';
@@ -25,7 +33,10 @@ function axisOffsets(size: number, stride: number, places: number, attrs: Window
 
 /** Calls `visit` for every window, in row-major order, with the offsets of its elements in row-major order. */
 function forEachWindow(
-  x: HostTensor, shape: readonly number[], attrs: WindowAttrs, visit: (window: number, offsets: readonly number[]) => void,
+  x: HostTensor,
+  shape: readonly number[],
+  attrs: WindowAttrs,
+  visit: (window: number, offsets: readonly number[]) => void,
 ): void {
   const strides = stridesOf(x.shape);
   const offsets = x.shape.map((size, axis) => axisOffsets(size, strides[axis], shape[axis], attrs, axis));
@@ -36,7 +47,10 @@ function forEachWindow(
       return;
     }
     for (const list of offsets[axis]) {
-      walk(axis + 1, list.length === 1 && sums.length === 1 ? [sums[0] + list[0]] : sums.flatMap((p) => list.map((q) => p + q)));
+      walk(
+        axis + 1,
+        list.length === 1 && sums.length === 1 ? [sums[0] + list[0]] : sums.flatMap((p) => list.map((q) => p + q)),
+      );
     }
   };
   walk(0, [0]);
@@ -57,10 +71,10 @@ export function reduceWindow(x: HostTensor, shape: readonly number[], attrs: OpA
   const source = numbersOf(x);
   const out = accumulators(dtype, sizeOf(shape));
   const apply = numberBinary(binaryOf[attrs.fn], dtype);
-  const fit: (v: number) => number = isFloat(dtype) ? (v) => v : dtype === 'u32' ? (v) => v >>> 0 : (v) => v | 0;
+  const wrap = wrapperOf(dtype);
   forEachWindow(x, shape, attrs, (window, offsets) => {
     let total = identity as number;
-    for (const offset of offsets) total = fit(apply(total, source[offset]));
+    for (const offset of offsets) total = wrap(apply(total, source[offset]));
     out[window] = total;
   });
   return tensorOfNumbers(dtype, shape, out);
@@ -73,8 +87,8 @@ export function windowArgmax(x: HostTensor, shape: readonly number[], attrs: Win
     let best = -1;
     for (const offset of offsets) {
       const [p, q] = [source[offset], source[best]];
-      // Only NaN differs from itself; the first NaN wins over everything.
-      if (best < 0 || p > q || (p !== p && q === q)) best = offset;
+      // The first NaN wins over everything.
+      if (best < 0 || p > q || (isNotANumber(p) && !isNotANumber(q))) best = offset;
     }
     out[window] = BigInt(best);
   });
