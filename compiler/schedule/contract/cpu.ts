@@ -16,6 +16,7 @@ import { Lowering, range, scalarOf, shapeOf } from '../lowering.js';
 import { type Contraction, contractionOf, multiplyAdd, transposed } from './contraction.js';
 import { packConstant, packedLength, type PackedShape, stridesOf } from './packing.js';
 import { finish } from './registers.js';
+import { lanesFor } from './tiling.js';
 
 interface Tiling {
   readonly lanes: Lanes;
@@ -39,13 +40,8 @@ export function lowerPacked(group: Group, target: Target): LoweredKernel {
   return new PackedContraction(group, target, contraction).lower();
 }
 
-export function lanesFor({ accumulator }: Contraction, target: Target): Lanes {
-  const lanes = Math.min(16, Math.max(1, Math.floor((target.vectorLanes * 32) / scalarBits[accumulator])));
-  return lanes as Lanes;
-}
-
 function chooseTiling({ batch, m, n, k, accumulator }: Contraction, target: Target): Tiling {
-  const lanes = lanesFor({ accumulator } as Contraction, target);
+  const lanes = lanesFor({ accumulator }, target);
   const waste = (extent: number, tile: number) => (Math.ceil(extent / tile) * tile) / extent;
   let best = { tileM: 1, vectors: 1, score: Number.POSITIVE_INFINITY };
   for (const vectors of [1, 2, 3, 4]) {

@@ -4,12 +4,14 @@
  * are zeros.
  */
 import type { ConstantData, Value } from '../../graph/types.js';
+import type { ScalarType } from '../../kernel/types.js';
 import { KernelBuilder } from '../../kernel/builder.js';
 import { emptyTensor, sizeOf } from '../../tensor.js';
 import { Affine, linearize } from '../affine.js';
 import type { DerivedConstant } from '../lowered.js';
-import { shapeOf } from '../lowering.js';
-import type { Operand } from './contraction.js';
+import { scalarOf, shapeOf } from '../lowering.js';
+import type { Group } from '../group.js';
+import type { Contraction, Operand } from './contraction.js';
 
 export interface PackedShape {
   readonly batches: number;
@@ -61,6 +63,27 @@ export function packConstant(value: Value, data: ConstantData, shape: PackedShap
       },
     },
   };
+}
+
+/** The lhs as a packed constant, if it is one that only the anchor reads, in the accumulators' type. */
+export function packedLhs(group: Group, contraction: Contraction, width: number): DerivedConstant | undefined {
+  const { lhs, accumulator, lhsBatches, m, k } = contraction;
+  return packedOperand(group, lhs, accumulator, { batches: lhsBatches, rows: m, k, width });
+}
+
+/** The same for the rhs. */
+export function packedRhs(group: Group, contraction: Contraction, width: number): DerivedConstant | undefined {
+  const { rhs, accumulator, rhsBatches, n, k } = contraction;
+  return packedOperand(group, rhs, accumulator, { batches: rhsBatches, rows: n, k, width });
+}
+
+function packedOperand(group: Group, operand: Operand, accumulator: ScalarType, shape: PackedShape): DerivedConstant | undefined {
+  const { value } = operand;
+  const own = group.constants.get(value.id);
+  if (!own || scalarOf(value) !== accumulator || !group.reads.includes(value)) return undefined;
+  if (group.nodes.some((node) => node !== group.anchor && node.inputs.includes(value))) return undefined;
+  const strides = stridesOf(operand, shape);
+  return strides && packConstant(value, own, shape, strides);
 }
 
 function pack(source: Float32Array, target: Float32Array, { batches, rows, k, width }: PackedShape, strides: Strides, length: number): void {
