@@ -10,7 +10,6 @@ import {
   type BinaryFn,
   type CompareFn,
   isFloatScalar,
-  isIntScalar,
   isSignedScalar,
   type KernelFunction,
   type KMemory,
@@ -34,7 +33,7 @@ function target(arithmetic: readonly ScalarType[], storage: readonly ScalarType[
       workgroupSize: [256, 256, 64],
       workgroupCount: [65535, 65535, 65535],
       sharedBytes: 16384,
-      storageBuffers: 16,
+      storageBuffers: 32,
       storageBindingBytes: 2 ** 27,
       bufferBytes: 2 ** 28,
       storageAlignment: 256,
@@ -336,5 +335,218 @@ describe.each(each)('operations on %s', (name) => {
     check(name, {
       label: `pow ${scalar}`, from: [scalar, scalar], to: scalar, lanes: 1, compute: (b, [x, y]) => b.binary('pow', x, y),
     });
+  });
+});
+
+// --- memory and control --------------------------------------------------------------------------------------------
+
+const finish = (b: KernelBuilder, grid = 1, workgroup = 1): KernelFunction =>
+  b.finish({ name: 'case', grid: [grid, 1, 1], workgroup: [workgroup, 1, 1] });
+const integer = (b: KernelBuilder, value: number, scalar: ScalarType): KValue =>
+  b.constant(scalarBits[scalar] === 64 ? BigInt(value) : value, scalar);
+
+describe.each(each)('memory and control on %s', (name) => {
+  it.each(tensorTypes)('neighbouring elements of %s written by different invocations', (scalar) => {
+    const length = 61;
+    const b = new KernelBuilder();
+    const x = b.buffer('x', scalar, length, 'read');
+    const y = b.buffer('y', scalar, length, 'write');
+    const at = b.add(b.mulc(b.builtin('workgroup_id', 0, 4), 16), b.builtin('local_id', 0, 16));
+    b.if(b.compare('lt', at, b.constant(length - 1)), () => b.store(y, at, b.load(x, at)));
+    expectSame(finish(b, 4, 16), [elements(scalar, length, 3), elements(scalar, length, 4)], name, `scatter ${scalar}`);
+  });
+
+  it.each(tensorTypes)('vectors of %s at any offset', (scalar) => {
+    for (const lanes of [2, 4, 8, 16] as const) {
+      for (const aligned of [false, true]) {
+        for (const offset of aligned ? [0, lanes] : [0, 1, 2, 3]) {
+          const b = new KernelBuilder();
+          const x = b.buffer('x', scalar, 64, 'read');
+          const y = b.buffer('y', scalar, 64, 'readwrite');
+          const at = b.add(b.mulc(b.builtin('workgroup_id', 0, 2), 16), b.constant(offset));
+          b.store(y, at, b.load(x, at, lanes, aligned), aligned);
+          expectSame(finish(b, 2), [elements(scalar, 64, 5), elements(scalar, 64, 6)], name, `${scalar}x${lanes}`);
+        }
+      }
+    }
+  });
+
+  it.each(tensorTypes)('shared and private arrays of %s', (scalar) => {
+    const b = new KernelBuilder();
+    const x = b.buffer('x', scalar, 32, 'read');
+    const y = b.buffer('y', scalar, 32, 'write');
+    const shared = b.array('tile', 'shared', scalar, 15);
+    const own = b.array('own', 'private', scalar, 5);
+    const local = b.builtin('local_id', 0, 8);
+    const base = b.mulc(b.builtin('workgroup_id', 0, 2), 16);
+    const copy = (memory: KMemory, to: KValue, from: KValue) => b.store(memory, to, b.load(x, b.add(base, from)));
+    copy(shared, local, local);
+    copy(own, b.constant(0), b.addc(local, 8));
+    copy(own, b.constant(3), local);
+    b.barrier();
+    const other = b.sub(b.constant(7), local);
+    b.store(y, b.add(base, local), b.load(shared, other));
+    b.store(y, b.add(base, b.addc(local, 8)), b.select(
+      b.compare('lt', local, b.constant(4)), b.load(own, b.constant(0)), b.load(own, b.constant(3)),
+    ));
+    expectSame(finish(b, 2, 8), [elements(scalar, 32, 7), elements(scalar, 32, 8)], name, `arrays ${scalar}`);
+  });
+
+  it.each(tensorTypes)('values of %s carried through loops, branches and helpers', (scalar) => {
+    const b = new KernelBuilder();
+    const x = b.buffer('x', scalar, 48, 'read');
+    const y = b.buffer('y', scalar, 48, 'write');
+    for (const lanes of [1, 4] as const) {
+      const at = (i: KValue) => b.mulc(i, lanes);
+      const sum = b.for(0, 8, 1, [b.load(x, b.constant(0), lanes)], (i, [value]) => {
+        const next = b.load(x, at(i), lanes, lanes > 1);
+        const added = b.call(`sum_${lanes}`, [value, next], ktype(scalar, lanes), ([u, v]) => b.add(u, b.mul(v, u)));
+        const even = b.compare('eq', b.and(i, b.constant(1)), b.constant(0));
+        return b.if(even, () => [added], () => [b.max(next, value)]);
+      });
+      const [, out] = b.loop([b.constant(0), sum[0]], ([count, value]) => ({
+        condition: b.compare('lt', count, b.constant(3)),
+        next: [b.addc(count, 1), b.sub(value, b.load(x, b.constant(4), lanes, true))],
+      }));
+      b.store(y, b.constant(lanes * 4), out, true);
+    }
+    expectSame(finish(b), [elements(scalar, 48, 11), elements(scalar, 48, 12)], name, `carried ${scalar}`);
+  });
+
+  it.each(['i64', 'u64', 'i16', 'u8'] as const)('indices and bounds of type %s', (scalar) => {
+    const b = new KernelBuilder();
+    const x = b.buffer('x', scalar, 16, 'read');
+    const y = b.buffer('y', 'i32', 32, 'write');
+    const z = b.buffer('z', 'f32', 16, 'read');
+    const f = b.buffer('f', 'f32', 16, 'write');
+    const c = (value: number) => integer(b, value, scalar);
+    b.for(c(0), c(16), 1, [], (i) => {
+      // A gather clamps what it reads before it indexes with it.
+      const index = b.clamp(b.convert(b.load(x, b.convert(i, 'i32')), 'i32'), 0, 15);
+      b.store(f, b.convert(i, 'i32'), b.load(z, index));
+      b.store(y, b.convert(i, 'i32'), b.convert(b.mul(i, c(3)), 'i32'));
+    });
+    // Within 2^53, which is as far as the interpreter counts.
+    const bits = scalarBits[scalar];
+    const low = b.binary('shr', b.load(x, b.constant(3)), c(bits === 64 ? 16 : 2));
+    const count = b.for(low, b.add(low, c(5)), 2, [b.constant(0)], (_, [n]) => [b.addc(n, 1)]);
+    b.store(y, b.constant(20), count[0]);
+    expectSame(
+      finish(b), [elements(scalar, 16, 13), new Uint8Array(128), elements('f32', 16, 14), new Uint8Array(64)], name, 'indices',
+    );
+  });
+});
+
+describe('random kernels', () => {
+  /** A program is a list of steps; each takes earlier values of its type, chosen by number. */
+  const step = fc.record({ op: fc.nat(11), type: fc.nat(scalarTypes.length - 1), a: fc.nat(99), b: fc.nat(99), c: fc.nat(99) });
+  const program = fc.record({
+    steps: fc.array(step, { minLength: 4, maxLength: 24 }),
+    lanes: fc.constantFrom<Lanes>(1, 2, 4, 8),
+    seed: fc.nat(),
+    name: fc.constantFrom(...each),
+  });
+
+  it('leave the same bytes', () => {
+    fc.assert(
+      fc.property(program, ({ steps, lanes, seed, name }) => {
+        const length = 4 * lanes;
+        const b = new KernelBuilder();
+        const inputs = tensorTypes.map((scalar) => b.buffer(`x_${scalar}`, scalar, length, 'read'));
+        const outputs = tensorTypes.map((scalar) => b.buffer(`y_${scalar}`, scalar, length, 'write'));
+        const at = b.mulc(b.builtin('workgroup_id', 0, 4), lanes);
+        const pools = new Map<ScalarType, KValue[]>(scalarTypes.map((scalar) => [scalar, []]));
+        tensorTypes.forEach((scalar, i) => {
+          const value = b.load(inputs[i], at, lanes, true);
+          pools.get(scalar)?.push(value);
+          pools.get('bool')?.push(b.compare('lt', value, b.load(inputs[i], b.constant(0), lanes, true)));
+        });
+        const pick = (scalar: ScalarType, n: number): KValue => {
+          const pool = pools.get(scalar) ?? [];
+          return pool[pool.length - 1 - (n % pool.length)];
+        };
+        for (const { op, type, a, b: other, c } of steps) {
+          const scalar = scalarTypes[type];
+          const [x, y] = [pick(scalar, a), pick(scalar, other)];
+          const float = isFloatScalar(scalar);
+          const arithmetic: readonly BinaryFn[] = float ? ['add', 'sub', 'mul', 'div', 'min', 'max'] : ['add', 'sub', 'mul', 'and', 'or', 'xor', 'min', 'max'];
+          let value: KValue;
+          if (op < 4) {
+            if (scalar === 'bool') value = b.binary((['and', 'or', 'xor'] as const)[c % 3], x, y);
+            else value = b.binary(arithmetic[c % arithmetic.length], x, y);
+          } else if (op < 7) value = b.convert(pick(scalarTypes[c % scalarTypes.length], a), scalar);
+          else if (op === 7) value = b.select(pick('bool', c), x, y);
+          else if (op === 8 && scalar !== 'bool') {
+            pools.get('bool')?.push(b.compare((['lt', 'le', 'eq', 'ne'] as const)[c % 4], x, y));
+            continue;
+          } else if (op === 9 && lanes > 1) value = b.splat(b.extract(x, c % lanes), lanes);
+          else if (op === 10 && lanes > 1) {
+            value = b.build(Array.from({ length: lanes }, (_, i) => b.extract(i % 2 ? x : y, (i * 3 + c) % lanes)));
+          } else if (op === 11 && scalar !== 'bool') {
+            const condition = b.extract(pick('bool', c), 0);
+            [value] = b.if(condition, () => [b.add(x, y)], () => b.for(0, 3, 1, [x], (_, [v]) => [b.sub(v, y)]));
+          } else value = b.unary(scalar === 'bool' ? 'not' : 'neg', x);
+          pools.get(scalar)?.push(value);
+        }
+        tensorTypes.forEach((scalar, i) => void b.store(outputs[i], at, pick(scalar, 0), true));
+        const bytes = [...tensorTypes, ...tensorTypes].map((scalar, i) => elements(scalar, length, seed + i));
+        expectSame(b.finish({ name: 'random', grid: [4, 1, 1], workgroup: [1, 1, 1] }), bytes, name, 'random');
+      }),
+      { numRuns: Number(process.env.TUTTI_LEGALIZE_RUNS ?? 250) },
+    );
+  });
+});
+
+describe('legalize', () => {
+  it('returns a legal kernel as it is', () => {
+    const b = new KernelBuilder();
+    const x = b.buffer('x', 'f32', 16, 'readwrite');
+    const at = b.builtin('local_id', 0, 16);
+    b.store(x, at, b.mul(b.load(x, at), b.constant(3, 'f32')));
+    const kernel = finish(b, 1, 16);
+    expect(legalize(kernel, minimum)).toBe(kernel);
+  });
+
+  it('says what cannot be done: atomics on 64-bit elements', () => {
+    const b = new KernelBuilder();
+    const x = b.buffer('x', 'i64', 4, 'readwrite');
+    b.atomic('add', x, b.constant(0), b.constant(1n, 'i64'));
+    expect(() => legalize(finish(b), minimum)).toThrow(/atomic operation on i64 elements of x/);
+  });
+
+  it('tells how tensors are bound', () => {
+    expect(legalTypeStorage('f16', minimum)).toEqual({ scalar: 'u32', perWord: 2 });
+    expect(legalTypeStorage('i8', minimum)).toEqual({ scalar: 'u32', perWord: 4 });
+    expect(legalTypeStorage('i64', minimum)).toEqual({ scalar: 'u32', perWord: 0.5 });
+    expect(legalTypeStorage('f32', minimum)).toEqual({ scalar: 'f32', perWord: 1 });
+    expect(legalTypeStorage('bf16', targets['bytes and shorts'])).toEqual({ scalar: 'u16', perWord: 1 });
+  });
+
+  it('narrows 64-bit integers whose range allows it', () => {
+    const b = new KernelBuilder();
+    const y = b.buffer('y', 'i32', 64, 'write');
+    const i = b.convert(b.builtin('local_id', 0, 64), 'i64');
+    b.store(y, b.builtin('local_id', 0, 64), b.convert(b.add(b.mul(i, b.constant(5n, 'i64')), b.constant(7n, 'i64')), 'i32'));
+    const legal = legalize(finish(b, 1, 64), minimum);
+    expect(legal.body.instructions.some((inst) => 'result' in inst && inst.result.type.lanes === 2)).toBe(false);
+  });
+
+  it('takes at most a few milliseconds for 500 instructions', () => {
+    const b = new KernelBuilder();
+    const x = b.buffer('x', 'f16', 1024, 'read');
+    const y = b.buffer('y', 'f16', 1024, 'write');
+    const at = b.mulc(b.builtin('local_id', 0, 64), 4);
+    let value = b.load(x, at, 4, true);
+    for (let i = 0; i < 250; i++) value = b.add(b.mul(value, value), b.load(x, b.addc(at, 4 * (i % 100)), 4, true));
+    b.store(y, at, value, true);
+    const kernel = finish(b, 1, 64);
+    legalize(kernel, minimum);
+    const times = Array.from({ length: 9 }, () => {
+      const start = performance.now();
+      legalize(kernel, minimum);
+      return performance.now() - start;
+    }).sort((u, v) => u - v);
+    if (process.env.TUTTI_LEGALIZE_TIME) console.log('median ms', times[4]);
+    expect(times[4]).toBeLessThan(25);
   });
 });

@@ -679,37 +679,39 @@ export class Lowerer {
   }
 
   #math(fn: MathFn | MathBinaryFn, args: readonly Rep[]): Rep {
-    const { b } = this;
     const { type } = args[0];
-    if (args[0].kind === 'chunks') {
-      const legal = args[0].parts.map((_, i) => {
-        const operands = args.map((arg) => arg.parts[i]);
-        const value =
-          operands.length === 1
-            ? mathUnary(b, fn as MathFn, operands[0])
-            : mathBinary(b, fn as MathBinaryFn, operands[0], operands[1]);
-        return this.#finish(type, value);
+    const { scalar } = type;
+    // The formulas for f64 compute with i64 too: without both they are lowered in their turn.
+    if (scalar === 'f64' && !(this.#native('f64') && this.#native('i64'))) {
+      const parts = args[0].parts.flatMap((_, i) => {
+        const operands = args.map((arg): Rep => {
+          const part = arg.parts[i];
+          return { kind: arg.kind, type: ktype('f64', arg.kind === 'pairs' ? 1 : part.type.lanes), parts: [part] };
+        });
+        return this.#invoke(this.#softMath(fn, operands[0].type.lanes), operands).parts;
       });
-      return this.#chunks(type, legal);
+      return { kind: args[0].kind, type, parts };
     }
-    const helper = this.#softMath(fn);
-    const lanes = Array.from({ length: type.lanes }, (_, i) =>
-      this.#invoke(helper, args.map((arg) => ({ kind: 'pairs', type: ktype('f64'), parts: [arg.parts[i]] }))),
-    );
-    return { kind: 'pairs', type, parts: lanes.flatMap(({ parts }) => parts) };
+    const parts = args[0].parts.map((_, i) => {
+      const [x, y] = args.map((arg) => arg.parts[i]);
+      const binary = fn === 'pow' || fn === 'atan2';
+      return this.#finish(type, binary ? mathBinary(this.b, fn, x, y) : mathUnary(this.b, fn, x));
+    });
+    return this.#chunks(type, parts);
   }
 
-  /** The f64 formula of a function, to be lowered in its turn. */
-  #softMath(fn: MathFn | MathBinaryFn): HelperFunction {
-    let helper = this.#mathHelpers.get(fn);
+  /** The f64 formula of a function for so many lanes. */
+  #softMath(fn: MathFn | MathBinaryFn, lanes: Lanes): HelperFunction {
+    const key = `${fn}x${lanes}`;
+    let helper = this.#mathHelpers.get(key);
     if (!helper) {
       const scratch = new KernelBuilder();
-      const x = scratch.constant(0, 'f64');
+      const x = scratch.constant(0, 'f64', lanes);
       if (fn === 'pow' || fn === 'atan2') mathBinary(scratch, fn, x, x);
       else mathUnary(scratch, fn, x);
       const { helpers } = scratch.finish({ name: fn, grid: [1, 1, 1], workgroup: [1, 1, 1] });
       helper = helpers[helpers.length - 1];
-      this.#mathHelpers.set(fn, helper);
+      this.#mathHelpers.set(key, helper);
     }
     return helper;
   }
