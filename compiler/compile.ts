@@ -1,7 +1,9 @@
 /** From a model's graph to a plan for a target: the compiler's front door. */
 import type { Graph } from './graph/types.js';
 import type { Target } from './kernel/target.js';
+import { resolvers } from './frontends/resolvers.js';
 import { runPasses } from './passes/pipeline.js';
+import { specialise } from './passes/specialise.js';
 import { planGraph } from './schedule/plan.js';
 import type { Plan, PlanOptions } from './plan.js';
 
@@ -17,4 +19,15 @@ export function plan(graph: Graph, target: Target, options: PlanOptions = {}): P
   const optimised = runPasses(graph, options);
   times.passes = performance.now() - start;
   return planGraph(optimised.graph, target, { ...options, times, constantsFolded: optimised.constantsFolded });
+}
+
+/**
+ * Names of the inputs whose data decides shapes or parameters of operators, under these shapes: a plan holds for their
+ * values only. Empty for most models.
+ */
+export function parameterInputs(graph: Graph, options: PlanOptions): ReadonlySet<string> {
+  const used = new Set<string>();
+  if (!graph.nodes.some((node) => node.op === 'source_op')) return used;
+  specialise(graph, { dims: options.dims, shapes: options.shapes, values: options.values, onUse: (name) => used.add(name) }, resolvers);
+  return used;
 }

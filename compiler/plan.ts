@@ -6,6 +6,7 @@ import type { DType } from './dtype.js';
 import type { ConstantData } from './graph/types.js';
 import type { Target } from './kernel/target.js';
 import type { KernelFunction } from './kernel/types.js';
+import type { HostTensor } from './tensor.js';
 
 export type Numerics = 'fast' | 'precise' | 'strict';
 
@@ -15,6 +16,8 @@ export interface PlanOptions {
   readonly dims?: Readonly<Record<string, number>>;
   /** Concrete shapes of inputs; they bind the named dims too. */
   readonly shapes?: Readonly<Record<string, readonly number[]>>;
+  /** Data of inputs that set shapes or parameters of operators (the `shape` of a Reshape); see `parameterInputs`. */
+  readonly values?: Readonly<Record<string, HostTensor>>;
   /** Called with the printed IR after each pass and stage (`--dump-ir`). */
   readonly dump?: (stage: string, text: () => string) => void;
 }

@@ -1,5 +1,6 @@
 /** Sessions: a model on a device, ready to run at any shapes that the model allows. */
 import type { DeviceInfo } from '../backends/backend.js';
+import { type CreateHasher, createSha256 } from '../compiler/artifact/index.js';
 import type { Numerics } from '../compiler/compile.js';
 import { TuttiError } from '../compiler/error.js';
 import type { HostTensor } from '../compiler/tensor.js';
@@ -15,6 +16,7 @@ import type {
 } from './api.js';
 import { ConstantStore } from './constants.js';
 import { type DeviceHandle, openDevice } from './device.js';
+import { isNode } from './environment.js';
 import { Executable, Renderer } from './executable.js';
 import { type CheckedFeeds, checkFeeds, keyOf } from './feeds.js';
 import { checkNumerics, compile, Model } from './model.js';
@@ -35,6 +37,9 @@ export class Session {
   readonly #dump: SessionOptions['dump'];
   readonly #constants: ConstantStore;
   readonly #renderer: Renderer;
+  /** Operators of the model wait for shapes or parameters. */
+  readonly #waits: boolean;
+  readonly #parameterNames = new Map<string, ReadonlySet<string>>();
   readonly #specialisations: Specialisations;
   readonly #reports = new WeakMap<Executable, SpecialisationReport>();
   /** Rejects the runs under way, should the device be lost. */
@@ -42,13 +47,20 @@ export class Session {
   #lost: TuttiError | undefined;
   #closed: Promise<void> | undefined;
 
-  private constructor(model: Model, numerics: Numerics, handle: DeviceHandle, options: SessionOptions) {
+  private constructor(
+    model: Model,
+    numerics: Numerics,
+    handle: DeviceHandle,
+    options: SessionOptions,
+    createHasher: CreateHasher,
+  ) {
     this.model = model;
     this.numerics = numerics;
     this.#handle = handle;
     this.#dump = options.dump ?? model.dump;
-    this.#constants = new ConstantStore(handle.device);
+    this.#constants = new ConstantStore(handle.device, createHasher);
     this.#renderer = new Renderer(handle.backend);
+    this.#waits = model.graph.nodes.some((node) => node.op === 'source_op');
     this.#specialisations = new Specialisations(options.cacheSize ?? defaultCacheSize);
     // One reaction for the life of the session: one for each run would pile up on this promise.
     handle.device.lost.then(
@@ -77,10 +89,12 @@ export class Session {
     const numerics = options.numerics ?? base.numerics;
     const model = base.with({ numerics, shapes: options.shapes, dims: options.dims });
     const handle = await openDevice(options.device);
-    const session = new Session(model, numerics, handle, options);
+    const createHasher = isNode() ? (await import('./node.js')).createHasher : createSha256;
+    const session = new Session(model, numerics, handle, options, createHasher);
     try {
       const shapes = model.staticShapes();
-      if (shapes !== undefined) await session.#specialise(shapes);
+      // Where data of inputs decides shapes, there is nothing to compile before the first run.
+      if (shapes !== undefined && !session.#waits) await session.#specialise(shapes);
     } catch (error) {
       await session.close();
       throw error;
@@ -131,7 +145,8 @@ export class Session {
     outputs: readonly number[],
     { signal, profile }: RunOptions,
   ): Promise<HostTensor[]> {
-    const lease = await this.#specialisations.lease(key, () => this.#build(shapes));
+    const values = await this.#parameters(key, tensors, shapes);
+    const lease = await this.#specialisations.lease(key + digestOf(values), () => this.#build(shapes, values));
     try {
       if (signal?.aborted) throw abortError(signal);
       return await lease.executable.run({ inputs: tensors, outputs, signal, profile });
@@ -182,7 +197,25 @@ export class Session {
     lease.release();
   }
 
-  async #build(shapes: Readonly<Record<string, readonly number[]>>): Promise<Executable> {
+  /** The inputs that are parameters of the model under these shapes, with their data: an executable is made for them. */
+  async #parameters(
+    key: string, tensors: readonly HostTensor[], shapes: Readonly<Record<string, readonly number[]>>,
+  ): Promise<Readonly<Record<string, HostTensor>>> {
+    const { graph } = this.model;
+    if (!this.#waits) return {};
+    planner ??= import('../compiler/compile.js');
+    const { parameterInputs } = await planner;
+    const values = Object.fromEntries(graph.inputs.map(({ name }, i) => [name, tensors[i]]));
+    const options = { shapes: { ...this.model.shapes, ...shapes }, dims: this.model.sizes, values };
+    const names = this.#parameterNames.get(key) ?? parameterInputs(graph, options);
+    if (this.#parameterNames.size >= 64) this.#parameterNames.clear();
+    this.#parameterNames.set(key, names);
+    return Object.fromEntries([...names].map((name) => [name, values[name]]));
+  }
+
+  async #build(
+    shapes: Readonly<Record<string, readonly number[]>>, values: Readonly<Record<string, HostTensor>> = {},
+  ): Promise<Executable> {
     const start = performance.now();
     planner ??= import('../compiler/compile.js');
     const { plan } = await planner;
@@ -193,6 +226,7 @@ export class Session {
       numerics: this.numerics,
       shapes: { ...this.model.shapes, ...shapes },
       dims: this.model.sizes,
+      values,
       ...(this.#dump === undefined ? {} : { dump: this.#dump }),
     });
     const planTime = performance.now() - planStart;
@@ -263,6 +297,11 @@ export class Session {
       );
     });
   }
+}
+
+/** Part of a key: equal data, equal text. Parameters are small. */
+function digestOf(values: Readonly<Record<string, HostTensor>>): string {
+  return Object.entries(values).map(([name, tensor]) => `;${name}=${Array.from(tensor.data as ArrayLike<unknown>, String).join(' ')}`).join('');
 }
 
 /** A reason of the caller's own is theirs to get back; the standard ones become E_ABORTED. */

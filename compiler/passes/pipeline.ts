@@ -33,7 +33,7 @@ export const pipeline: readonly Pass[] = [
   { name: 'verify', guarantees: 'the graph is well-formed', run: (graph) => (verifyGraph(graph), graph) },
   {
     name: 'specialise', guarantees: 'all shapes are numbers, no source ops are left',
-    run: (graph, { options }) => specialise(graph, { dims: options.dims, shapes: options.shapes }, resolvers),
+    run: (graph, { options }) => specialise(graph, { dims: options.dims, shapes: options.shapes, values: options.values }, resolvers),
   },
   { name: 'fold', guarantees: 'what depends on constants alone is a constant', run: fold },
   { name: 'decompose', guarantees: 'every op has a lowering family', run: decompose },
