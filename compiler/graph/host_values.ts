@@ -8,7 +8,7 @@ import { emptyTensor, type HostTensor, sizeOf } from '../tensor.js';
 import { GraphBuilder } from './builder.js';
 import {
   addDims, boundsOf, type Dim, dimEquals, floorDivDims, isConcrete, isSymbolic, maxDims, minDims, modDims, mulDims,
-  productOf, subDims,
+  productOf, subDims, SymDim,
 } from './dims.js';
 import { evaluateNode } from './evaluate.js';
 import type {
@@ -91,9 +91,11 @@ export class HostBuilder extends GraphBuilder {
     if (!this.#labels.has(value.id)) this.#labels.set(value.id, name);
   }
 
-  /** Interval of a dim under the declared bounds. */
+  /** Interval of a dim under the declared bounds. Also sees that x/2 is at most x. */
   boundsOf(dim: Dim): DimBounds {
-    return boundsOf(dim, this.#bounds);
+    const { min, max } = boundsOf(dim, this.#bounds);
+    if (!isSymbolic(dim) || !dim.terms.some(({ atoms }) => atoms.some(({ fn }) => fn === 'floordiv'))) return { min, max };
+    return { min: Math.max(min, Math.ceil(relaxed(dim, 'min', this.#bounds))), max: Math.min(max, Math.floor(relaxed(dim, 'max', this.#bounds))) };
   }
 
   /** Elements of a small integer or bool tensor, row-major, symbolic where need be; undefined if not known. */
@@ -240,6 +242,48 @@ export function tensorOfIntegers(dtype: DType, shape: readonly number[], values:
     });
   } else (data as Int32Array).set(values);
   return tensor;
+}
+
+// --- bounds of quotients ---------------------------------------------------------------------------------------------
+
+/** A sum of coefficient · monomial, by the printed monomial, and a constant. */
+interface Linear {
+  readonly terms: Map<string, { coefficient: number; readonly monomial: SymDim }>;
+  constant: number;
+}
+
+/** Adds scale · dim to a linear form in which floor(a/k) is a/k or (a-k+1)/k, whichever is on the safe side. */
+function accumulate(into: Linear, dim: Dim, scale: number, side: 'min' | 'max'): void {
+  into.constant += scale * (isSymbolic(dim) ? dim.constant : dim);
+  if (!isSymbolic(dim)) return;
+  for (const { coefficient, atoms } of dim.terms) {
+    const factor = scale * coefficient;
+    const [atom] = atoms;
+    if (atoms.length === 1 && atom.fn === 'floordiv' && typeof atom.b === 'number' && atom.b > 0) {
+      const rounded = factor > 0 === (side === 'min');
+      accumulate(into, atom.a, factor / atom.b, side);
+      if (rounded) into.constant -= (factor * (atom.b - 1)) / atom.b;
+      continue;
+    }
+    const monomial = new SymDim([{ coefficient: 1, atoms }], 0);
+    const known = into.terms.get(String(monomial));
+    if (known === undefined) into.terms.set(String(monomial), { coefficient: factor, monomial });
+    else known.coefficient += factor;
+  }
+}
+
+function relaxed(dim: Dim, side: 'min' | 'max', bounds: ReadonlyMap<string, DimBounds>): number {
+  const form: Linear = { terms: new Map(), constant: 0 };
+  accumulate(form, dim, 1, side);
+  let total = form.constant;
+  for (const { coefficient, monomial } of form.terms.values()) {
+    // Quotients that cancel leave a coefficient that is zero but for rounding.
+    if (Math.abs(coefficient) < 1e-9) continue;
+    const { min, max } = boundsOf(monomial, bounds);
+    total += coefficient * (coefficient > 0 === (side === 'max') ? max : min);
+  }
+  const slack = 1e-6;
+  return side === 'max' ? total + slack : total - slack;
 }
 
 // --- rules for symbolic content ------------------------------------------------------------------------------------

@@ -284,10 +284,12 @@ export function denseOf(proto: SparseTensorProto, subject: string): HostTensor {
   const to = dense.data as Float64Array;
   const index = indices.data as BigInt64Array;
   for (let i = 0; i < stored; i++) {
-    let at = coordinates ? 0 : Number(index[i]);
-    if (coordinates) for (let d = 0; d < shape.length; d++) at = at * shape[d] + Number(index[i * shape.length + d]);
-    if (at < 0 || at >= count) throw new TuttiError('E_MODEL_INVALID', 'a sparse index out of range', { subject });
-    to[at] = from[i];
+    const place = coordinates ? index.subarray(i * shape.length, (i + 1) * shape.length) : index.subarray(i, i + 1);
+    const limits = coordinates ? shape : [count];
+    if (limits.some((limit, d) => place[d] < 0n || place[d] >= BigInt(limit))) {
+      throw new TuttiError('E_MODEL_INVALID', 'a sparse index out of range', { subject, found: `[${place.join(', ')}]` });
+    }
+    to[limits.reduce((at, limit, d) => at * limit + Number(place[d]), 0)] = from[i];
   }
   return dense;
 }
