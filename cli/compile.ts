@@ -67,7 +67,7 @@ export async function findTarget(name: string): Promise<NamedTarget> {
 /** What a backend's kernels are made for where nobody says more. */
 const defaultArch: Readonly<Record<string, string>> = {
   cpu: process.arch === 'arm64' ? 'aarch64' : 'x86-64-v3',
-  vulkan: 'spirv',
+  vulkan: 'spirv1.3',
   webgpu: 'wgsl',
 };
 

@@ -131,7 +131,7 @@ function swapBytes(bytes: Uint8Array, width: number): Uint8Array {
 function reorder<T extends Float64Array | string[]>(data: T, shape: readonly number[]): T {
   const result = data.slice() as T;
   const strides: number[] = [];
-  shape.forEach((_, axis) => strides.push(axis === 0 ? 1 : strides[axis - 1] * shape[axis - 1]));
+  for (const axis of shape.keys()) strides.push(axis === 0 ? 1 : strides[axis - 1] * shape[axis - 1]);
   const index = shape.map(() => 0);
   for (let to = 0, from = 0; to < data.length; to++) {
     result[to] = data[from];
@@ -185,6 +185,6 @@ function encodeStrings(strings: readonly string[]): { width: number; bytes: Uint
   const codes = strings.map((text) => Array.from(text, (char) => char.codePointAt(0) as number));
   const width = Math.max(1, ...codes.map((code) => code.length));
   const words = new Uint32Array(width * strings.length);
-  codes.forEach((code, i) => words.set(code, i * width));
+  for (const [i, code] of codes.entries()) words.set(code, i * width);
   return { width, bytes: new Uint8Array(words.buffer) };
 }

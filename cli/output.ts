@@ -88,6 +88,10 @@ export function formatNumber(value: number): string {
   return String(Number(value.toPrecision(4)));
 }
 
+/** A dim for people: expressions in named dims can be longer than a screen. */
+export const shortDim = (dim: number | string): string =>
+  typeof dim === 'string' && dim.length > 24 ? `${dim.slice(0, 20)}…` : String(dim);
+
 /** How far long work has come: a bar on a terminal, a line every few seconds elsewhere. */
 export class Progress {
   readonly #label: string;

@@ -1,0 +1,73 @@
+/**
+ * Side-by-side timing in one process: blocks of runs of each subject in the order A B B A, so that drift of the clock
+ * rate and of the neighbours' load falls on both alike.
+ */
+import { quantile } from './statistics.js';
+
+export interface Subject {
+  readonly name: string;
+  run(): Promise<unknown>;
+}
+
+export interface Schedule {
+  /** Runs of each subject before anything is measured. */
+  readonly warmup: number;
+  /** Least number of measured runs of each subject. */
+  readonly iterations: number;
+  /** Milliseconds that measuring lasts at least, all subjects together. */
+  readonly duration: number;
+}
+
+export interface Timing {
+  readonly medianMs: number;
+  readonly p10Ms: number;
+  readonly p90Ms: number;
+  readonly samples: number;
+}
+
+/** One block lasts about this long: a switch of subject, with cold caches, is then a small part of it. */
+const blockMs = 40;
+/** Threads of a runtime that spin while they wait for more work have stopped by then. */
+const pauseMs = 20;
+const maximumSamples = 100_000;
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Timings in the order of the subjects. */
+export async function measure(subjects: readonly Subject[], schedule: Schedule): Promise<readonly Timing[]> {
+  const samples: number[][] = subjects.map(() => []);
+  const perBlock: number[] = [];
+  for (const subject of subjects) {
+    let last = 0;
+    for (let i = 0; i < Math.max(1, schedule.warmup); i++) {
+      const start = performance.now();
+      await subject.run();
+      last = performance.now() - start;
+    }
+    perBlock.push(Math.min(1000, Math.max(1, Math.ceil(blockMs / Math.max(last, 1e-3)))));
+    await pause(pauseMs);
+  }
+  const start = performance.now();
+  const enough = (): boolean =>
+    (samples.every(({ length }) => length >= schedule.iterations) && performance.now() - start >= schedule.duration) ||
+    samples.some(({ length }) => length >= maximumSamples);
+  for (let round = 0; !enough(); round++) {
+    const order = subjects.map((_, i) => (round % 2 === 0 ? i : subjects.length - 1 - i));
+    for (const i of order) {
+      // The first run of a block meets cold caches and sleeping threads: it does not count.
+      if (subjects.length > 1) await subjects[i].run();
+      for (let n = 0; n < perBlock[i]; n++) {
+        const begin = performance.now();
+        await subjects[i].run();
+        samples[i].push(performance.now() - begin);
+      }
+      if (subjects.length > 1) await pause(pauseMs);
+    }
+  }
+  return samples.map((times) => ({
+    medianMs: quantile(times, 0.5),
+    p10Ms: quantile(times, 0.1),
+    p90Ms: quantile(times, 0.9),
+    samples: times.length,
+  }));
+}
