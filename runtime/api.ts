@@ -110,7 +110,7 @@ export interface SpecialisationReport {
   /** Shape of each input. */
   readonly shapes: Readonly<Record<string, readonly number[]>>;
   readonly plan: PlanReport;
-  /** Milliseconds: plan, render, load (the device's compiler), upload, record, total. */
+  /** Milliseconds: plan, claim (constants that are there), render, load (the device's compiler), upload, record, total. */
   readonly times: Readonly<Record<string, number>>;
 }
 

@@ -1,23 +1,39 @@
 /**
- * Constants on a device, shared between the specialisations of a session: each `ConstantData` is uploaded once and lies
- * there until the last executable that reads it is gone.
+ * Constants on a device, shared between the specialisations of a session: what has the same bytes is uploaded once and
+ * lies there until the last executable that reads it is gone.
+ *
+ * Plans for other shapes bring the same weights as other objects (packed or folded anew), so beyond identity it is
+ * content that counts: digests are taken only when something of equal size is there already, which spares models of
+ * one shape.
  */
 import type { BufferRange, Device, DeviceBuffer, HostWrite } from '../backends/backend.js';
+import { type CreateHasher, createSha256, sha256 } from '../compiler/artifact/index.js';
 import { TuttiError } from '../compiler/error.js';
 import type { ConstantData } from '../compiler/graph/types.js';
 import type { Location, Plan, PlannedConstant } from '../compiler/plan.js';
 import { bytesOfTensor } from '../compiler/tensor.js';
+import { Pace } from './pace.js';
 
 /** A buffer filled in one go with the constants that one plan brought. */
 interface Chunk {
   readonly buffer: DeviceBuffer;
-  readonly data: readonly ConstantData[];
+  readonly residents: Resident[];
   references: number;
 }
 
 interface Resident {
   readonly chunk: Chunk;
+  readonly data: ConstantData;
   readonly offset: number;
+  readonly bytes: number;
+  /** Of the content, once it was asked for. */
+  digest?: string;
+}
+
+/** A new buffer, to be filled. */
+interface Layout {
+  readonly bytes: number;
+  readonly entries: readonly { readonly constant: PlannedConstant; readonly offset: number }[];
 }
 
 /** Bytes handed to the device in one submission: bounds what is held in flight. */
@@ -27,11 +43,14 @@ const padding = 16;
 
 export class ConstantStore {
   readonly #device: Device;
-  readonly #resident = new Map<ConstantData, Resident>();
+  readonly #createHasher: CreateHasher;
   readonly #chunks = new Set<Chunk>();
+  readonly #byIdentity = new Map<ConstantData, Resident>();
+  readonly #bySize = new Map<number, Set<Resident>>();
 
-  constructor(device: Device) {
+  constructor(device: Device, createHasher: CreateHasher = createSha256) {
     this.#device = device;
+    this.#createHasher = createHasher;
   }
 
   get bytes(): number {
@@ -40,13 +59,8 @@ export class ConstantStore {
     return total;
   }
 
-  /** Bytes that `acquire` would allocate for the plan. */
-  missingBytes(plan: Plan): number {
-    return this.#layouts(plan).reduce((total, { bytes }) => total + bytes, 0);
-  }
-
-  /** Uploads what is not there yet. @throws TuttiError E_OUT_OF_MEMORY, E_EXTERNAL_DATA, E_ARTIFACT */
-  async acquire(plan: Plan): Promise<ConstantSet> {
+  /** Finds which of the plan's constants are there, and keeps those. Nothing is allocated yet. */
+  async claim(plan: Plan): Promise<ConstantClaim> {
     const held = new Set<Chunk>();
     const hold = (chunk: Chunk): void => {
       if (held.has(chunk)) return;
@@ -60,54 +74,92 @@ export class ConstantStore {
       held.clear();
     };
     try {
-      for (const { data } of plan.constants) {
-        const resident = this.#resident.get(data);
-        if (resident) hold(resident.chunk);
-      }
-      // All allocations come first: running out of memory must not cost an upload.
-      const fresh = this.#layouts(plan).map((layout) => {
-        const buffer = this.#device.allocate(layout.bytes);
-        const chunk: Chunk = { buffer, data: layout.entries.map(({ constant }) => constant.data), references: 0 };
-        hold(chunk);
-        this.#chunks.add(chunk);
-        return { chunk, layout };
-      });
       const places = new Map<ConstantData, BufferRange>();
+      const pace = new Pace();
       for (const { data, location } of plan.constants) {
-        const resident = this.#resident.get(data);
-        if (resident) places.set(data, range(resident.chunk.buffer, resident.offset, location.bytes));
+        if (places.has(data)) continue;
+        const known = this.#byIdentity.get(data);
+        if (known !== undefined) hold(known.chunk);
+        const resident = known ?? (await this.#findEqual(data, location.bytes, pace, hold));
+        if (resident === undefined) continue;
+        places.set(data, range(resident.chunk.buffer, resident.offset, location.bytes));
       }
-      for (const { chunk, layout } of fresh) {
-        await this.#upload(chunk, layout);
-        for (const { constant, offset } of layout.entries) {
-          places.set(constant.data, range(chunk.buffer, offset, constant.location.bytes));
-          // Another executable may have brought the same constant meanwhile: the first stays the shared one.
-          if (!this.#resident.has(constant.data)) this.#resident.set(constant.data, { chunk, offset });
+      const layouts = this.#layOut(plan, places);
+      const upload = async (): Promise<ConstantRanges> => {
+        // All allocations come first: running out of memory must not cost an upload.
+        const fresh = layouts.map((layout) => {
+          const chunk: Chunk = { buffer: this.#device.allocate(layout.bytes), residents: [], references: 0 };
+          this.#chunks.add(chunk);
+          hold(chunk);
+          return { chunk, layout };
+        });
+        for (const { chunk, layout } of fresh) {
+          await this.#fill(chunk, layout);
+          for (const { constant, offset } of layout.entries) {
+            this.#register({ chunk, data: constant.data, offset, bytes: constant.location.bytes });
+            places.set(constant.data, range(chunk.buffer, offset, constant.location.bytes));
+          }
         }
-      }
-      return { ranges: new ConstantRanges(plan.constants, places), release };
+        return new ConstantRanges(plan.constants, places);
+      };
+      return { missingBytes: layouts.reduce((total, { bytes }) => total + bytes, 0), upload, release };
     } catch (error) {
       release();
       throw error;
     }
   }
 
+  /** Holds the chunk before it returns. */
+  async #findEqual(
+    data: ConstantData,
+    bytes: number,
+    pace: Pace,
+    hold: (chunk: Chunk) => void,
+  ): Promise<Resident | undefined> {
+    const candidates = this.#bySize.get(bytes);
+    if (candidates === undefined || candidates.size === 0 || bytes === 0) return undefined;
+    const wanted = this.#digest(data);
+    for (const resident of [...candidates]) {
+      await pace.breathe();
+      resident.digest ??= this.#digest(resident.data);
+      // It may have been given up while others had their turn.
+      if (resident.digest !== wanted || !candidates.has(resident)) continue;
+      hold(resident.chunk);
+      return resident;
+    }
+    return undefined;
+  }
+
+  #digest(data: ConstantData): string {
+    return sha256(bytesOfTensor(data.load()), this.#createHasher);
+  }
+
+  #register(resident: Resident): void {
+    resident.chunk.residents.push(resident);
+    // Another executable may have brought the same constant meanwhile: the first stays the shared one.
+    if (!this.#byIdentity.has(resident.data)) this.#byIdentity.set(resident.data, resident);
+    const same = this.#bySize.get(resident.bytes);
+    if (same) same.add(resident);
+    else this.#bySize.set(resident.bytes, new Set([resident]));
+  }
+
   #drop(chunk: Chunk): void {
-    for (const data of chunk.data) {
-      if (this.#resident.get(data)?.chunk === chunk) this.#resident.delete(data);
+    for (const resident of chunk.residents) {
+      if (this.#byIdentity.get(resident.data) === resident) this.#byIdentity.delete(resident.data);
+      this.#bySize.get(resident.bytes)?.delete(resident);
     }
     this.#chunks.delete(chunk);
     chunk.buffer.free();
   }
 
-  /** One buffer for each of the plan's constant pools, with those that are not resident, each once. */
-  #layouts(plan: Plan): Layout[] {
+  /** One buffer for each of the plan's constant pools, with those that have no place yet, each once. */
+  #layOut(plan: Plan, places: ReadonlyMap<ConstantData, BufferRange>): readonly Layout[] {
     const alignment = Math.max(padding, this.#device.target.limits.storageAlignment);
     const layouts = new Map<number, { bytes: number; entries: Layout['entries'][number][] }>();
     const seen = new Set<ConstantData>();
     for (const constant of plan.constants) {
       const { data, location } = constant;
-      if (this.#resident.has(data) || seen.has(data) || location.bytes === 0) continue;
+      if (places.has(data) || seen.has(data) || location.bytes === 0) continue;
       seen.add(data);
       const layout = layouts.get(location.pool) ?? { bytes: 0, entries: [] };
       layouts.set(location.pool, layout);
@@ -118,7 +170,8 @@ export class ConstantStore {
     return [...layouts.values()];
   }
 
-  async #upload(chunk: Chunk, layout: Layout): Promise<void> {
+  async #fill(chunk: Chunk, layout: Layout): Promise<void> {
+    const pace = new Pace();
     let writes: HostWrite[] = [];
     let pending = 0;
     const flush = async (): Promise<void> => {
@@ -127,6 +180,7 @@ export class ConstantStore {
       pending = 0;
     };
     for (const { constant, offset } of layout.entries) {
+      await pace.breathe();
       const bytes = bytesOfTensor(constant.data.load());
       if (bytes.byteLength !== constant.location.bytes) {
         throw new Error(`constant ${constant.name}: ${bytes.byteLength} bytes, planned ${constant.location.bytes}`);
@@ -142,13 +196,12 @@ export class ConstantStore {
   }
 }
 
-interface Layout {
-  readonly bytes: number;
-  readonly entries: readonly { readonly constant: PlannedConstant; readonly offset: number }[];
-}
-
-export interface ConstantSet {
-  readonly ranges: ConstantRanges;
+/** The right of an executable to its constants. */
+export interface ConstantClaim {
+  /** What `upload` will allocate. */
+  readonly missingBytes: number;
+  /** Once. @throws TuttiError E_OUT_OF_MEMORY, E_EXTERNAL_DATA, E_ARTIFACT */
+  upload(): Promise<ConstantRanges>;
   release(): void;
 }
 

@@ -18,7 +18,7 @@ import type { KernelFunction } from '../compiler/kernel/types.js';
 import type { Location, Plan, PlannedTensor } from '../compiler/plan.js';
 import { bytesOfTensor, emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
 import type { RunProfile } from './api.js';
-import { type ConstantSet, type ConstantStore, outOfMemory } from './constants.js';
+import { type ConstantClaim, type ConstantStore, outOfMemory } from './constants.js';
 import { Pace } from './pace.js';
 
 /** Renders each kernel once, however many plans hold it. */
@@ -64,7 +64,7 @@ export class Executable {
   readonly #device: Device;
   readonly #kernels: readonly Kernel[];
   readonly #buffers: readonly DeviceBuffer[];
-  readonly #constants: ConstantSet;
+  readonly #constants: ConstantClaim;
   readonly #list: CommandList | undefined;
   readonly #inputs: readonly (BufferRange | undefined)[];
   readonly #outputs: readonly (BufferRange | undefined)[];
@@ -78,7 +78,7 @@ export class Executable {
     readonly device: Device;
     readonly kernels: readonly Kernel[];
     readonly buffers: readonly DeviceBuffer[];
-    readonly constants: ConstantSet;
+    readonly constants: ConstantClaim;
     readonly list: CommandList | undefined;
     readonly resolve: (location: Location) => BufferRange;
   }) {
@@ -112,14 +112,16 @@ export class Executable {
       times[stage] = performance.now() - since;
       since = performance.now();
     };
-    const arenaPools = plan.pools.flatMap(({ kind, bytes }) => (kind === 'arena' ? [bytes] : []));
-    const required = constants.missingBytes(plan) + arenaPools.reduce((total, bytes) => total + bytes, 0);
-    const { allocatedBytes, totalBytes } = device.memory();
-    if (required > totalBytes - allocatedBytes) throw outOfMemory(name, required, totalBytes - allocatedBytes);
-
     // In reverse order of making, should anything fail.
     const undo: (() => void)[] = [];
     try {
+      const claim = await constants.claim(plan);
+      undo.push(claim.release);
+      const arenaBytes = plan.pools.reduce((total, { kind, bytes }) => total + (kind === 'arena' ? bytes : 0), 0);
+      const { allocatedBytes, totalBytes } = device.memory();
+      const [required, available] = [claim.missingBytes + arenaBytes, totalBytes - allocatedBytes];
+      if (required > available) throw outOfMemory(name, required, available);
+      mark('claim');
       const codes = await renderer.render(plan);
       mark('render');
       const kernels = codes.length > 0 ? await device.loadKernels(codes) : [];
@@ -133,17 +135,16 @@ export class Executable {
         buffers.push(buffer);
         return buffer;
       });
-      const set = await constants.acquire(plan);
-      undo.push(set.release);
+      const ranges = await claim.upload();
       mark('upload');
       const resolve = (location: Location): BufferRange => {
         const buffer = byPool[location.pool];
-        return buffer ? { buffer, offset: location.offset, bytes: location.bytes } : set.ranges.find(location);
+        return buffer ? { buffer, offset: location.offset, bytes: location.bytes } : ranges.find(location);
       };
       const commands = commandsOf(plan, kernels, resolve);
       const list = commands.some(({ kind }) => kind !== 'barrier') ? await device.record(commands) : undefined;
       mark('record');
-      return new Executable({ plan, times, device, kernels, buffers, constants: set, list, resolve });
+      return new Executable({ plan, times, device, kernels, buffers, constants: claim, list, resolve });
     } catch (error) {
       for (const step of undo.reverse()) step();
       throw error;

@@ -121,7 +121,8 @@ export async function compile(source: ModelSource, options: CompileOptions = {})
   throw new TuttiError('E_USAGE', 'not a model', { expected: 'a path, bytes or a graph', found: typeof source });
 }
 
-const isGraph = (source: object): source is Graph => 'nodes' in source && 'constants' in source;
+const isGraph = (source: unknown): source is Graph =>
+  typeof source === 'object' && source !== null && 'nodes' in source && 'constants' in source;
 
 async function fromFile(source: string | URL, options: CompileOptions): Promise<Model> {
   const { createHasher, externalFiles, nameOf, pathOf, readFile } = await import('./node.js');

@@ -42,6 +42,8 @@ export class Session {
   readonly #parameterNames = new Map<string, ReadonlySet<string>>();
   readonly #specialisations: Specialisations;
   readonly #reports = new WeakMap<Executable, SpecialisationReport>();
+  /** Runs under way, those given up by their callers included. */
+  readonly #active = new Set<Promise<unknown>>();
   /** Rejects the runs under way, should the device be lost. */
   readonly #pending = new Set<(error: TuttiError) => void>();
   #lost: TuttiError | undefined;
@@ -93,8 +95,7 @@ export class Session {
     const session = new Session(model, numerics, handle, options, createHasher);
     try {
       const shapes = model.staticShapes();
-      // Where data of inputs decides shapes, there is nothing to compile before the first run.
-      if (shapes !== undefined && !session.#waits) await session.#specialise(shapes);
+      if (shapes !== undefined) await session.#specialise(shapes);
     } catch (error) {
       await session.close();
       throw error;
@@ -124,7 +125,7 @@ export class Session {
 
   /**
    * Runs the model once. Typed arrays are read in place: they must not change before the promise settles. Runs may
-   * overlap; they execute in the order of their calls.
+   * overlap; those of one shape execute in the order of their calls.
    * @throws TuttiError E_INPUT, E_ABORTED, E_DEVICE_LOST, E_DEVICE_CLOSED, and at new shapes those of `create`
    */
   async run(feeds: Feeds, options: RunOptions = {}): Promise<Record<string, Tensor>> {
@@ -134,6 +135,9 @@ export class Session {
     const wanted = this.#wantedOutputs(options.outputs);
     const checked = checkFeeds(this.model, feeds, (key) => this.#specialisations.has(key));
     const work = this.#runChecked(checked, wanted, options);
+    this.#active.add(work);
+    const done = (): void => void this.#active.delete(work);
+    work.then(done, done);
     const results = await this.#untilLostOrAborted(work, signal);
     return Object.fromEntries(
       wanted.map((position, i) => [this.model.outputs[position].name, Tensor.fromHost(results[i])]),
@@ -145,7 +149,7 @@ export class Session {
     outputs: readonly number[],
     { signal, profile }: RunOptions,
   ): Promise<HostTensor[]> {
-    const values = await this.#parameters(key, tensors, shapes);
+    const values = this.#waits ? await this.#parameters(key, tensors, shapes) : {};
     const lease = await this.#specialisations.lease(key + digestOf(values), () => this.#build(shapes, values));
     try {
       if (signal?.aborted) throw abortError(signal);
@@ -178,7 +182,10 @@ export class Session {
   close(): Promise<void> {
     this.#closed ??= (async () => {
       try {
-        await this.#specialisations.close();
+        // A device that is lost never finishes what it has begun, and has nothing to give back.
+        const lost = this.#handle.device.lost.catch(() => undefined);
+        await Promise.race([lost, Promise.allSettled(this.#active)]);
+        await Promise.race([lost, this.#specialisations.close()]);
       } finally {
         await this.#handle.release();
       }
@@ -193,16 +200,22 @@ export class Session {
   // --- compiling -------------------------------------------------------------------------------------------------
 
   async #specialise(shapes: Readonly<Record<string, readonly number[]>>): Promise<void> {
-    const lease = await this.#specialisations.lease(keyOf(this.model, shapes), () => this.#build(shapes));
-    lease.release();
+    try {
+      const lease = await this.#specialisations.lease(keyOf(this.model, shapes), () => this.#build(shapes));
+      lease.release();
+    } catch (error) {
+      // Where data of inputs decides shapes, there is nothing to compile before the first run.
+      if (!this.#waits || !(error instanceof TuttiError) || error.code !== 'E_UNSUPPORTED') throw error;
+    }
   }
 
   /** The inputs that are parameters of the model under these shapes, with their data: an executable is made for them. */
   async #parameters(
-    key: string, tensors: readonly HostTensor[], shapes: Readonly<Record<string, readonly number[]>>,
+    key: string,
+    tensors: readonly HostTensor[],
+    shapes: Readonly<Record<string, readonly number[]>>,
   ): Promise<Readonly<Record<string, HostTensor>>> {
     const { graph } = this.model;
-    if (!this.#waits) return {};
     planner ??= import('../compiler/compile.js');
     const { parameterInputs } = await planner;
     const values = Object.fromEntries(graph.inputs.map(({ name }, i) => [name, tensors[i]]));
@@ -214,7 +227,8 @@ export class Session {
   }
 
   async #build(
-    shapes: Readonly<Record<string, readonly number[]>>, values: Readonly<Record<string, HostTensor>> = {},
+    shapes: Readonly<Record<string, readonly number[]>>,
+    values: Readonly<Record<string, HostTensor>> = {},
   ): Promise<Executable> {
     const start = performance.now();
     planner ??= import('../compiler/compile.js');
@@ -301,7 +315,9 @@ export class Session {
 
 /** Part of a key: equal data, equal text. Parameters are small. */
 function digestOf(values: Readonly<Record<string, HostTensor>>): string {
-  return Object.entries(values).map(([name, tensor]) => `;${name}=${Array.from(tensor.data as ArrayLike<unknown>, String).join(' ')}`).join('');
+  return Object.entries(values)
+    .map(([name, tensor]) => `;${name}=${Array.from(tensor.data as ArrayLike<unknown>, String).join(' ')}`)
+    .join('');
 }
 
 /** A reason of the caller's own is theirs to get back; the standard ones become E_ABORTED. */
