@@ -31,8 +31,11 @@ export interface DeviceList {
 
 // --- models: `compile(source, options?) => Promise<Model>` -------------------------------------------------------------
 
-/** Path (or file: URL) of a .onnx or .tutti file, the bytes of one, or a graph. */
-export type ModelSource = string | URL | Uint8Array | ArrayBuffer | Graph;
+/**
+ * Path (or file: URL) of a .onnx or .tutti file — in a browser its address —, the bytes of one, a `File` or other Blob
+ * that holds one, or a graph.
+ */
+export type ModelSource = string | URL | Uint8Array | ArrayBuffer | Blob | Graph;
 
 export interface CompileOptions {
   /** Default `precise`. */

@@ -87,10 +87,17 @@ export class Model implements ModelInfo {
   }
 
   /**
-   * Writes a .tutti artifact: the graph and its weights, not what was compiled for some device.
-   * @throws TuttiError E_IO, E_EXTERNAL_DATA
+   * Writes a .tutti artifact: the graph and its weights, not what was compiled for some device. Browsers have no files:
+   * see `artifact`.
+   * @throws TuttiError E_IO, E_EXTERNAL_DATA, E_UNSUPPORTED
    */
   async save(path: string | URL): Promise<void> {
+    if (!isNode()) {
+      throw new TuttiError('E_UNSUPPORTED', 'there are no files to write here', {
+        subject: String(path),
+        remedy: 'Take the bytes: new Blob([...model.artifact()]).',
+      });
+    }
     const { createHasher, pathOf, writeFile } = await import('./node.js');
     await writeFile(pathOf(path), writeArtifact(this.#artifact(), createHasher));
   }
@@ -117,8 +124,22 @@ export async function compile(source: ModelSource, options: CompileOptions = {})
   }
   if (source instanceof Uint8Array) return fromBytes(source, options);
   if (source instanceof ArrayBuffer) return fromBytes(new Uint8Array(source), options);
+  if (source instanceof Blob) return fromBytes(await bytesOfBlob(source), options);
   if (isGraph(source)) return new Model(source, options);
   throw new TuttiError('E_USAGE', 'not a model', { expected: 'a path, bytes or a graph', found: typeof source });
+}
+
+async function bytesOfBlob(blob: Blob): Promise<Uint8Array> {
+  try {
+    return new Uint8Array(await blob.arrayBuffer());
+  } catch (cause) {
+    const found = cause instanceof Error ? cause.message : String(cause);
+    throw new TuttiError('E_IO', 'cannot be read', {
+      subject: blob instanceof File ? blob.name : 'blob',
+      found,
+      cause,
+    });
+  }
 }
 
 const isGraph = (source: unknown): source is Graph =>
@@ -137,15 +158,13 @@ async function fromFile(source: string | URL, options: CompileOptions): Promise<
 
 /** In a browser, models come over HTTP. */
 async function fromAddress(address: string | URL, options: CompileOptions): Promise<Model> {
-  try {
-    const response = await fetch(address);
-    if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
-    return await fromBytes(new Uint8Array(await response.arrayBuffer()), options);
-  } catch (cause) {
-    if (cause instanceof TuttiError) throw cause;
-    const found = cause instanceof Error ? cause.message : String(cause);
-    throw new TuttiError('E_IO', 'cannot be fetched', { subject: String(address), found, cause });
-  }
+  const { fetchFile, withExternalFiles } = await import('./web.js');
+  const bytes = await fetchFile(address);
+  if (isArtifact(bytes)) return fromBytes(bytes, options);
+  const { importOnnx } = await import('../compiler/frontends/onnx/index.js');
+  const { shapes, dims } = options;
+  const graph = await withExternalFiles(address, (readExternal) => importOnnx(bytes, { readExternal, shapes, dims }));
+  return new Model(graph, options, sha256(bytes));
 }
 
 /** What only a file can tell. */
