@@ -143,10 +143,14 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
   };
   const bounds = [images, channels, ...extents.map((extent, d) => (extent - 1) * inputDilation[d] + 1)];
   const dilated = inputDilation.some((step) => step !== 1);
+  const padded = dilated || positions.some((position, d) => {
+    const first = -Number(padLow[d]);
+    return first < 0 || first + (position - 1) * strides[d] + (kernel[d] - 1) * dilations[d] >= extents[d];
+  });
   const input: Operand = {
     value: x,
     index: inputIndex,
-    padded: true,
+    padded,
     element(lowering, batch, row, k, lanes) {
       const { b } = lowering;
       const at = inputIndex(batch, row, k);

@@ -1,11 +1,12 @@
 /**
- * Contraction on a CPU: register tiles over packed panels (Goto & van de Geijn 2008, "Anatomy of high-performance
- * matrix multiplication").
+ * Matrix products on a CPU: register tiles over panels (Goto & van de Geijn 2008, "Anatomy of high-performance matrix
+ * multiplication").
  *
- * A task owns a block of m × n. For each block of k it packs the rhs into panels of `tileN` columns in its scratch
- * memory (im2col, transposes and casts happen there), then for every tile of `tileM` rows keeps tileM × tileN
- * accumulators in vector registers while it walks along k. Constant lhs operands were packed when they were uploaded,
- * others are packed by the task. The epilogue works on finished tiles in scratch memory.
+ * A task owns a block of m × n and keeps tileM × tileN accumulators in vector registers while it walks along k. The
+ * rhs comes as panels of `tileN` columns: packed when a constant was uploaded, packed by the task for each block of k
+ * (transposes and casts happen there), or straight from memory where its rows are contiguous and too few rows of the
+ * lhs use them to pay for a copy. Constant lhs operands were packed when they were uploaded, others are packed by the
+ * task. The epilogue works on finished tiles in scratch memory.
  */
 import type { Target } from '../../kernel/target.js';
 import { type KArray, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
@@ -14,7 +15,7 @@ import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import type { Group } from '../group.js';
 import { Lowering, range, scalarOf, shapeOf } from '../lowering.js';
 import { type Contraction, contractionOf, multiplyAdd, transposed } from './contraction.js';
-import { packConstant, packedLength, type PackedShape, stridesOf } from './packing.js';
+import { packedLhs, packedRhs, stridesOf } from './packing.js';
 import { finish } from './registers.js';
 import { lanesFor } from './tiling.js';
 
@@ -33,20 +34,29 @@ interface Tiling {
 }
 
 export function lowerPacked(group: Group, target: Target): LoweredKernel {
-  const plain = contractionOf(group);
-  // Vector lanes run along n: turn the problem round where n is too short for them.
-  const lanes = lanesFor(plain, target);
-  const contraction = plain.n < lanes && plain.m > plain.n ? transposed(plain) : plain;
-  return new PackedContraction(group, target, contraction).lower();
+  return new PackedContraction(group, target, oriented(contractionOf(group), target)).lower();
+}
+
+/** Vector lanes run along n: the problem is turned round where n is too short for them. */
+function oriented(contraction: Contraction, target: Target): Contraction {
+  const { m, n } = contraction;
+  return n < lanesFor(contraction, target) && m > n ? transposed(contraction) : contraction;
+}
+
+/** True if columns reach the registers without being packed by the task: then few rows are enough. */
+export function streams(group: Group, target: Target): boolean {
+  const contraction = oriented(contractionOf(group), target);
+  if (contraction.n < lanesFor(contraction, target)) return false;
+  return packedRhs(group, contraction, 1) !== undefined || isContiguous(group, contraction);
 }
 
 function chooseTiling({ batch, m, n, k, accumulator }: Contraction, target: Target): Tiling {
   const lanes = lanesFor({ accumulator }, target);
   const waste = (extent: number, tile: number) => (Math.ceil(extent / tile) * tile) / extent;
   let best = { tileM: 1, vectors: 1, score: Number.POSITIVE_INFINITY };
-  for (const vectors of [1, 2, 3, 4]) {
+  for (const vectors of [1, 2, 3, 4, 6, 8]) {
     for (let tileM = 1; tileM <= 16; tileM++) {
-      const registers = tileM * vectors + vectors + 1;
+      const registers = tileM * vectors + (tileM === 1 ? 1 : vectors) + 1;
       if (registers > target.vectorRegisters - 1 || (tileM > m && tileM > 1)) continue;
       // Loads a step of k against multiply-adds; two loads issue beside two multiply-adds.
       const balance = Math.max(1, (tileM + vectors) / (tileM * vectors));
@@ -78,37 +88,45 @@ function chooseTiling({ batch, m, n, k, accumulator }: Contraction, target: Targ
   return { lanes, tileM, vectors, tileN, blockK, blockN, blockM };
 }
 
+/** Where the columns of a register tile come from. */
+type RhsSource = { readonly kind: 'constant' } | { readonly kind: 'memory' } | { readonly kind: 'panel'; readonly panel: KArray };
+
+/** True if `tileN` neighbouring columns of the rhs are neighbours in memory that needs no conversion. */
+function isContiguous(group: Group, { rhs, rhsBatches, n, k, accumulator }: Contraction): boolean {
+  if (!group.reads.includes(rhs.value) || scalarOf(rhs.value) !== accumulator) return false;
+  return stridesOf(rhs, { batches: rhsBatches, rows: n, k, width: 1 })?.row === 1;
+}
+
 class PackedContraction {
   readonly #group: Group;
   readonly #contraction: Contraction;
   readonly #tiling: Tiling;
   readonly #lowering: Lowering;
-  readonly #packed: DerivedConstant | undefined;
-  readonly #lhsShape: PackedShape;
-  readonly #panel: KArray;
+  readonly #lhs: DerivedConstant | undefined;
+  readonly #rhs: RhsSource;
   readonly #sums: KArray;
   readonly #rows: KArray | undefined;
 
   constructor(group: Group, target: Target, contraction: Contraction) {
     this.#group = group;
     this.#contraction = contraction;
-    const { lhs, accumulator } = contraction;
+    const { lhs, rhs, accumulator, m, n } = contraction;
     const tiling = chooseTiling(contraction, target);
     this.#tiling = tiling;
-    this.#lhsShape = { batches: contraction.lhsBatches, rows: contraction.m, k: contraction.k, width: tiling.tileM };
-    const data = group.constants.get(lhs.value.id);
-    const isOwn = group.reads.includes(lhs.value) && scalarOf(lhs.value) === accumulator
-      && group.nodes.every((node) => node === group.anchor || !node.inputs.includes(lhs.value));
-    const strides = data && isOwn ? stridesOf(lhs, this.#lhsShape) : undefined;
-    this.#packed = data && strides ? packConstant(lhs.value, data, this.#lhsShape, strides) : undefined;
-    const derived = new Map(this.#packed ? [[lhs.value.id, this.#packed] as const] : []);
+    const { tileM, tileN, blockK, blockN, blockM, lanes } = tiling;
+    this.#lhs = packedLhs(group, contraction, tileM);
+    const columns = this.#lhs && lhs.value === rhs.value ? undefined : packedRhs(group, contraction, tileN);
+    const derived = new Map<number, DerivedConstant>();
+    if (this.#lhs) derived.set(lhs.value.id, this.#lhs);
+    if (columns) derived.set(rhs.value.id, columns);
     this.#lowering = new Lowering(group, target, derived);
     const { b } = this.#lowering;
-    const { tileM, tileN, blockK, blockN, blockM } = tiling;
     const severalBlocks = blockK < contraction.k;
-    this.#panel = b.array('panel', 'shared', accumulator, blockN * blockK * tileN);
+    this.#rhs = columns ? { kind: 'constant' }
+      : n >= lanes && Math.ceil(m / tileM) <= 2 && isContiguous(group, contraction) ? { kind: 'memory' }
+        : { kind: 'panel', panel: b.array('panel', 'shared', accumulator, blockN * blockK * tileN) };
     this.#sums = b.array('sums', 'shared', accumulator, severalBlocks ? blockM * blockN * tileM * tileN : tileM * tileN);
-    this.#rows = this.#packed ? undefined : b.array('rows', 'shared', accumulator, blockK * tileM);
+    this.#rows = this.#lhs ? undefined : b.array('rows', 'shared', accumulator, blockK * tileM);
   }
 
   lower(): LoweredKernel {
@@ -140,12 +158,13 @@ class PackedContraction {
         const firstK = at.scale(blockK);
         // The last block may be short: its length is exact when there is one block, else bounded.
         const length = blocks === 1 ? Affine.constant(k) : this.#blockLength(firstK);
-        overTiles(blockN, columnTile, tilesN, (tile, i) => this.#packPanel(batch, tile, i, firstK, length));
+        const { panel } = this.#rhs.kind === 'panel' ? this.#rhs : {};
+        if (panel) overTiles(blockN, columnTile, tilesN, (tile, i) => this.#packPanel(panel, batch, tile, i, firstK, length));
         overTiles(blockM, rowTile, tilesM, (row, mi) => {
-          if (!this.#packed) this.#packRows(batch, row, firstK, length);
+          if (!this.#lhs) this.#packRows(batch, row, firstK, length);
           overTiles(blockN, columnTile, tilesN, (column, ni) => {
             const slot = blocks === 1 ? Affine.constant(0) : mi.scale(blockN).add(ni).scale(tileM * tileN);
-            this.#tile(batch, row, ni, firstK, length, slot, blocks > 1);
+            this.#tile(batch, row, column, ni, firstK, length, slot, blocks > 1);
             if (blocks === 1) this.#finish(batch, row, column, slot);
           });
         });
@@ -189,49 +208,51 @@ class PackedContraction {
     });
   }
 
+  /** Column that a vector of the panel starts with: the last vector of a row overlaps the one before. */
+  #firstColumn(first: Affine, width: Lanes): Affine {
+    const { b } = this.#lowering;
+    const { n } = this.#contraction;
+    return first.range.max + width <= n ? first : Affine.of(b.min(first.emit(b), b.constant(n - width)), b);
+  }
+
   /** Packs `tileN` columns of the rhs: [k][tileN] at slot `i` of the panel. */
-  #packPanel(batch: Affine, tile: Affine, i: Affine, firstK: Affine, length: Affine): void {
+  #packPanel(panel: KArray, batch: Affine, tile: Affine, i: Affine, firstK: Affine, length: Affine): void {
     const lowering = this.#lowering;
     const { b } = lowering;
     const { rhs, n } = this.#contraction;
-    const { tileN, blockK } = this.#tiling;
+    const { tileN, blockK, lanes } = this.#tiling;
     const width = this.#packWidth();
     const base = i.scale(blockK * tileN);
     lowering.for(0, tileN / width, 1, [], (part) => {
       const first = tile.scale(tileN).add(part.scale(width));
       const at = (step: Affine) => base.add(step.scale(tileN)).add(part.scale(width)).emit(b);
-      const whole = (column: Affine): void => this.#overK(firstK, length, (k, step) => {
-        const element = rhs.element(lowering, batch, column.add(Affine.lane(width)), k, width);
-        b.store(this.#panel, at(step), lowering.widen(element, width), true);
-      });
-      if (first.range.max + width <= n) {
-        whole(first);
+      if (n >= lanes) {
+        // A vector as a whole moves back to where it fits, its parts with it.
+        const vector = tile.scale(tileN).add(part.div(lanes / width).scale(lanes));
+        const column = this.#firstColumn(vector, lanes).add(part.mod(lanes / width).scale(width));
+        this.#overK(firstK, length, (k, step) => {
+          const element = rhs.element(lowering, batch, column.add(Affine.lane(width)), k, width);
+          b.store(panel, at(step), lowering.widen(element, width), true);
+        });
         return;
       }
       const value = first.emit(b);
-      lowering.if(b.compare('le', value, b.constant(n - width)), () => whole(Affine.of(b.assume(value, 0, n - width), b)), () => {
-        // Columns beyond the end are zeros.
-        this.#overK(firstK, length, (k, step) => {
-          const lanes = range(width).map((lane) => {
-            const column = b.addc(value, lane);
-            const clamped = Affine.of(b.clamp(column, 0, n - 1), b);
-            const element = rhs.element(lowering, batch, clamped, k, 1);
-            return b.select(b.compare('lt', column, b.constant(n)), element, this.#splat(0, 1));
-          });
-          b.store(this.#panel, at(step), b.build(lanes), true);
-        });
+      // Columns beyond the end repeat the last one.
+      const columns = range(width).map((lane) => Affine.of(b.min(b.addc(value, lane), b.constant(n - 1)), b));
+      this.#overK(firstK, length, (k, step) => {
+        b.store(panel, at(step), b.build(columns.map((column) => rhs.element(lowering, batch, column, k, 1))), true);
       });
     });
   }
 
   /** Lanes that one load of the rhs can fill: rows of an image that are no multiple of a vector are read in pieces. */
   #packWidth(): Lanes {
-    const { rhs, node } = this.#contraction;
+    const { node } = this.#contraction;
     const { lanes } = this.#tiling;
-    if (!rhs.padded) return lanes;
+    if (node.op !== 'conv') return lanes;
     const extent = shapeOf(node.outputs[0]).at(-1) as number;
-    const attrs = node.op === 'conv' ? node.attrs : undefined;
-    const pointwise = attrs && shapeOf(node.inputs[1]).slice(2).every((e) => e === 1)
+    const { attrs } = node;
+    const pointwise = shapeOf(node.inputs[1]).slice(2).every((e) => e === 1)
       && [...attrs.strides, ...attrs.inputDilation].every((s) => s === 1) && [...attrs.padLow, ...attrs.padHigh].every((p) => p === 0);
     if (pointwise) return lanes;
     return ([16, 8, 4, 2] as const).find((width) => width <= lanes && extent % width === 0) ?? 1;
@@ -254,19 +275,21 @@ class PackedContraction {
   }
 
   /** Multiplies one tile and leaves its sums in scratch memory at `slot`: [tileM][tileN]. */
-  #tile(batch: Affine, row: Affine, panel: Affine, firstK: Affine, length: Affine, slot: Affine, accumulate: boolean): void {
+  #tile(
+    batch: Affine, row: Affine, column: Affine, panel: Affine, firstK: Affine, length: Affine, slot: Affine, accumulate: boolean,
+  ): void {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const { lanes, tileM, tileN, vectors, blockK } = this.#tiling;
+    const { lanes, tileM, tileN, vectors } = this.#tiling;
     const place = (r: number, v: number) => slot.add(r * tileN + v * lanes).emit(b);
     const initial = range(tileM * vectors).map((i) =>
       accumulate ? b.load(this.#sums, place(Math.floor(i / vectors), i % vectors), lanes, true) : this.#splat(0, lanes));
+    const columns = this.#columns(batch, column, panel, firstK);
     const sums = lowering.for(0, length.emit(b), 1, initial, (step, carried) => {
-      const columns = range(vectors).map((v) =>
-        b.load(this.#panel, panel.scale(blockK * tileN).add(step.scale(tileN)).add(v * lanes).emit(b), lanes, true));
+      const loaded = columns(step);
       return range(tileM).flatMap((r) => {
-        const factor = this.#lhs(batch, row, firstK, step, r);
-        return columns.map((column, v) => multiplyAdd(lowering, factor, column, carried[r * vectors + v]));
+        const factor = this.#factor(batch, row, firstK, step, r);
+        return loaded.map((value, v) => multiplyAdd(lowering, factor, value, carried[r * vectors + v]));
       });
     });
     sums.forEach((sum, i) => {
@@ -274,18 +297,51 @@ class PackedContraction {
     });
   }
 
-  #lhs(batch: Affine, row: Affine, firstK: Affine, step: Affine, r: number): KValue {
+  /** k of a step of a block. */
+  #absolute(firstK: Affine, step: Affine): Affine {
+    const { b } = this.#lowering;
+    const { k } = this.#contraction;
+    const absolute = firstK.add(step);
+    return absolute.range.max < k ? absolute : Affine.of(b.clamp(absolute.emit(b), 0, k - 1), b);
+  }
+
+  /** The rhs vectors of a tile at a step of k. */
+  #columns(batch: Affine, column: Affine, panel: Affine, firstK: Affine): (step: Affine) => KValue[] {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { rhs, n, k, rhsBatch } = this.#contraction;
+    const { lanes, tileN, vectors, blockK } = this.#tiling;
+    const source = this.#rhs;
+    switch (source.kind) {
+      case 'panel':
+        return (step) => range(vectors).map((v) =>
+          b.load(source.panel, panel.scale(blockK * tileN).add(step.scale(tileN)).add(v * lanes).emit(b), lanes, true));
+      case 'constant': {
+        const tile = rhsBatch(batch).scale(Math.ceil(n / tileN)).add(column);
+        const buffer = lowering.buffer(rhs.value);
+        if (!buffer) throw new Error('the packed rhs is not bound');
+        return (step) => range(vectors).map((v) =>
+          b.load(buffer, tile.scale(k).add(this.#absolute(firstK, step)).scale(tileN).add(v * lanes).emit(b), lanes, true));
+      }
+      case 'memory': {
+        const firsts = range(vectors).map((v) => this.#firstColumn(column.scale(tileN).add(v * lanes), lanes));
+        return (step) => firsts.map((first) =>
+          lowering.widen(rhs.element(lowering, batch, first.add(Affine.lane(lanes)), this.#absolute(firstK, step), lanes), lanes));
+      }
+      default:
+        return source satisfies never;
+    }
+  }
+
+  #factor(batch: Affine, row: Affine, firstK: Affine, step: Affine, r: number): KValue {
     const { b } = this.#lowering;
     const { tileM } = this.#tiling;
-    if (!this.#packed) return b.load(this.#rows as KArray, step.scale(tileM).add(r).emit(b));
+    if (!this.#lhs) return b.load(this.#rows as KArray, step.scale(tileM).add(r).emit(b));
     const { lhs, k, m } = this.#contraction;
-    const tiles = Math.ceil(m / tileM);
-    const absolute = firstK.add(step);
-    const inside = absolute.range.max < k ? absolute : Affine.of(b.clamp(absolute.emit(b), 0, k - 1), b);
-    const tile = this.#contraction.lhsBatch(batch).scale(tiles).add(row);
+    const tile = this.#contraction.lhsBatch(batch).scale(Math.ceil(m / tileM)).add(row);
     const buffer = this.#lowering.buffer(lhs.value);
-    if (!buffer || buffer.length !== packedLength(this.#lhsShape)) throw new Error('the packed lhs is not bound');
-    return b.load(buffer, tile.scale(k).add(inside).scale(tileM).add(r).emit(b));
+    if (!buffer) throw new Error('the packed lhs is not bound');
+    return b.load(buffer, tile.scale(k).add(this.#absolute(firstK, step)).scale(tileM).add(r).emit(b));
   }
 
   /** Epilogue and stores of one finished tile. */
@@ -296,6 +352,10 @@ class PackedContraction {
     const { lanes, tileM, tileN, vectors } = this.#tiling;
     const store = (rowAt: Affine, columnAt: Affine, sum: KValue, width: Lanes): void =>
       finish(lowering, this.#group, this.#contraction, { batch, m: rowAt, n: columnAt.add(Affine.lane(width)) }, sum, width);
+    const { kind } = this.#rhs;
+    // Constant panels are padded with zeros, others overlap at the end of a row.
+    const overlaps = kind !== 'constant' && n >= lanes;
+    const owned = this.#tiling.blockN * tileN >= n || n % tileN === 0 || n % tileN > lanes;
     lowering.for(0, tileM, 1, [], (r) => lowering.guarded(row.scale(tileM).add(r), m, (rowAt) => {
       lowering.for(0, vectors, 1, [], (v) => {
         const from = slot.add(r.scale(tileN)).add(v.scale(lanes));
@@ -306,9 +366,17 @@ class PackedContraction {
           return;
         }
         const value = first.emit(b);
+        if (overlaps && owned) {
+          // The overlapping vector belongs to this task as well: it stores the same values again.
+          lowering.if(b.compare('lt', value, b.constant(n)), () => whole(this.#firstColumn(first, lanes)));
+          return;
+        }
         const byLane = () => {
+          const moved = overlaps ? Affine.of(b.clamp(b.sub(value, b.constant(n - lanes)), 0, lanes - 1), b) : Affine.constant(0);
           lowering.for(0, lanes, 1, [], (lane) => lowering.guarded(first.add(lane), n, (at) => {
-            store(rowAt, at, b.load(this.#sums, from.add(lane).emit(b)), 1);
+            const source = from.emit(b);
+            const place = b.min(lane.add(moved).emit(b), b.constant(lanes - 1));
+            store(rowAt, at, b.load(this.#sums, b.add(source, place)), 1);
           }));
         };
         if (n < lanes) byLane();
@@ -317,4 +385,3 @@ class PackedContraction {
     }));
   }
 }
-

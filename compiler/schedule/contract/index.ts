@@ -4,7 +4,7 @@ import type { LoweredKernel } from '../lowered.js';
 import type { Group } from '../group.js';
 import { shapeOf } from '../lowering.js';
 import { contractionOf } from './contraction.js';
-import { lowerPacked } from './cpu.js';
+import { lowerPacked, streams } from './cpu.js';
 import { lowerDirect } from './direct.js';
 import { lowerRegisters } from './registers.js';
 import { lowerStaged } from './staged.js';
@@ -12,7 +12,7 @@ import { lowerStaged } from './staged.js';
 export function lowerContract(group: Group, target: Target): readonly LoweredKernel[] {
   const staged = target.style === 'cpu' && !isPointwise(group) ? lowerStaged(group, target) : undefined;
   if (staged) return [staged];
-  if (isWorthTiling(group)) return [target.style === 'cpu' ? lowerPacked(group, target) : lowerRegisters(group, target)];
+  if (isWorthTiling(group, target)) return [target.style === 'cpu' ? lowerPacked(group, target) : lowerRegisters(group, target)];
   return [{ kernel: lowerDirect(group, target), bindings: [...group.reads, ...group.writes] }];
 }
 
@@ -24,9 +24,8 @@ function isPointwise({ anchor }: Group): boolean {
     && [...strides, ...inputDilation].every((step) => step === 1) && [...padLow, ...padHigh].every((pad) => Number(pad) === 0);
 }
 
-/** Tiles pay where operands are reused: both m and n, or enough k to make up for the packing. */
-function isWorthTiling(group: Group): boolean {
+/** Tiles pay where operands are reused, or where they stream through without being packed. */
+function isWorthTiling(group: Group, target: Target): boolean {
   const { m, n, k } = contractionOf(group);
-  const reuse = Math.min(m, n);
-  return reuse >= 4 && k >= 4;
+  return k >= 4 && (Math.min(m, n) >= 4 || (target.style === 'cpu' && streams(group, target)));
 }
