@@ -80,7 +80,10 @@ export class Rebuilder {
         return;
       }
       case 'load':
-        this.set(inst.result, b.load(this.memory(inst.memory), this.get(inst.index), inst.result.type.lanes, inst.aligned));
+        this.set(
+          inst.result,
+          b.load(this.memory(inst.memory), this.get(inst.index), inst.result.type.lanes, inst.aligned),
+        );
         return;
       case 'store':
         b.store(this.memory(inst.memory), this.get(inst.index), this.get(inst.value), inst.aligned);
@@ -92,7 +95,10 @@ export class Rebuilder {
         this.set(
           inst.result,
           b.compareExchange(
-            this.memory(inst.memory), this.get(inst.index), this.get(inst.expected), this.get(inst.value),
+            this.memory(inst.memory),
+            this.get(inst.index),
+            this.get(inst.expected),
+            this.get(inst.value),
           ),
         );
         return;
@@ -100,12 +106,21 @@ export class Rebuilder {
         this.set(inst.result, b.subgroup(inst.fn, this.get(inst.a), inst.delta));
         return;
       case 'call':
-        this.set(inst.result, this.helper(inst.callee, inst.args.map((arg) => this.get(arg))));
+        this.set(
+          inst.result,
+          this.helper(
+            inst.callee,
+            inst.args.map((arg) => this.get(arg)),
+          ),
+        );
         return;
       case 'for': {
         const options = inst.unroll ? { unroll: true } : {};
         const results = b.for(
-          this.get(inst.lower), this.get(inst.upper), inst.step, inst.carried.map((c) => this.get(c.initial)),
+          this.get(inst.lower),
+          this.get(inst.upper),
+          inst.step,
+          inst.carried.map((c) => this.get(c.initial)),
           (index, carried) => {
             const { range } = inst.index;
             this.set(inst.index, range && !index.range ? b.assume(index, range.min, range.max) : index);
@@ -118,11 +133,14 @@ export class Rebuilder {
         return;
       }
       case 'loop': {
-        const results = b.loop(inst.carried.map((c) => this.get(c.initial)), (carried) => {
-          inst.carried.forEach((c, i) => void this.set(c.inner, carried[i]));
-          const next = this.block(inst.body);
-          return { condition: this.get(inst.condition), next };
-        });
+        const results = b.loop(
+          inst.carried.map((c) => this.get(c.initial)),
+          (carried) => {
+            inst.carried.forEach((c, i) => void this.set(c.inner, carried[i]));
+            const next = this.block(inst.body);
+            return { condition: this.get(inst.condition), next };
+          },
+        );
         inst.carried.forEach((c, i) => void this.set(c.result, results[i]));
         return;
       }
@@ -162,7 +180,11 @@ export class Rebuilder {
         const { condition, a, b: other, result } = inst;
         this.set(
           result,
-          b.emit({ op: 'select', condition: this.get(condition), a: this.get(a), b: this.get(other) }, result.type, result.range),
+          b.emit(
+            { op: 'select', condition: this.get(condition), a: this.get(a), b: this.get(other) },
+            result.type,
+            result.range,
+          ),
         );
         return;
       }

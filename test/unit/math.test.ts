@@ -9,27 +9,139 @@ import { erf as referenceErf, pow as referencePow } from '../../compiler/numeric
 type Float = 'f32' | 'f64';
 
 const references: Record<MathFn, (x: number) => number> = {
-  exp: Math.exp, exp2: (x) => 2 ** x, log: Math.log, log2: Math.log2, sin: Math.sin, cos: Math.cos, tan: Math.tan,
-  asin: Math.asin, acos: Math.acos, atan: Math.atan, sinh: Math.sinh, cosh: Math.cosh, asinh: Math.asinh,
-  acosh: Math.acosh, atanh: Math.atanh, tanh: Math.tanh, erf: referenceErf,
+  exp: Math.exp,
+  exp2: (x) => 2 ** x,
+  log: Math.log,
+  log2: Math.log2,
+  sin: Math.sin,
+  cos: Math.cos,
+  tan: Math.tan,
+  asin: Math.asin,
+  acos: Math.acos,
+  atan: Math.atan,
+  sinh: Math.sinh,
+  cosh: Math.cosh,
+  asinh: Math.asinh,
+  acosh: Math.acosh,
+  atanh: Math.atanh,
+  tanh: Math.tanh,
+  erf: referenceErf,
 };
 const binaryReferences: Record<MathBinaryFn, (x: number, y: number) => number> = {
-  pow: referencePow, atan2: Math.atan2,
+  pow: referencePow,
+  atan2: Math.atan2,
 };
 
 /** Where most of the interesting values of a function lie. */
 const intervals: Record<MathFn, readonly [number, number][]> = {
-  exp: [[-1, 1], [-104, 89], [-746, 710]], exp2: [[-1, 1], [-150, 128], [-1075, 1024]], log: [[0.5, 2], [0, 100]],
-  log2: [[0.5, 2], [0, 100]], sin: [[-7, 7], [-1e5, 1e5]], cos: [[-7, 7], [-1e5, 1e5]], tan: [[-7, 7], [-1e5, 1e5]],
-  asin: [[-1, 1], [0.4, 0.6]], acos: [[-1, 1], [0.9, 1]], atan: [[-4, 4]], sinh: [[-2, 2], [-90, 90], [-711, 711]],
-  cosh: [[-2, 2], [-90, 90], [-711, 711]], asinh: [[-2, 2], [-1e4, 1e4]], acosh: [[1, 3], [1, 1.001], [1, 1e4]],
-  atanh: [[-1, 1], [-0.1, 0.1]], tanh: [[-1, 1], [-20, 20]], erf: [[-1.1, 1.1], [-6, 6]],
+  exp: [
+    [-1, 1],
+    [-104, 89],
+    [-746, 710],
+  ],
+  exp2: [
+    [-1, 1],
+    [-150, 128],
+    [-1075, 1024],
+  ],
+  log: [
+    [0.5, 2],
+    [0, 100],
+  ],
+  log2: [
+    [0.5, 2],
+    [0, 100],
+  ],
+  sin: [
+    [-7, 7],
+    [-1e5, 1e5],
+  ],
+  cos: [
+    [-7, 7],
+    [-1e5, 1e5],
+  ],
+  tan: [
+    [-7, 7],
+    [-1e5, 1e5],
+  ],
+  asin: [
+    [-1, 1],
+    [0.4, 0.6],
+  ],
+  acos: [
+    [-1, 1],
+    [0.9, 1],
+  ],
+  atan: [[-4, 4]],
+  sinh: [
+    [-2, 2],
+    [-90, 90],
+    [-711, 711],
+  ],
+  cosh: [
+    [-2, 2],
+    [-90, 90],
+    [-711, 711],
+  ],
+  asinh: [
+    [-2, 2],
+    [-1e4, 1e4],
+  ],
+  acosh: [
+    [1, 3],
+    [1, 1.001],
+    [1, 1e4],
+  ],
+  atanh: [
+    [-1, 1],
+    [-0.1, 0.1],
+  ],
+  tanh: [
+    [-1, 1],
+    [-20, 20],
+  ],
+  erf: [
+    [-1.1, 1.1],
+    [-6, 6],
+  ],
 };
 
 const specials = [
-  0, -0, 1, -1, 2, -2, 0.5, -0.5, 3, -3, 1.5, -1.5, 10, 1e-3, Infinity, -Infinity, NaN, 2 ** 24, 2 ** 53, -(2 ** 24) - 2,
-  Math.PI, Math.PI / 2, Math.PI / 4, 1e22, 16367173 * 2 ** 72, 6381956970095103 * 2 ** 797, 3.4028234663852886e38,
-  1.1754943508222875e-38, 2 ** -149, -(2 ** -149), 2 ** -1074, Number.MAX_VALUE, 2.2250738585072014e-308, 88.7228, 709.78,
+  0,
+  -0,
+  1,
+  -1,
+  2,
+  -2,
+  0.5,
+  -0.5,
+  3,
+  -3,
+  1.5,
+  -1.5,
+  10,
+  1e-3,
+  Infinity,
+  -Infinity,
+  NaN,
+  2 ** 24,
+  2 ** 53,
+  -(2 ** 24) - 2,
+  Math.PI,
+  Math.PI / 2,
+  Math.PI / 4,
+  1e22,
+  16367173 * 2 ** 72,
+  6381956970095103 * 2 ** 797,
+  3.4028234663852886e38,
+  1.1754943508222875e-38,
+  2 ** -149,
+  -(2 ** -149),
+  2 ** -1074,
+  Number.MAX_VALUE,
+  2.2250738585072014e-308,
+  88.7228,
+  709.78,
 ];
 
 /** A small deterministic generator (mulberry32). */
@@ -118,8 +230,30 @@ describe.each<Float>(['f32', 'f64'])('%s', (type) => {
   it.each(Object.keys(binaryReferences) as MathBinaryFn[])('%s stays within its bound', (fn) => {
     const pairs = specials.length ** 2;
     const count = COUNT + pairs;
-    const x = samples(type, fn === 'pow' ? [[0, 3], [0.9, 1.1], [0, 1e4]] : [[-2, 2]], count, 2);
-    const y = samples(type, fn === 'pow' ? [[-30, 30], [-900, 900], [-8, 8]] : [[-2, 2]], count, 3);
+    const x = samples(
+      type,
+      fn === 'pow'
+        ? [
+            [0, 3],
+            [0.9, 1.1],
+            [0, 1e4],
+          ]
+        : [[-2, 2]],
+      count,
+      2,
+    );
+    const y = samples(
+      type,
+      fn === 'pow'
+        ? [
+            [-30, 30],
+            [-900, 900],
+            [-8, 8],
+          ]
+        : [[-2, 2]],
+      count,
+      3,
+    );
     specials.forEach((u, i) => {
       specials.forEach((v, j) => {
         x[COUNT + i * specials.length + j] = u;
@@ -164,7 +298,10 @@ describe('expandMath', () => {
     const flows = new Set<KInst['op']>(['for', 'loop', 'if', 'load', 'store', 'barrier']);
     for (const fn of Object.keys(references) as MathFn[]) {
       for (const helper of unaryKernel(fn, 'f32', 4).helpers) {
-        expect(helper.body.instructions.filter((inst) => flows.has(inst.op)), fn).toEqual([]);
+        expect(
+          helper.body.instructions.filter((inst) => flows.has(inst.op)),
+          fn,
+        ).toEqual([]);
       }
     }
   });

@@ -12,11 +12,22 @@ const f32Type = ktype('f32');
 const infinityHigh = 0x7ff00000;
 const nan64 = 0x7ff8000000000000n;
 
-const call = (w: Words, name: string, args: readonly KValue[], type: KType, body: (args: readonly KValue[]) => KValue) =>
-  w.b.call(`tutti_f64_${name}`, args, type, body);
+const call = (
+  w: Words,
+  name: string,
+  args: readonly KValue[],
+  type: KType,
+  body: (args: readonly KValue[]) => KValue,
+) => w.b.call(`tutti_f64_${name}`, args, type, body);
 const callPair = (w: Words, name: string, args: readonly Pair[], body: (args: readonly Pair[]) => Pair): Pair =>
   w.unpack(
-    call(w, name, args.map((arg) => w.pack(arg)), pairType, (params) => w.pack(body(params.map((p) => w.unpack(p))))),
+    call(
+      w,
+      name,
+      args.map((arg) => w.pack(arg)),
+      pairType,
+      (params) => w.pack(body(params.map((p) => w.unpack(p)))),
+    ),
   );
 
 // --- fields ------------------------------------------------------------------------------------------------------
@@ -24,7 +35,7 @@ const callPair = (w: Words, name: string, args: readonly Pair[], body: (args: re
 const sign = (w: Words, a: Pair): KValue => w.and(a.hi, 0x80000000);
 const magnitude = (w: Words, a: Pair): Pair => ({ lo: a.lo, hi: w.and(a.hi, 0x7fffffff) });
 const exponent = (w: Words, a: Pair): KValue => w.and(w.shr(a.hi, 20), 0x7ff);
-const isNaN = (w: Words, a: Pair): KValue => w.lt64({ lo: w.c(0), hi: w.c(infinityHigh) }, magnitude(w, a));
+const hasNaN = (w: Words, a: Pair): KValue => w.lt64({ lo: w.c(0), hi: w.c(infinityHigh) }, magnitude(w, a));
 const isInfinite = (w: Words, a: Pair): KValue =>
   w.is('eq', w.or(w.xor(w.and(a.hi, 0x7fffffff), infinityHigh), a.lo), 0);
 const isZero = (w: Words, a: Pair): KValue => w.isZero64(magnitude(w, a));
@@ -106,7 +117,7 @@ export function add(w: Words, x: Pair, y: Pair): Pair {
     const signWord = w.select(w.either(same, w.no(w.isZero64(sum))), sign(w, a), w.c(0));
     const finite = normalizeAndRound(w, signWord, fa.exponent, sum);
     const clash = w.both(isInfinite(w, b), w.no(same));
-    const special = w.select64(w.either(isNaN(w, a), clash), quiet(w), a);
+    const special = w.select64(w.either(hasNaN(w, a), clash), quiet(w), a);
     return w.select64(w.is('ge', w.and(a.hi, 0x7fffffff), infinityHigh), special, finite);
   });
 }
@@ -124,7 +135,7 @@ export function mul(w: Words, x: Pair, y: Pair): Pair {
     const finite = normalizeAndRound(w, signWord, e, significand);
     const anyZero = w.either(isZero(w, a), isZero(w, b));
     const anyInfinite = w.either(isInfinite(w, a), isInfinite(w, b));
-    const anyNaN = w.either(isNaN(w, a), isNaN(w, b));
+    const anyNaN = w.either(hasNaN(w, a), hasNaN(w, b));
     let out = w.select64(anyZero, zero(w, signWord), finite);
     out = w.select64(anyInfinite, infinity(w, signWord), out);
     return w.select64(w.either(anyNaN, w.both(anyInfinite, anyZero)), quiet(w), out);
@@ -137,7 +148,10 @@ export function div(w: Words, x: Pair, y: Pair): Pair {
     const [fa, fb] = [normalized(w, a), normalized(w, b)];
     // 64 bits of the quotient of significands in [1, 2): the first has weight 1.
     const [ql, qh, rl, rh] = w.b.for(
-      0, 63, 1, [w.c(0), w.c(0), fa.significand.lo, fa.significand.hi],
+      0,
+      63,
+      1,
+      [w.c(0), w.c(0), fa.significand.lo, fa.significand.hi],
       (_, [lo, hi, restLow, restHigh]) => {
         const rest = { lo: restLow, hi: restHigh };
         const fits = w.no(w.lt64(rest, fb.significand));
@@ -154,7 +168,7 @@ export function div(w: Words, x: Pair, y: Pair): Pair {
     let out = w.select64(w.either(zeroA, infiniteB), zero(w, signWord), finite);
     out = w.select64(w.either(zeroB, infiniteA), infinity(w, signWord), out);
     const invalid = w.either(w.both(zeroA, zeroB), w.both(infiniteA, infiniteB));
-    return w.select64(w.either(invalid, w.either(isNaN(w, a), isNaN(w, b))), quiet(w), out);
+    return w.select64(w.either(invalid, w.either(hasNaN(w, a), hasNaN(w, b))), quiet(w), out);
   });
 }
 
@@ -165,7 +179,10 @@ export function sqrt(w: Words, x: Pair): Pair {
     const odd = w.is('eq', w.and(e, 1), 0);
     const radicand = w.select64(odd, w.shl64(significand, 11), w.shl64(significand, 10));
     const [rootLow, rootHigh, restLow, restHigh] = w.b.for(
-      0, 56, 1, [w.c(0), w.c(0), w.c(0), w.c(0), radicand.lo, radicand.hi],
+      0,
+      56,
+      1,
+      [w.c(0), w.c(0), w.c(0), w.c(0), radicand.lo, radicand.hi],
       (_, [rl, rh, sl, sh, xl, xh]) => {
         const rest = w.or64(w.shl64({ lo: sl, hi: sh }, 2), { lo: w.shr(xh, 30), hi: w.c(0) });
         const trial = w.or64(w.shl64({ lo: rl, hi: rh }, 2), { lo: w.c(1), hi: w.c(0) });
@@ -183,7 +200,7 @@ export function sqrt(w: Words, x: Pair): Pair {
     const finite = round(w, w.c(0), w.add(half, w.c(1022)), { lo: w.or(root.lo, sticky), hi: root.hi });
     let out = w.select64(w.is('ge', a.hi, 0x80000000), quiet(w), finite);
     out = w.select64(w.either(isZero(w, a), w.both(isInfinite(w, a), w.is('lt', a.hi, 0x80000000))), a, out);
-    return w.select64(isNaN(w, a), quiet(w), out);
+    return w.select64(hasNaN(w, a), quiet(w), out);
   });
 }
 
@@ -197,7 +214,12 @@ export function fma(w: Words, x: Pair, y: Pair, z: Pair): Pair {
     const product = w.product64(w.shl64(fa.significand, 10), w.shl64(fb.significand, 10));
     const eP = w.sub(w.add(fa.exponent, fb.exponent), w.c(1022));
     const shiftedC = w.shl64(fc.significand, 10);
-    const addend = [w.shr(shiftedC.hi, 1), w.or(w.shr(shiftedC.lo, 1), w.shl(shiftedC.hi, 31)), w.shl(shiftedC.lo, 31), w.c(0)];
+    const addend = [
+      w.shr(shiftedC.hi, 1),
+      w.or(w.shr(shiftedC.lo, 1), w.shl(shiftedC.hi, 31)),
+      w.shl(shiftedC.lo, 31),
+      w.c(0),
+    ];
     // The addend's leading bit is at 125.
     const eC = fc.exponent;
     const none = [w.c(0), w.c(0), w.c(0), w.c(0)];
@@ -236,7 +258,7 @@ export function fma(w: Words, x: Pair, y: Pair, z: Pair): Pair {
     out = w.select64(infiniteP, infinity(w, signP), out);
     const clash = w.both(w.both(infiniteP, infiniteC), w.no(same));
     const invalid = w.either(w.both(infiniteP, zeroP), clash);
-    const anyNaN = w.either(isNaN(w, a), w.either(isNaN(w, b), isNaN(w, c)));
+    const anyNaN = w.either(hasNaN(w, a), w.either(hasNaN(w, b), hasNaN(w, c)));
     return w.select64(w.either(invalid, anyNaN), quiet(w), out);
   });
 }
@@ -264,7 +286,8 @@ export function rem(w: Words, x: Pair, y: Pair): Pair {
     const signWord = sign(w, a);
     const smaller = w.lt64(magnitude(w, a), magnitude(w, b));
     const invalid = w.either(
-      w.either(isNaN(w, a), isNaN(w, b)), w.either(w.is('ge', exponent(w, a), 0x7ff), isZero(w, b)),
+      w.either(hasNaN(w, a), hasNaN(w, b)),
+      w.either(w.is('ge', exponent(w, a), 0x7ff), isZero(w, b)),
     );
     // Both numbers are finite here or the result is decided: cut the steps.
     const steps = w.select(w.either(invalid, smaller), w.c(0), w.sub(fa.exponent, fb.exponent));
@@ -290,7 +313,7 @@ export function compare(w: Words, fn: CompareFn, x: Pair, y: Pair): KValue {
   if (fn === 'ne') return w.no(compare(w, 'eq', x, y));
   return call(w, fn, [w.pack(x), w.pack(y)], ktype('bool'), ([p, q]) => {
     const [a, b] = [w.unpack(p), w.unpack(q)];
-    const ordered = w.no(w.either(isNaN(w, a), isNaN(w, b)));
+    const ordered = w.no(w.either(hasNaN(w, a), hasNaN(w, b)));
     const zeros = w.both(isZero(w, a), isZero(w, b));
     const equal = w.either(zeros, w.eq64(a, b));
     if (fn === 'eq') return w.both(ordered, equal);
@@ -309,7 +332,7 @@ export function minimum(w: Words, fn: 'min' | 'max', x: Pair, y: Pair): Pair {
   return callPair(w, fn, [x, y], ([a, b]) => {
     const less = w.signedLt64(rank(w, a), rank(w, b));
     const picked = fn === 'min' ? w.select64(less, a, b) : w.select64(less, b, a);
-    return w.select64(w.either(isNaN(w, a), isNaN(w, b)), quiet(w), picked);
+    return w.select64(w.either(hasNaN(w, a), hasNaN(w, b)), quiet(w), picked);
   });
 }
 
@@ -357,7 +380,7 @@ export function toIntegral(w: Words, fn: 'floor' | 'ceil' | 'round' | 'trunc', x
     const moved = w.select64(up, w.add64(cut, unit), cut);
     const small = { lo: w.c(0), hi: w.or(sign(w, a), w.select(upBelow, w.c(0x3ff00000), w.c(0))) };
     const out = w.select64(integral, a, w.select64(below, small, moved));
-    return w.select64(isNaN(w, a), quiet(w), out);
+    return w.select64(hasNaN(w, a), quiet(w), out);
   });
 }
 
@@ -386,7 +409,7 @@ export function toF32(w: Words, x: Pair, rounding: 'even' | 'odd'): KValue {
     const overflow = w.either(w.is('ge', base, 0xfe), w.is('ge', packed, 0x7f800000));
     const limit = rounding === 'odd' ? w.select(isInfinite(w, a), w.c(0x7f800000), w.c(0x7f7fffff)) : w.c(0x7f800000);
     const finite = w.select(overflow, limit, packed);
-    const bits = w.select(isNaN(w, a), w.c(0x7fc00000), w.or(sign(w, a), finite));
+    const bits = w.select(hasNaN(w, a), w.c(0x7fc00000), w.or(sign(w, a), finite));
     return w.b.bitcast(bits, f32Type);
   });
 }
@@ -425,7 +448,7 @@ export function toWide(w: Words, scalar: Wide, x: Pair): Pair {
     const e = exponent(w, a);
     const significand = { lo: a.lo, hi: w.or(w.and(a.hi, 0xfffff), 0x100000) };
     const whole = shiftToInteger(w, significand, e, 1023, 52);
-    return saturate64(w, scalar, whole, w.sub(e, w.c(1023)), w.is('lt', e, 1023), a.hi, isNaN(w, a));
+    return saturate64(w, scalar, whole, w.sub(e, w.c(1023)), w.is('lt', e, 1023), a.hi, hasNaN(w, a));
   });
 }
 

@@ -5,7 +5,12 @@ import { type Pair, pairType, type Words } from './words.js';
 export type Wide = 'i64' | 'u64';
 const callPair = (w: Words, name: string, args: readonly Pair[], body: (args: readonly Pair[]) => Pair): Pair =>
   w.unpack(
-    w.b.call(name, args.map((arg) => w.pack(arg)), pairType, (params) => w.pack(body(params.map((p) => w.unpack(p))))),
+    w.b.call(
+      name,
+      args.map((arg) => w.pack(arg)),
+      pairType,
+      (params) => w.pack(body(params.map((p) => w.unpack(p)))),
+    ),
   );
 
 /** Two's complement absolute value; the smallest number becomes 2^63. */
@@ -100,7 +105,13 @@ export function shiftToInteger(w: Words, significand: Pair, exponent: KValue, bi
 
 /** Clamps sign and magnitude to the type; `power` is the unbiased exponent, meaningless if `fraction` (|x| < 1). */
 export function saturate64(
-  w: Words, scalar: Wide, magnitude: Pair, power: KValue, fraction: KValue, signWord: KValue, nan: KValue,
+  w: Words,
+  scalar: Wide,
+  magnitude: Pair,
+  power: KValue,
+  fraction: KValue,
+  signWord: KValue,
+  nan: KValue,
 ): Pair {
   const negative = w.is('ge', signWord, 0x80000000);
   const whole = w.no(fraction);

@@ -37,8 +37,8 @@ import {
   scalarBits,
 } from '../types.js';
 import { visitInstructions } from '../walk.js';
-import * as f64 from './float64.js';
 import { type Half, halfBits, halfValue, oddSumF32 } from './float16.js';
+import * as f64 from './float64.js';
 import * as int64 from './int64.js';
 import { chunk, isNative, PackedMemory, type Storage, storageLength, storageOf } from './storage.js';
 import { type Pair, pairType, Words } from './words.js';
@@ -60,7 +60,9 @@ const isNarrow = (scalar: ScalarType): boolean =>
   scalar === 'i8' || scalar === 'u8' || scalar === 'i16' || scalar === 'u16';
 const smallRange = (scalar: ScalarType): Range => {
   const bits = scalarBits[scalar];
-  return isSignedScalar(scalar) ? { min: -(2 ** (bits - 1)), max: 2 ** (bits - 1) - 1 } : { min: 0, max: 2 ** bits - 1 };
+  return isSignedScalar(scalar)
+    ? { min: -(2 ** (bits - 1)), max: 2 ** (bits - 1) - 1 }
+    : { min: 0, max: 2 ** bits - 1 };
 };
 
 export class Lowerer {
@@ -85,7 +87,9 @@ export class Lowerer {
   ) {
     const single = [...kernel.grid, ...kernel.workgroup].every((extent) => extent === 1);
     this.#packed = new PackedMemory(
-      this.b, target.vectorLanes, (memory) => single || (memory.kind === 'array' && memory.space === 'private'),
+      this.b,
+      target.vectorLanes,
+      (memory) => single || (memory.kind === 'array' && memory.space === 'private'),
     );
   }
 
@@ -155,13 +159,22 @@ export class Lowerer {
       for (let i = 0; i < type.lanes; i += width) parts.push(b.load(legal, b.addc(index, i), width, inst.aligned));
       if (storage.scalar === type.scalar) {
         const held = this.#chunkScalar(type.scalar) as ScalarType;
-        return this.#chunks(type, parts.map((part) => b.convert(part, held)));
+        return this.#chunks(
+          type,
+          parts.map((part) => b.convert(part, held)),
+        );
       }
-      return this.#chunks(type, parts.map((part) => this.#fromBits(type.scalar, b.convert(part, 'u32'))));
+      return this.#chunks(
+        type,
+        parts.map((part) => this.#fromBits(type.scalar, b.convert(part, 'u32'))),
+      );
     }
     const bits = 32 / storage.perWord;
     const parts = this.#packed.load(legal, bits, index, type.lanes, inst.aligned);
-    return this.#chunks(type, parts.map((part) => this.#fromBits(type.scalar, part)));
+    return this.#chunks(
+      type,
+      parts.map((part) => this.#fromBits(type.scalar, part)),
+    );
   }
 
   #loadPair(memory: KMemory, index: KValue): KValue {
@@ -318,7 +331,10 @@ export class Lowerer {
   /** The result of an operation on pairs: kept so, as native, or narrowed. */
   #fromWide(type: KType, pairs: readonly Pair[], range?: Range): Rep {
     if (this.#narrowed(type, range)) {
-      return this.#gather(type, pairs.map((pair) => this.#clamped(this.#w.signed(pair.lo), range)));
+      return this.#gather(
+        type,
+        pairs.map((pair) => this.#clamped(this.#w.signed(pair.lo), range)),
+      );
     }
     const parts = pairs.map((pair) => this.#w.pack(pair));
     return this.#native(type.scalar) ? this.#fromPairs(type, parts) : { kind: 'pairs', type, parts };
@@ -333,7 +349,10 @@ export class Lowerer {
   #lowWords(rep: Rep, range?: Range): Rep {
     if (rep.kind === 'chunks') return rep;
     const words = rep.parts.map((pair) => this.#w.signed(this.#w.unpack(pair).lo));
-    return this.#gather(rep.type, words.map((word) => this.#clamped(word, range)));
+    return this.#gather(
+      rep.type,
+      words.map((word) => this.#clamped(word, range)),
+    );
   }
   #rangeOf(value: KValue): Range | undefined {
     const [own, known] = [rangeOf(value), this.#known.get(value)];
@@ -414,11 +433,22 @@ export class Lowerer {
     if (scalar === undefined && !narrow) this.#values.set(value, { kind: 'pairs', type, parts });
     else {
       const limits = isNarrow(type.scalar) && !this.#native(type.scalar) ? smallRange(type.scalar) : undefined;
-      this.#values.set(value, this.#chunks(type, parts.map((part) => this.#within(part, value.range ?? limits))));
+      this.#values.set(
+        value,
+        this.#chunks(
+          type,
+          parts.map((part) => this.#within(part, value.range ?? limits)),
+        ),
+      );
     }
   }
   /** Hands out consecutive legal values to the values they stand for. */
-  #distribute(values: readonly KValue[], shapes: readonly Rep[], parts: readonly KValue[], narrow: readonly boolean[]): void {
+  #distribute(
+    values: readonly KValue[],
+    shapes: readonly Rep[],
+    parts: readonly KValue[],
+    narrow: readonly boolean[],
+  ): void {
     let at = 0;
     values.forEach((value, i) => {
       const count = shapes[i].parts.length;
@@ -433,7 +463,12 @@ export class Lowerer {
     const narrow = initials.map(() => false);
     const initial = initials.flatMap(({ parts }) => parts);
     const body = (inner: readonly KValue[]): readonly KValue[] => {
-      this.#distribute(inst.carried.map((c) => c.inner), initials, inner, narrow);
+      this.#distribute(
+        inst.carried.map((c) => c.inner),
+        initials,
+        inner,
+        narrow,
+      );
       this.#instructions(inst.body);
       return inst.body.yields.flatMap((value) => this.#whole(this.#get(value)).parts);
     };
@@ -443,7 +478,10 @@ export class Lowerer {
       results = this.#wideFor(inst, lower, upper, initial, body);
     } else {
       results = b.for(
-        lower.parts[0], upper.parts[0], inst.step, initial,
+        lower.parts[0],
+        upper.parts[0],
+        inst.step,
+        initial,
         (index, inner) => {
           this.#values.set(inst.index, this.#chunks(inst.index.type, [this.#within(index, inst.index.range)]));
           return body(inner);
@@ -451,12 +489,20 @@ export class Lowerer {
         inst.unroll ? { unroll: true } : {},
       );
     }
-    this.#distribute(inst.carried.map((c) => c.result), initials, results, narrow);
+    this.#distribute(
+      inst.carried.map((c) => c.result),
+      initials,
+      results,
+      narrow,
+    );
   }
 
   /** A loop whose index needs 64 soft bits: tested before it is entered, then at the end of each turn. */
   #wideFor(
-    inst: Inst<'for'>, lower: Rep, upper: Rep, initial: readonly KValue[],
+    inst: Inst<'for'>,
+    lower: Rep,
+    upper: Rep,
+    initial: readonly KValue[],
     body: (inner: readonly KValue[]) => readonly KValue[],
   ): readonly KValue[] {
     const { b } = this;
@@ -486,13 +532,26 @@ export class Lowerer {
   #loop(inst: Inst<'loop'>): void {
     const initials = inst.carried.map(({ initial }) => this.#whole(this.#get(initial)));
     const narrow = initials.map(() => false);
-    const results = this.b.loop(initials.flatMap(({ parts }) => parts), (inner) => {
-      this.#distribute(inst.carried.map((c) => c.inner), initials, inner, narrow);
-      this.#instructions(inst.body);
-      const next = inst.body.yields.flatMap((value) => this.#whole(this.#get(value)).parts);
-      return { condition: this.#single(inst.condition), next };
-    });
-    this.#distribute(inst.carried.map((c) => c.result), initials, results, narrow);
+    const results = this.b.loop(
+      initials.flatMap(({ parts }) => parts),
+      (inner) => {
+        this.#distribute(
+          inst.carried.map((c) => c.inner),
+          initials,
+          inner,
+          narrow,
+        );
+        this.#instructions(inst.body);
+        const next = inst.body.yields.flatMap((value) => this.#whole(this.#get(value)).parts);
+        return { condition: this.#single(inst.condition), next };
+      },
+    );
+    this.#distribute(
+      inst.carried.map((c) => c.result),
+      initials,
+      results,
+      narrow,
+    );
   }
 
   #if(inst: Inst<'if'>): void {
@@ -500,7 +559,9 @@ export class Lowerer {
     let shapes: readonly Rep[] = [];
     const arm = (block: KBlock) => (): readonly KValue[] => {
       this.#instructions(block);
-      shapes = block.yields.map((value, i) => this.#whole(this.#get(value), narrow[i] ? inst.results[i].range : undefined));
+      shapes = block.yields.map((value, i) =>
+        this.#whole(this.#get(value), narrow[i] ? inst.results[i].range : undefined),
+      );
       return shapes.flatMap(({ parts }) => parts);
     };
     const results = this.b.if(this.#single(inst.condition), arm(inst.then), arm(inst.else));
@@ -595,7 +656,10 @@ export class Lowerer {
         return { kind: a.kind, type, parts: [this.#lane(a, inst.lane)] };
       }
       case 'build':
-        return this.#build(type, inst.elements.map((element) => this.#get(element)));
+        return this.#build(
+          type,
+          inst.elements.map((element) => this.#get(element)),
+        );
       case 'assume': {
         const a = this.#get(inst.a);
         const { range } = inst.result;
@@ -637,19 +701,33 @@ export class Lowerer {
     }
     const width = this.#width(lanes);
     const part = b.constant(int64.isWideInteger(legal) ? BigInt(value) : Number(value), legal, width);
-    return this.#chunks(type, Array.from({ length: lanes / width }, () => part));
+    return this.#chunks(
+      type,
+      Array.from({ length: lanes / width }, () => part),
+    );
   }
 
   #splat(a: Rep, type: KType): Rep {
     if (a.kind === 'pairs') return { kind: 'pairs', type, parts: Array.from({ length: type.lanes }, () => a.parts[0]) };
     const width = this.#width(type.lanes);
     const part = this.b.splat(a.parts[0], width);
-    if (width > 1) this.#built.set(part, Array.from({ length: width }, () => a.parts[0]));
-    return this.#chunks(type, Array.from({ length: type.lanes / width }, () => part));
+    if (width > 1)
+      this.#built.set(
+        part,
+        Array.from({ length: width }, () => a.parts[0]),
+      );
+    return this.#chunks(
+      type,
+      Array.from({ length: type.lanes / width }, () => part),
+    );
   }
 
   #build(type: KType, elements: readonly Rep[]): Rep {
-    if (elements.every(({ kind }) => kind === 'chunks')) return this.#gather(type, elements.map(({ parts }) => parts[0]));
+    if (elements.every(({ kind }) => kind === 'chunks'))
+      return this.#gather(
+        type,
+        elements.map(({ parts }) => parts[0]),
+      );
     return { kind: 'pairs', type, parts: elements.flatMap((element) => this.#pairs(element)) };
   }
 
@@ -660,10 +738,16 @@ export class Lowerer {
     const moves = inst.fn !== 'add' && inst.fn !== 'min' && inst.fn !== 'max';
     if (moves) return { ...a, parts: a.parts.map((part) => this.#subgroupPart(inst, part)) };
     if (a.kind === 'chunks' && this.#native(type.scalar)) {
-      return this.#chunks(type, a.parts.map((part) => b.subgroup(inst.fn, part, inst.delta)));
+      return this.#chunks(
+        type,
+        a.parts.map((part) => b.subgroup(inst.fn, part, inst.delta)),
+      );
     }
     if (a.kind === 'chunks' && isNarrow(type.scalar)) {
-      return this.#chunks(type, a.parts.map((part) => this.#wrap(type.scalar, b.subgroup(inst.fn, part, inst.delta))));
+      return this.#chunks(
+        type,
+        a.parts.map((part) => this.#wrap(type.scalar, b.subgroup(inst.fn, part, inst.delta))),
+      );
     }
     throw new TuttiError('E_UNSUPPORTED', `subgroup ${inst.fn} of ${type.scalar} values`, {
       subject: this.kernel.sources[0] ?? this.kernel.name,
@@ -719,7 +803,10 @@ export class Lowerer {
   // --- arithmetic --------------------------------------------------------------------------------------------------
 
   #map(a: Rep, fn: (part: KValue) => KValue): Rep {
-    return this.#chunks(a.type, a.parts.map((part) => this.#finish(a.type, fn(part))));
+    return this.#chunks(
+      a.type,
+      a.parts.map((part) => this.#finish(a.type, fn(part))),
+    );
   }
 
   #unary(fn: ExactUnaryFn, a: Rep, result: KValue, fast?: boolean): Rep {
@@ -727,20 +814,30 @@ export class Lowerer {
     const { type } = a;
     const { scalar } = type;
     if (scalar === 'f64' && a.kind === 'pairs') {
-      return this.#fromWide(type, this.#wide(a).map((x) => this.#softUnary(fn, x)));
+      return this.#fromWide(
+        type,
+        this.#wide(a).map((x) => this.#softUnary(fn, x)),
+      );
     }
     if (int64.isWideInteger(scalar) && !this.#native(scalar)) return this.#wideUnary(fn, a, result);
     if (isNarrow(scalar) && !this.#native(scalar) && (fn === 'popcount' || fn === 'clz')) {
       const bits = scalarBits[scalar];
-      return this.#chunks(type, a.parts.map((part) => {
-        const { lanes } = part.type;
-        const word = b.and(part, b.constant(2 ** bits - 1, part.type.scalar, lanes));
-        const count = b.unary(fn, word);
-        return fn === 'clz' ? b.sub(count, b.constant(32 - bits, part.type.scalar, lanes)) : count;
-      }));
+      return this.#chunks(
+        type,
+        a.parts.map((part) => {
+          const { lanes } = part.type;
+          const word = b.and(part, b.constant(2 ** bits - 1, part.type.scalar, lanes));
+          const count = b.unary(fn, word);
+          return fn === 'clz' ? b.sub(count, b.constant(32 - bits, part.type.scalar, lanes)) : count;
+        }),
+      );
     }
     // Negation and absolute value of a half are exact: no rounding.
-    if (isHalf(scalar) && fn !== 'sqrt') return this.#chunks(type, a.parts.map((part) => b.unary(fn, part, fast)));
+    if (isHalf(scalar) && fn !== 'sqrt')
+      return this.#chunks(
+        type,
+        a.parts.map((part) => b.unary(fn, part, fast)),
+      );
     return this.#map(a, (part) => b.unary(fn, part, fast));
   }
 
@@ -773,7 +870,10 @@ export class Lowerer {
     const { type } = a;
     if (fn === 'floor' || fn === 'ceil' || fn === 'round' || fn === 'trunc') return a;
     if (this.#narrowed(type, result.range) && (fn === 'neg' || fn === 'not' || (fn === 'abs' && a.kind === 'chunks'))) {
-      return this.#chunks(type, this.#lowWords(a).parts.map((part) => this.#clamped(b.unary(fn, part), result.range)));
+      return this.#chunks(
+        type,
+        this.#lowWords(a).parts.map((part) => this.#clamped(b.unary(fn, part), result.range)),
+      );
     }
     const out = this.#wide(a).map((x): Pair => {
       switch (fn) {
@@ -802,7 +902,10 @@ export class Lowerer {
     const { scalar } = type;
     if (x.kind === 'pairs' && scalar === 'f64') {
       const ys = this.#wide(y);
-      return this.#fromWide(type, this.#wide(x).map((p, i) => this.#softBinary(fn, p, ys[i])));
+      return this.#fromWide(
+        type,
+        this.#wide(x).map((p, i) => this.#softBinary(fn, p, ys[i])),
+      );
     }
     if (int64.isWideInteger(scalar) && !this.#native(scalar)) return this.#wideBinary(fn, scalar, x, y, result);
     const parts = x.parts.map((part, i) => b.binary(fn, part, y.parts[i], fast));
@@ -811,9 +914,15 @@ export class Lowerer {
     const bitwise = fn === 'and' || fn === 'or' || fn === 'xor';
     if (exact || bitwise) {
       const limits = isNarrow(scalar) && !this.#native(scalar) ? smallRange(scalar) : undefined;
-      return this.#chunks(type, parts.map((part) => this.#within(part, limits)));
+      return this.#chunks(
+        type,
+        parts.map((part) => this.#within(part, limits)),
+      );
     }
-    return this.#chunks(type, parts.map((part) => this.#finish(type, part)));
+    return this.#chunks(
+      type,
+      parts.map((part) => this.#finish(type, part)),
+    );
   }
 
   #softBinary(fn: BinaryFn, x: Pair, y: Pair): Pair {
@@ -903,15 +1012,24 @@ export class Lowerer {
     const { type } = x;
     if (x.kind === 'pairs') {
       const [ys, zs] = [this.#wide(y), this.#wide(z)];
-      return this.#fromWide(type, this.#wide(x).map((p, i) => f64.fma(this.#w, p, ys[i], zs[i])));
+      return this.#fromWide(
+        type,
+        this.#wide(x).map((p, i) => f64.fma(this.#w, p, ys[i], zs[i])),
+      );
     }
     if (!isHalf(type.scalar) || this.#native(type.scalar)) {
-      return this.#chunks(type, x.parts.map((part, i) => b.fma(part, y.parts[i], z.parts[i])));
+      return this.#chunks(
+        type,
+        x.parts.map((part, i) => b.fma(part, y.parts[i], z.parts[i])),
+      );
     }
     if (type.scalar === 'f16') {
       // The product is exact in f32; the sum is rounded once, by way of round to odd.
       const parts = x.parts.map((part, i) => oddSumF32(b, b.mul(part, y.parts[i]), z.parts[i]));
-      return this.#chunks(type, parts.map((part) => this.#round('f16', part)));
+      return this.#chunks(
+        type,
+        parts.map((part) => this.#round('f16', part)),
+      );
     }
     // A product of bf16 may leave f32's range: it is exact in f64.
     const w = this.#w;
@@ -927,7 +1045,10 @@ export class Lowerer {
     const { b } = this;
     const w = this.#w;
     if (x.kind === 'chunks' && y.kind === 'chunks') {
-      return this.#chunks(type, x.parts.map((part, i) => b.compare(fn, part, y.parts[i])));
+      return this.#chunks(
+        type,
+        x.parts.map((part, i) => b.compare(fn, part, y.parts[i])),
+      );
     }
     const { scalar } = x.type;
     if (scalar !== 'f64') this.#opaque = true;
@@ -959,7 +1080,10 @@ export class Lowerer {
   #select(condition: Rep, x: Rep, y: Rep, result: KValue): Rep {
     const { type } = x;
     if (x.kind === 'chunks' && y.kind === 'chunks') {
-      return this.#chunks(type, x.parts.map((part, i) => this.#selectPart(condition, i, part, y.parts[i])));
+      return this.#chunks(
+        type,
+        x.parts.map((part, i) => this.#selectPart(condition, i, part, y.parts[i])),
+      );
     }
     const conditions = condition.type.lanes === 1 ? undefined : this.#lanes(condition);
     const ys = this.#wide(y);
@@ -1002,26 +1126,29 @@ export class Lowerer {
     const to = type.scalar;
     const double = from === 'f64' || from === 'i64' || from === 'u64';
     if (isHalf(to) && !this.#native(to) && double) return this.#fromSoft(a, type, target, range);
-    return this.#chunks(type, a.parts.map((part) => {
-      const held = part.type.scalar;
-      if (isHalf(to) && !this.#native(to)) {
-        if (held === 'f32' || held === 'bool' || isHalf(held)) {
-          const value = b.convert(part, 'f32');
-          return from === 'bool' ? value : this.#round(to, value);
+    return this.#chunks(
+      type,
+      a.parts.map((part) => {
+        const held = part.type.scalar;
+        if (isHalf(to) && !this.#native(to)) {
+          if (held === 'f32' || held === 'bool' || isHalf(held)) {
+            const value = b.convert(part, 'f32');
+            return from === 'bool' ? value : this.#round(to, value);
+          }
+          return this.#round(to, b.convert(to === 'bf16' ? this.#stickyInteger(part) : part, 'f32'));
         }
-        return this.#round(to, b.convert(to === 'bf16' ? this.#stickyInteger(part) : part, 'f32'));
-      }
-      if (!isNarrow(to) || this.#native(to)) return this.#within(b.convert(part, target), range);
-      if (held === 'f32' || held === 'f16' || held === 'f64') {
-        const { min, max } = smallRange(to);
-        const word = b.clamp(b.convert(part, 'i32'), min, max);
-        return b.convert(word, target);
-      }
-      const known = this.#rangeOf(part);
-      const limits = smallRange(to);
-      const word = b.convert(part, target);
-      return within(known, limits) ? this.#within(word, known) : this.#wrap(to, word);
-    }));
+        if (!isNarrow(to) || this.#native(to)) return this.#within(b.convert(part, target), range);
+        if (held === 'f32' || held === 'f16' || held === 'f64') {
+          const { min, max } = smallRange(to);
+          const word = b.clamp(b.convert(part, 'i32'), min, max);
+          return b.convert(word, target);
+        }
+        const known = this.#rangeOf(part);
+        const limits = smallRange(to);
+        const word = b.convert(part, target);
+        return within(known, limits) ? this.#within(word, known) : this.#wrap(to, word);
+      }),
+    );
   }
 
   /** A 32-bit integer with the bits that bf16 has no room for gathered into one, so that it converts to f32 exactly. */
@@ -1050,36 +1177,60 @@ export class Lowerer {
     const w = this.#w;
     const from = a.type.scalar;
     const scalar = type.scalar as int64.Wide;
-    if (from === 'f64') return this.#fromWide(type, this.#wide(a).map((x) => f64.toWide(w, scalar, x)), range);
+    if (from === 'f64')
+      return this.#fromWide(
+        type,
+        this.#wide(a).map((x) => f64.toWide(w, scalar, x)),
+        range,
+      );
     if (a.kind === 'pairs') {
       return this.#narrowed(type, range) ? { ...this.#lowWords(a, range), type } : { ...a, type };
     }
     if (from === 'i64' || from === 'u64') return this.#fromWide(type, this.#wide(a), range);
     const lanes = this.#lanes(a);
     if (from === 'f32' || isHalf(from)) {
-      return this.#fromWide(type, lanes.map((x) => int64.fromF32(w, scalar, this.b.convert(x, 'f32'))), range);
+      return this.#fromWide(
+        type,
+        lanes.map((x) => int64.fromF32(w, scalar, this.b.convert(x, 'f32'))),
+        range,
+      );
     }
     const words = lanes.map((x) =>
       x.type.scalar === 'i32' || x.type.scalar === 'u32'
         ? x
         : this.b.convert(x, from !== 'bool' && isSignedScalar(from) ? 'i32' : 'u32'),
     );
-    return this.#fromWide(type, words.map((x) => this.#extend(x)), range);
+    return this.#fromWide(
+      type,
+      words.map((x) => this.#extend(x)),
+      range,
+    );
   }
 
   #toSoftDouble(a: Rep, type: KType): Rep {
     const w = this.#w;
     const from = a.type.scalar;
     if (from === 'i64' || from === 'u64') {
-      return this.#fromWide(type, this.#wide(a).map((x) => f64.fromInteger(w, from, x)));
+      return this.#fromWide(
+        type,
+        this.#wide(a).map((x) => f64.fromInteger(w, from, x)),
+      );
     }
     const lanes = this.#lanes(a);
     if (from === 'f32' || isHalf(from)) {
-      return this.#fromWide(type, lanes.map((x) => f64.fromF32(w, this.b.convert(x, 'f32'))));
+      return this.#fromWide(
+        type,
+        lanes.map((x) => f64.fromF32(w, this.b.convert(x, 'f32'))),
+      );
     }
     const signed = from !== 'bool' && isSignedScalar(from);
-    const words = lanes.map((x) => (x.type.scalar === 'i32' || x.type.scalar === 'u32' ? x : this.b.convert(x, signed ? 'i32' : 'u32')));
-    return this.#fromWide(type, words.map((x) => f64.fromInteger(w, signed ? 'i32' : 'u32', this.#extend(x))));
+    const words = lanes.map((x) =>
+      x.type.scalar === 'i32' || x.type.scalar === 'u32' ? x : this.b.convert(x, signed ? 'i32' : 'u32'),
+    );
+    return this.#fromWide(
+      type,
+      words.map((x) => f64.fromInteger(w, signed ? 'i32' : 'u32', this.#extend(x))),
+    );
   }
 
   /** From a 64-bit type (soft, or native where the result must be rounded once) to one kept in chunks. */
@@ -1113,7 +1264,10 @@ export class Lowerer {
       if (to === 'i32' || to === 'u32') return word;
       return this.#native(to) ? b.convert(word, to) : this.#wrap(to, word);
     });
-    return this.#gather(type, lanes.map((lane) => this.#clamped(lane, scalarBits[to] === 32 ? range : undefined)));
+    return this.#gather(
+      type,
+      lanes.map((lane) => this.#clamped(lane, scalarBits[to] === 32 ? range : undefined)),
+    );
   }
 
   // --- bitcast -----------------------------------------------------------------------------------------------------
@@ -1126,15 +1280,20 @@ export class Lowerer {
     const soft = (scalar: ScalarType) => !this.#native(scalar);
     if (fromBits === toBits) {
       if (fromBits === 64) {
-        if (!soft(from) && !soft(to)) return this.#chunks(type, a.parts.map((p) => b.bitcast(p, ktype(to, p.type.lanes))));
+        if (!soft(from) && !soft(to))
+          return this.#chunks(
+            type,
+            a.parts.map((p) => b.bitcast(p, ktype(to, p.type.lanes))),
+          );
         return this.#fromWide(type, this.#wide(a));
       }
       const direct = !soft(from) && !soft(to);
-      return this.#chunks(type, a.parts.map((part) =>
-        direct
-          ? b.bitcast(part, ktype(to, part.type.lanes))
-          : this.#fromBits(to, this.#toBits(from, part)),
-      ));
+      return this.#chunks(
+        type,
+        a.parts.map((part) =>
+          direct ? b.bitcast(part, ktype(to, part.type.lanes)) : this.#fromBits(to, this.#toBits(from, part)),
+        ),
+      );
     }
     const whole = a.parts.length === 1 && type.lanes <= this.target.vectorLanes;
     if (whole && !soft(from) && !soft(to)) return this.#chunks(type, [b.bitcast(a.parts[0], type)]);
@@ -1148,7 +1307,10 @@ export class Lowerer {
     const toBits = scalarBits[type.scalar];
     let fields: { bits: number; value: KValue }[];
     if (fromBits === 64) {
-      fields = this.#wide(a).flatMap(({ lo, hi }) => [{ bits: 32, value: lo }, { bits: 32, value: hi }]);
+      fields = this.#wide(a).flatMap(({ lo, hi }) => [
+        { bits: 32, value: lo },
+        { bits: 32, value: hi },
+      ]);
     } else {
       fields = this.#lanes(a).map((lane) => ({ bits: fromBits, value: this.#toBits(a.type.scalar, lane) }));
     }
@@ -1172,7 +1334,10 @@ export class Lowerer {
       const pairs = Array.from({ length: type.lanes }, (_, i) => ({ lo: cut[2 * i], hi: cut[2 * i + 1] }));
       return this.#fromWide(type, pairs);
     }
-    return this.#gather(type, cut.map((bits) => this.#fromBits(type.scalar, bits)));
+    return this.#gather(
+      type,
+      cut.map((bits) => this.#fromBits(type.scalar, bits)),
+    );
   }
 }
 

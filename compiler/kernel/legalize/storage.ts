@@ -69,8 +69,6 @@ export class PackedMemory {
     const perWord = 32 / bits;
     const width = Math.min(lanes, this.vectorLanes);
     if (aligned && lanes >= 2) {
-      // Words are shared by lanes side by side: each chunk comes from a part of a word, a word or several.
-      const elements: KValue[] = [];
       const first = this.#word(index, perWord, lanes);
       const words = Math.max(1, lanes / perWord);
       const step = Math.min(words, this.vectorLanes) as Lanes;
@@ -79,27 +77,17 @@ export class PackedMemory {
         const part = b.load(memory, b.addc(first, i), step, true);
         for (let k = 0; k < step; k++) loaded.push(b.extract(part, k));
       }
-      const base = lanes < perWord ? this.#position(index, bits) : undefined;
+      // Lanes that fill a part of a word only: that part moves down.
       const inWord = Math.min(lanes, perWord);
-      if (width >= inWord) {
-        const shifts = b.build(Array.from({ length: inWord }, (_, i) => b.constant(i * bits, 'u32')));
-        for (const word of loaded) {
-          const moved = base ? b.binary('shr', word, base) : word;
-          const shifted = b.binary('shr', b.splat(moved, inWord as Lanes), shifts);
-          const field = b.and(shifted, b.constant(mask(bits), 'u32', inWord as Lanes));
-          if (width === inWord) elements.push(field);
-          else for (let k = 0; k < inWord; k++) elements.push(b.extract(field, k));
-        }
-        return width === inWord ? elements : chunk(b, elements, width);
+      if (inWord < perWord) loaded[0] = b.binary('shr', loaded[0], this.#position(index, bits));
+      const out: KValue[] = [];
+      for (let i = 0; i < lanes; i += width) {
+        const lane = Array.from({ length: width }, (_, k) => i + k);
+        const source = b.build(lane.map((k) => loaded[Math.floor(k / inWord)]));
+        const shifts = b.build(lane.map((k) => b.constant((k % inWord) * bits, 'u32')));
+        out.push(b.and(b.binary('shr', source, shifts), b.constant(mask(bits), 'u32', width as Lanes)));
       }
-      for (const word of loaded) {
-        const moved = base ? b.binary('shr', word, base) : word;
-        for (let k = 0; k < inWord; k++) {
-          const shifted = b.binary('shr', moved, b.constant(k * bits, 'u32'));
-          elements.push(b.and(shifted, b.constant(mask(bits), 'u32')));
-        }
-      }
-      return chunk(b, elements, width);
+      return out;
     }
     const elements: KValue[] = [];
     for (let i = 0; i < lanes; i++) {

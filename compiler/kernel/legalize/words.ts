@@ -230,7 +230,10 @@ export class Words {
   /** The whole product of two pairs, four words. */
   product64(a: Pair, b: Pair): readonly [KValue, KValue, KValue, KValue] {
     const columns: KValue[][] = [[], [], [], []];
-    const [x, y] = [[a.lo, a.hi], [b.lo, b.hi]];
+    const [x, y] = [
+      [a.lo, a.hi],
+      [b.lo, b.hi],
+    ];
     for (const i of [0, 1]) {
       for (const j of [0, 1]) {
         columns[i + j].push(this.mul(x[i], y[j]));
@@ -261,10 +264,17 @@ export class Words {
   }
   negWords(a: readonly KValue[]): readonly KValue[] {
     const one = a.map((_, i) => this.c(i === a.length - 1 ? 1 : 0));
-    return this.addWords(a.map((word) => this.not(word)), one);
+    return this.addWords(
+      a.map((word) => this.not(word)),
+      one,
+    );
   }
   isZeroWords(a: readonly KValue[]): KValue {
-    return this.is('eq', a.reduce((x, y) => this.or(x, y)), 0);
+    return this.is(
+      'eq',
+      a.reduce((x, y) => this.or(x, y)),
+      0,
+    );
   }
   /** a << n, n below 32 · the number of words (a power of two). */
   shlWords(a: readonly KValue[], n: KValue): readonly KValue[] {

@@ -179,7 +179,7 @@ function log1p(m: Calc, x: KValue): KValue {
 export function asinh(m: Calc, x: KValue): KValue {
   const a = m.abs(x);
   const one = m.c(1);
-  const bound = 2 ** ((m.format.mantissa + 7) / 2 | 0);
+  const bound = 2 ** (((m.format.mantissa + 7) / 2) | 0);
   const huge = m.is('gt', a, m.c(bound));
   // asinh a = ln(1 + a + a² / (1 + √(1 + a²))), and ln a + ln 2 where a² drowns 1.
   const moderate = m.select(huge, one, a);
@@ -187,14 +187,14 @@ export function asinh(m: Calc, x: KValue): KValue {
   const t = m.add(moderate, m.div(square, m.add(one, m.sqrt(m.add(one, square)))));
   const large = m.add(logCore(m, m.select(huge, a, one), m.c(m.format.ln2[1])), m.c(m.format.ln2[0]));
   const magnitude = m.select(huge, large, log1p(m, t));
-  const tiny = m.is('lt', a, m.c(2 ** -(m.format.mantissa / 2 + 2 | 0)));
+  const tiny = m.is('lt', a, m.c(2 ** -((m.format.mantissa / 2 + 2) | 0)));
   const out = m.withSign(m.select(tiny, a, magnitude), x);
   return m.select(m.or(m.isNaN(x), m.isInfinite(x)), x, out);
 }
 
 export function acosh(m: Calc, x: KValue): KValue {
   const one = m.c(1);
-  const huge = m.is('gt', x, m.c(2 ** ((m.format.mantissa + 7) / 2 | 0)));
+  const huge = m.is('gt', x, m.c(2 ** (((m.format.mantissa + 7) / 2) | 0)));
   const t = m.sub(m.select(huge, one, x), one);
   const root = m.sqrt(m.mul(t, m.add(t, m.c(2))));
   const large = m.add(logCore(m, m.select(huge, x, one), m.c(m.format.ln2[1])), m.c(m.format.ln2[0]));
@@ -211,7 +211,7 @@ export function atanh(m: Calc, x: KValue): KValue {
   const safe = m.select(inside, a, m.c(0.5));
   const twice = m.add(safe, safe);
   const half = m.mul(m.c(0.5), log1p(m, m.div(twice, m.sub(one, safe))));
-  const tiny = m.is('lt', a, m.c(2 ** -(m.format.mantissa / 2 + 2 | 0)));
+  const tiny = m.is('lt', a, m.c(2 ** -((m.format.mantissa / 2 + 2) | 0)));
   const edge = m.select(m.is('eq', a, one), m.infinity, m.nan);
   const magnitude = m.select(inside, m.select(tiny, a, half), edge);
   return m.select(m.isNaN(x), x, m.select(m.is('gt', a, one), m.nan, m.withSign(magnitude, x)));

@@ -82,7 +82,8 @@ function reduce(m: Calc, x: KValue): Reduced {
   const table = [...Array<number>(pad).fill(0), ...twoOverPi];
   const windowWords = wide ? 6 : 3;
   const offset = b.bitcast(
-    b.add(exponent, b.constant(32 * pad - format.mantissa - 2, 'i32', lanes)), ktype('u32', lanes),
+    b.add(exponent, b.constant(32 * pad - format.mantissa - 2, 'i32', lanes)),
+    ktype('u32', lanes),
   );
   const largest = (wide ? 1023 : 127) + 32 * pad - format.mantissa - 2;
   const index = shr(b, offset, m.word(5));
@@ -209,7 +210,10 @@ export function tan(m: Calc, x: KValue): KValue {
 // --- inverse functions -------------------------------------------------------------------------------------------
 
 /** s = √((1 - a)/2) as a short high part and the rest, for the identities of asin and acos above ½. */
-function halfAngle(m: Calc, a: KValue): { readonly z: KValue; readonly s: KValue; readonly head: KValue; readonly rest: KValue } {
+function halfAngle(
+  m: Calc,
+  a: KValue,
+): { readonly z: KValue; readonly s: KValue; readonly head: KValue; readonly rest: KValue } {
   const z = m.mul(m.sub(m.c(1), a), m.c(0.5));
   const s = m.sqrt(z);
   const head = m.float(m.and(m.bits(s), m.int(-(1n << BigInt(m.format.splitBits)))));
@@ -260,7 +264,10 @@ function atanPositive(m: Calc, a: KValue): KValue {
     { from: 7 / 16, numerator: m.sub(m.add(a, a), c(1)), denominator: m.add(c(2), a), at: format.atanHalf },
     { from: 11 / 16, numerator: m.sub(a, c(1)), denominator: m.add(a, c(1)), at: format.quarterPi },
     {
-      from: 19 / 16, numerator: m.sub(a, c(1.5)), denominator: m.add(c(1), m.mul(c(1.5), a)), at: format.atanThreeHalves,
+      from: 19 / 16,
+      numerator: m.sub(a, c(1.5)),
+      denominator: m.add(c(1), m.mul(c(1.5), a)),
+      at: format.atanThreeHalves,
     },
     { from: 39 / 16, numerator: c(-1), denominator: a, at: format.halfPi },
   ];
