@@ -2,8 +2,8 @@
  * Mathematical functions as Kernel IR: built from add, mul, div, sqrt, integer ops, select and bitcast only, without
  * branches or tables, so that every backend computes the same and compilers can vectorise them.
  *
- * Each function becomes a helper (`tutti_exp_f32x4`) that kernels call. f16 and bf16 compute in f32. Worst errors in
- * ulp where division and square root are correctly rounded; f32 is tested against f64, f64 against JavaScript's Math
+ * Each function becomes a helper (`tutti_exp_f32x4`) that kernels call. f16 and bf16 compute in f32. The tables below bound the error in
+ * ulp where division and square root are correctly rounded; f32 is tested against f64, f64 against JavaScript's Math, itself an ulp off.
  */
 import { KernelBuilder } from './builder.js';
 import { Calc } from './math/calc.js';
