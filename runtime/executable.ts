@@ -205,10 +205,14 @@ export class Executable {
   async #dispose(): Promise<void> {
     // Work that was given up may still run: the queue's order tells when it is over.
     if (this.#abandoned) await this.#device.queue.submit({}).catch(() => undefined);
-    this.#list?.release();
-    this.#constants.release();
-    freeAll(this.#buffers);
-    releaseAll(this.#kernels);
+    try {
+      this.#list?.release();
+      freeAll(this.#buffers);
+      releaseAll(this.#kernels);
+    } finally {
+      // Shared with others: the count must be right whatever became of the rest.
+      this.#constants.release();
+    }
   }
 }
 

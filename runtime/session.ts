@@ -185,7 +185,12 @@ export class Session {
         // A device that is lost never finishes what it has begun, and has nothing to give back.
         const lost = this.#handle.device.lost.catch(() => undefined);
         await Promise.race([lost, Promise.allSettled(this.#active)]);
-        await Promise.race([lost, this.#specialisations.close()]);
+        await Promise.race([
+          lost,
+          this.#specialisations.close().catch((error) => {
+            if (this.#lost === undefined) throw error;
+          }),
+        ]);
       } finally {
         await this.#handle.release();
       }

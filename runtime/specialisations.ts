@@ -26,6 +26,7 @@ export class Specialisations {
   readonly #entries = new Map<string, Entry>();
   /** Those given up and not yet gone. */
   readonly #retiring = new Set<Promise<void>>();
+  readonly #failures: unknown[] = [];
 
   constructor(capacity: number) {
     this.#capacity = capacity;
@@ -96,10 +97,14 @@ export class Specialisations {
     return idle.length > 0;
   }
 
-  /** Gives up all, those in use when their last user is done; resolves when nothing is left. */
+  /**
+   * Gives up all, those in use when their last user is done; resolves when nothing is left. Rejects, then too, if
+   * anything could not be given back.
+   */
   async close(): Promise<void> {
     for (const entry of [...this.#entries.values()]) this.#retire(entry);
     while (this.#retiring.size > 0) await Promise.all(this.#retiring);
+    if (this.#failures.length > 0) throw this.#failures[0];
   }
 
   #retire(entry: Entry): void {
@@ -113,7 +118,13 @@ export class Specialisations {
   }
 
   #dispose(entry: Entry, done: () => void): void {
-    // A build that failed left nothing; a device that is lost has nothing to give back.
-    entry.executable.then((executable) => executable.dispose()).then(done, done);
+    entry.executable
+      .then(
+        (executable) => executable.dispose(),
+        // A build that failed left nothing.
+        () => undefined,
+      )
+      .catch((error: unknown) => this.#failures.push(error))
+      .finally(done);
   }
 }
