@@ -49,7 +49,9 @@ export function compareTensors(actual: HostTensor, expected: HostTensor, { rtol,
   const [a, e] = [numbersOf(actual), numbersOf(expected)];
   let [maxDifference, maxExpected, mismatches, first] = [0, 0, 0, -1];
   for (let i = 0; i < e.length; i++) {
-    const same = wide ? actual.data[i] === expected.data[i] : a[i] === e[i] || (Number.isNaN(a[i]) && Number.isNaN(e[i]));
+    const same = wide
+      ? actual.data[i] === expected.data[i]
+      : a[i] === e[i] || (Number.isNaN(a[i]) && Number.isNaN(e[i]));
     if (Number.isFinite(e[i])) maxExpected = Math.max(maxExpected, Math.abs(e[i]));
     if (same) continue;
     const finite = Number.isFinite(a[i]) && Number.isFinite(e[i]);

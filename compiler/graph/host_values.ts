@@ -7,12 +7,33 @@ import { type DType, isInt } from '../dtype.js';
 import { emptyTensor, type HostTensor, sizeOf } from '../tensor.js';
 import { GraphBuilder } from './builder.js';
 import {
-  addDims, boundsOf, type Dim, dimEquals, floorDivDims, isConcrete, isSymbolic, maxDims, minDims, modDims, mulDims,
-  productOf, subDims, SymDim,
+  addDims,
+  boundsOf,
+  type Dim,
+  dimEquals,
+  floorDivDims,
+  isConcrete,
+  isSymbolic,
+  maxDims,
+  minDims,
+  modDims,
+  mulDims,
+  productOf,
+  SymDim,
+  subDims,
 } from './dims.js';
 import { evaluateNode } from './evaluate.js';
 import type {
-  BinaryOp, DimBounds, Graph, Node, OpAttrs, OpKind, SourceRef, TensorType, UnaryOp, Value,
+  BinaryOp,
+  DimBounds,
+  Graph,
+  Node,
+  OpAttrs,
+  OpKind,
+  SourceRef,
+  TensorType,
+  UnaryOp,
+  Value,
 } from './types.js';
 
 /** Integer tensors up to this size are looked into for dims. */
@@ -49,7 +70,11 @@ export class HostBuilder extends GraphBuilder {
   }
 
   override node<K extends OpKind>(
-    kind: K, inputs: readonly Value[], attrs: OpAttrs[K], types: readonly TensorType[], names: readonly string[] = [],
+    kind: K,
+    inputs: readonly Value[],
+    attrs: OpAttrs[K],
+    types: readonly TensorType[],
+    names: readonly string[] = [],
     source: SourceRef = this.source,
   ): readonly Value[] {
     const outputs = super.node(kind, inputs, attrs, types, names, source);
@@ -94,8 +119,12 @@ export class HostBuilder extends GraphBuilder {
   /** Interval of a dim under the declared bounds. Also sees that x/2 is at most x. */
   boundsOf(dim: Dim): DimBounds {
     const { min, max } = boundsOf(dim, this.#bounds);
-    if (!isSymbolic(dim) || !dim.terms.some(({ atoms }) => atoms.some(({ fn }) => fn === 'floordiv'))) return { min, max };
-    return { min: Math.max(min, Math.ceil(relaxed(dim, 'min', this.#bounds))), max: Math.min(max, Math.floor(relaxed(dim, 'max', this.#bounds))) };
+    if (!isSymbolic(dim) || !dim.terms.some(({ atoms }) => atoms.some(({ fn }) => fn === 'floordiv')))
+      return { min, max };
+    return {
+      min: Math.max(min, Math.ceil(relaxed(dim, 'min', this.#bounds))),
+      max: Math.min(max, Math.floor(relaxed(dim, 'max', this.#bounds))),
+    };
   }
 
   /** Elements of a small integer or bool tensor, row-major, symbolic where need be; undefined if not known. */
@@ -157,7 +186,9 @@ export class HostBuilder extends GraphBuilder {
     const inputs = node.inputs.map((input) => this.#tensors.get(input.id));
     const known = inputs.every((tensor): tensor is HostTensor => tensor !== undefined);
     const results = known ? evaluateNode(node, inputs) : [];
-    node.outputs.forEach((output, i) => this.#tensors.set(output.id, results[i]));
+    node.outputs.forEach((output, i) => {
+      this.#tensors.set(output.id, results[i]);
+    });
   }
 
   #symbolic(node: Node): readonly Dim[] | undefined {
@@ -293,13 +324,21 @@ type Contents = readonly (readonly Dim[])[];
 
 /** Ops that only move elements: what they do to positions, they do to contents. Which inputs hold elements: */
 const movement: Partial<Record<OpKind, readonly number[] | 'all'>> = {
-  reshape: [0], transpose: [0], broadcast: [0], slice: [0], concat: 'all', pad: 'all', gather: [0], gather_elements: [0],
+  reshape: [0],
+  transpose: [0],
+  broadcast: [0],
+  slice: [0],
+  concat: 'all',
+  pad: 'all',
+  gather: [0],
+  gather_elements: [0],
   gather_nd: [0],
 };
 
 const sameSign = (a: Dim, b: Dim, bounds: Bounds): boolean => bounds(a).min >= 0 && bounds(b).min > 0;
 type Combine = (a: Dim, b: Dim, bounds: Bounds) => Dim | undefined;
-const compare = (yes: (a: DimBounds, b: DimBounds) => boolean, no: (a: DimBounds, b: DimBounds) => boolean): Combine =>
+const compare =
+  (yes: (a: DimBounds, b: DimBounds) => boolean, no: (a: DimBounds, b: DimBounds) => boolean): Combine =>
   (a, b, bounds) => {
     // The bounds of the difference see what two expressions share.
     const difference = bounds(subDims(a, b));
@@ -318,10 +357,22 @@ const combine: Partial<Record<BinaryOp, Combine>> = {
   min: minDims,
   eq: (a, b, bounds) => (dimEquals(a, b) ? 1 : disjoint(bounds(subDims(a, b))) ? 0 : undefined),
   ne: (a, b, bounds) => (dimEquals(a, b) ? 0 : disjoint(bounds(subDims(a, b))) ? 1 : undefined),
-  lt: compare((d) => d.max < 0, (d) => d.min >= 0),
-  le: compare((d) => d.max <= 0, (d) => d.min > 0),
-  gt: compare((d) => d.min > 0, (d) => d.max <= 0),
-  ge: compare((d) => d.min >= 0, (d) => d.max < 0),
+  lt: compare(
+    (d) => d.max < 0,
+    (d) => d.min >= 0,
+  ),
+  le: compare(
+    (d) => d.max <= 0,
+    (d) => d.min > 0,
+  ),
+  gt: compare(
+    (d) => d.min > 0,
+    (d) => d.max <= 0,
+  ),
+  ge: compare(
+    (d) => d.min >= 0,
+    (d) => d.max < 0,
+  ),
 };
 const disjoint = (difference: DimBounds): boolean => difference.min > 0 || difference.max < 0;
 const isExact = (a: Dim, b: Dim): boolean => {
@@ -371,7 +422,13 @@ function moved(node: Node, contents: Contents): readonly Dim[] | undefined {
   for (const [i, input] of node.inputs.entries()) {
     const shape = input.type.shape as readonly number[];
     if (holders === 'all' || holders?.includes(i)) {
-      inputs.push(tensorOfIntegers('i64', shape, contents[i].map((_, k) => pool.length + k)));
+      inputs.push(
+        tensorOfIntegers(
+          'i64',
+          shape,
+          contents[i].map((_, k) => pool.length + k),
+        ),
+      );
       pool.push(...contents[i]);
     } else if (isConcrete(contents[i])) inputs.push(tensorOfIntegers(input.type.dtype, shape, contents[i]));
     else return undefined;

@@ -47,7 +47,7 @@ export function specialise(graph: Graph, bindings: Bindings, resolvers: SourceRe
   const sizes = bindDims(graph, bindings);
   const b = new HostBuilder(graph.name);
   const mapped = new Map<number, Value>();
-  const valueOf = (value: Value): Value => {
+  const mappedValue = (value: Value): Value => {
     const known = mapped.get(value.id);
     if (known !== undefined) return known;
     const data = graph.constants.get(value.id);
@@ -65,7 +65,7 @@ export function specialise(graph: Graph, bindings: Bindings, resolvers: SourceRe
     if (data !== undefined) b.provide(value, data, () => bindings.onUse?.(input.name));
   }
   for (const node of graph.nodes) {
-    const inputs = node.inputs.map(valueOf);
+    const inputs = node.inputs.map(mappedValue);
     const outputs = node.op === 'source_op' ? resolve(b, node, inputs, resolvers) : rebuild(b, node, inputs, sizes);
     node.outputs.forEach((output, i) => {
       const folded = fold(b, outputs[i]);
@@ -73,7 +73,7 @@ export function specialise(graph: Graph, bindings: Bindings, resolvers: SourceRe
       mapped.set(output.id, folded);
     });
   }
-  for (const { name, value } of graph.outputs) b.output(name, valueOf(value));
+  for (const { name, value } of graph.outputs) b.output(name, mappedValue(value));
   return b.finish();
 }
 
@@ -123,7 +123,9 @@ function bindDims(graph: Graph, { dims = {}, shapes = {} }: Bindings): ReadonlyM
   }
   for (const { name: input, type } of graph.inputs) {
     const unbound = type.unknown
-      ? shapes[input] === undefined ? 'its rank' : undefined
+      ? shapes[input] === undefined
+        ? 'its rank'
+        : undefined
       : type.shape.map(plainName).find((name) => name !== undefined && !sizes.has(name));
     if (unbound !== undefined) {
       throw new TuttiError('E_INPUT', `the shape of input ${input} is not known: ${unbound}`, {
@@ -137,7 +139,9 @@ function bindDims(graph: Graph, { dims = {}, shapes = {} }: Bindings): ReadonlyM
 }
 
 function bindShape(
-  input: Value, shape: readonly number[], bind: (name: string, size: number, origin: string) => void,
+  input: Value,
+  shape: readonly number[],
+  bind: (name: string, size: number, origin: string) => void,
 ): void {
   const { type } = input;
   if (type.unknown) {
@@ -166,7 +170,10 @@ function bindShape(
 }
 
 function rebuild(
-  b: HostBuilder, node: Exclude<Node, NodeOf<'source_op'>>, inputs: readonly Value[], sizes: ReadonlyMap<string, Dim>,
+  b: HostBuilder,
+  node: Exclude<Node, NodeOf<'source_op'>>,
+  inputs: readonly Value[],
+  sizes: ReadonlyMap<string, Dim>,
 ): readonly Value[] {
   b.source = node.source;
   return b.op<OpKind>(node.op, inputs, substitute(node.attrs, sizes) as typeof node.attrs, [], node.source);
@@ -181,7 +188,10 @@ function substitute(value: unknown, sizes: ReadonlyMap<string, Dim>): unknown {
 }
 
 function resolve(
-  b: HostBuilder, node: NodeOf<'source_op'>, inputs: readonly Value[], resolvers: SourceResolvers,
+  b: HostBuilder,
+  node: NodeOf<'source_op'>,
+  inputs: readonly Value[],
+  resolvers: SourceResolvers,
 ): readonly Value[] {
   const subject = describe(node.source);
   const resolver = resolvers.get(node.attrs.domain);
@@ -201,11 +211,15 @@ function resolve(
   } catch (error) {
     if (!(error instanceof NotConstant)) throw error;
     const given = node.inputs[node.attrs.present.slice(0, error.input).filter(Boolean).length];
-    throw new TuttiError('E_UNSUPPORTED', `input ${error.input} (${given?.name ?? error.value.name}) must be a constant`, {
-      subject,
-      expected: 'a value that follows from constants and shapes',
-      found: 'one that depends on the data of the model inputs',
-    });
+    throw new TuttiError(
+      'E_UNSUPPORTED',
+      `input ${error.input} (${given?.name ?? error.value.name}) must be a constant`,
+      {
+        subject,
+        expected: 'a value that follows from constants and shapes',
+        found: 'one that depends on the data of the model inputs',
+      },
+    );
   }
 }
 

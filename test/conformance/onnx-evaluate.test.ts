@@ -44,7 +44,9 @@ describe.skipIf(onnxData.missing)('ONNX backend tests on the host', () => {
     };
     const filter = process.env.TUTTI_ONNX_FILTER;
     const names = caseNames(root).filter((name) => filter === undefined || new RegExp(filter).test(name));
-    const outcomes = names.filter((name) => runCase(root, name).verdict === 'passed').map((name) => runCase(root, name, again));
+    const outcomes = names
+      .filter((name) => runCase(root, name).verdict === 'passed')
+      .map((name) => runCase(root, name, again));
     const report = process.env.TUTTI_ONNX_REPORT;
     if (report) writeFileSync(`${report}-export.json`, JSON.stringify(outcomes, null, 1));
     const passed = outcomes.filter(({ verdict }) => verdict === 'passed').length;

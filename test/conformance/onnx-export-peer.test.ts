@@ -9,14 +9,23 @@ import { bind, readTensor } from '../support/onnx_cases.js';
 
 const runtime = await import('onnxruntime-node').catch(() => undefined);
 
-const models = ['mnist-cnn8', 'mobilenetv2-fp32-derived', 'yunet-dynamic', 'transformer-encoder-tiny', 'superres-espcn-x3', 'basic-pitch'];
+const models = [
+  'mnist-cnn8',
+  'mobilenetv2-fp32-derived',
+  'yunet-dynamic',
+  'transformer-encoder-tiny',
+  'superres-espcn-x3',
+  'basic-pitch',
+];
 
 describe.skipIf(modelsData.missing !== undefined || runtime === undefined)('exported models in ONNX Runtime', () => {
   it.each(models)('%s', { timeout: 300_000 }, async (name) => {
     if (runtime === undefined) return;
     const folder = join(modelsData.path, name);
     const set = join(folder, 'test_data_set_0');
-    const inputs = Array.from({ length: 8 }, (_, k) => join(set, `input_${k}.pb`)).filter(existsSync).map(readTensor);
+    const inputs = Array.from({ length: 8 }, (_, k) => join(set, `input_${k}.pb`))
+      .filter(existsSync)
+      .map(readTensor);
     const graph = bind(importOnnx(readFileSync(join(folder, 'model.onnx'))), inputs);
     const session = await runtime.InferenceSession.create(exportOnnx(graph), { graphOptimizationLevel: 'disabled' });
     try {

@@ -4,29 +4,46 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { compareTensors, numbersOf } from '../../compiler/compare.js';
 import { importOnnx } from '../../compiler/frontends/onnx/index.js';
-import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import { isConcrete } from '../../compiler/graph/dims.js';
+import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 import { modelsData } from '../support/data.js';
 import { bind, readTensor } from '../support/onnx_cases.js';
 
 const small = [
-  'mnist-cnn8', 'mnist-cnn-bn', 'magika-v1', 'transformer-encoder-tiny', 'bert-toy', 'ppocr-cls-v2', 'fastestdet',
+  'mnist-cnn8',
+  'mnist-cnn-bn',
+  'magika-v1',
+  'transformer-encoder-tiny',
+  'bert-toy',
+  'ppocr-cls-v2',
+  'fastestdet',
   'gpt2-attention-block-768',
 ] as const;
 const large = [
-  'mobilenetv2-fp32-derived', 'mobilenetv2-int8-qdq', 'superres-espcn-x3', 'ultraface-rfb320', 'yolox-nano',
-  'yunet-dynamic', 'ppocr-det-v3-en', 'dnsmos-p835', 'basic-pitch',
+  'mobilenetv2-fp32-derived',
+  'mobilenetv2-int8-qdq',
+  'superres-espcn-x3',
+  'ultraface-rfb320',
+  'yolox-nano',
+  'yunet-dynamic',
+  'ppocr-det-v3-en',
+  'dnsmos-p835',
+  'basic-pitch',
 ] as const;
 
 const tensors = (folder: string, kind: string): HostTensor[] =>
-  Array.from({ length: 16 }, (_, k) => join(folder, `${kind}_${k}.pb`)).filter((path) => existsSync(path)).map(readTensor);
+  Array.from({ length: 16 }, (_, k) => join(folder, `${kind}_${k}.pb`))
+    .filter((path) => existsSync(path))
+    .map(readTensor);
 
 describe.skipIf(modelsData.missing)('real models on the host', () => {
   const all = process.env.TUTTI_MODELS_ALL !== undefined;
   for (const name of [...small, ...large]) {
     const evaluate = all || (small as readonly string[]).includes(name);
-    it(`${name} imports and specialises${evaluate ? ' and computes its reference outputs' : ''}`, { timeout: 900_000 }, () => {
+    it(`${name} imports and specialises${evaluate ? ' and computes its reference outputs' : ''}`, {
+      timeout: 900_000,
+    }, () => {
       const folder = join(modelsData.path, name);
       const graph = importOnnx(readFileSync(join(folder, 'model.onnx')));
       for (const set of readdirSync(folder).filter((entry) => entry.startsWith('test_data_set'))) {
@@ -36,7 +53,8 @@ describe.skipIf(modelsData.missing)('real models on the host', () => {
         for (const node of concrete.nodes) kinds.set(node.op, (kinds.get(node.op) ?? 0) + 1);
         expect(kinds.has('source_op') || kinds.has('shape_of')).toBe(false);
         expect(concrete.nodes.every((node) => node.outputs.every(({ type }) => isConcrete(type.shape)))).toBe(true);
-        if (process.env.TUTTI_VERBOSE) console.log(name, concrete.nodes.length, JSON.stringify(Object.fromEntries(kinds)));
+        if (process.env.TUTTI_VERBOSE)
+          console.log(name, concrete.nodes.length, JSON.stringify(Object.fromEntries(kinds)));
         if (!evaluate) continue;
         const results = evaluateGraph(concrete, new Map(concrete.inputs.map((input, i) => [input.name, inputs[i]])));
         for (const [k, expected] of tensors(join(folder, set), 'output').entries()) {

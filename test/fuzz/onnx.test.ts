@@ -9,8 +9,14 @@ import { f32, i64, model, node, value } from '../support/onnx_model.js';
 const valid = model({
   inputs: [value('x', 'f32', ['n', 3, 8, 8])],
   initializers: {
-    w: f32([2, 3, 3, 3], ...Array.from({ length: 54 }, (_, i) => i / 54)), b: f32([2], 1, 2), zero: { ...i64(0), shape: [] },
-    axis: i64(0), rest: i64(-1), scales: f32([4], 1, 1, 2, 2), starts: i64(0, 0), ends: i64(1, 4),
+    w: f32([2, 3, 3, 3], ...Array.from({ length: 54 }, (_, i) => i / 54)),
+    b: f32([2], 1, 2),
+    zero: { ...i64(0), shape: [] },
+    axis: i64(0),
+    rest: i64(-1),
+    scales: f32([4], 1, 1, 2, 2),
+    starts: i64(0, 0),
+    ends: i64(1, 4),
   },
   nodes: [
     node('c = Conv(x, w, b)', { pads: [1n, 1n, 1n, 1n], strides: [2n, 2n] }),
@@ -32,13 +38,22 @@ const valid = model({
   ],
   graph: {},
   functions: [
-    { name: 'Double', domain: 'my', input: ['a'], output: ['r'], opsetImport: [{ domain: '', version: 21n }], node: [node('r = Add(a, a)')] },
+    {
+      name: 'Double',
+      domain: 'my',
+      input: ['a'],
+      output: ['r'],
+      opsetImport: [{ domain: '', version: 21n }],
+      node: [node('r = Add(a, a)')],
+    },
   ],
   outputs: ['y', 'k'],
 });
 const whole = model({
-  inputs: [value('x', 'f32', ['n', 4])], initializers: { w: f32([4, 2], 1, 2, 3, 4, 5, 6, 7, 8) },
-  nodes: [node('y = MatMul(x, w)')], outputs: ['y'],
+  inputs: [value('x', 'f32', ['n', 4])],
+  initializers: { w: f32([4, 2], 1, 2, 3, 4, 5, 6, 7, 8) },
+  nodes: [node('y = MatMul(x, w)')],
+  outputs: ['y'],
 });
 
 /** Imports and, where that works, specialises. Errors other than TuttiError pass through and fail the property. */
@@ -68,7 +83,11 @@ function mutate(bytes: Uint8Array, edits: readonly { at: number; kind: number; b
 }
 
 const edits = fc.array(
-  fc.record({ at: fc.double({ min: 0, max: 0.999999, noNaN: true }), kind: fc.integer({ min: 0, max: 4 }), byte: fc.nat(255) }),
+  fc.record({
+    at: fc.double({ min: 0, max: 0.999999, noNaN: true }),
+    kind: fc.integer({ min: 0, max: 4 }),
+    byte: fc.nat(255),
+  }),
   { minLength: 1, maxLength: 6 },
 );
 
@@ -79,32 +98,44 @@ describe('fuzzed ONNX files', () => {
   });
 
   it('mutations of valid files give a model or a TuttiError', () => {
-    fc.assert(fc.property(fc.constantFrom(valid, whole), edits, (bytes, list) => {
-      attempt(mutate(bytes, list));
-    }), { numRuns: 4000 });
+    fc.assert(
+      fc.property(fc.constantFrom(valid, whole), edits, (bytes, list) => {
+        attempt(mutate(bytes, list));
+      }),
+      { numRuns: 4000 },
+    );
   });
 
   it('random bytes give a TuttiError', () => {
-    fc.assert(fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
-      expect(attempt(bytes)).toBeInstanceOf(TuttiError);
-    }), { numRuns: 2000 });
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
+        expect(attempt(bytes)).toBeInstanceOf(TuttiError);
+      }),
+      { numRuns: 2000 },
+    );
   });
 
   it('random bytes after the header of a graph give a model or a TuttiError', () => {
-    fc.assert(fc.property(fc.uint8Array({ maxLength: 100 }), (bytes) => {
-      attempt(Uint8Array.of(0x42, 2, 0x10, 21, 0x3a, bytes.length, ...bytes));
-    }), { numRuns: 2000 });
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 100 }), (bytes) => {
+        attempt(Uint8Array.of(0x42, 2, 0x10, 21, 0x3a, bytes.length, ...bytes));
+      }),
+      { numRuns: 2000 },
+    );
   });
 
   it('damaged tensors give a tensor or a TuttiError', () => {
     const bytes = decode('ModelProto', whole).graph?.initializer.length;
     expect(bytes).toBe(1);
-    fc.assert(fc.property(fc.uint8Array({ maxLength: 60 }), (data) => {
-      try {
-        tensorOf(decode('TensorProto', data), 'fuzz');
-      } catch (error) {
-        expect(error).toBeInstanceOf(TuttiError);
-      }
-    }), { numRuns: 3000 });
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 60 }), (data) => {
+        try {
+          tensorOf(decode('TensorProto', data), 'fuzz');
+        } catch (error) {
+          expect(error).toBeInstanceOf(TuttiError);
+        }
+      }),
+      { numRuns: 3000 },
+    );
   });
 });

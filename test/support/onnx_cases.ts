@@ -22,13 +22,16 @@ const resolvers = new Map([['', resolveOnnx]]);
 
 /** Folders that hold a model. */
 export const caseNames = (root: string): string[] =>
-  readdirSync(root).filter((name) => existsSync(join(root, name, 'model.onnx'))).sort();
+  readdirSync(root)
+    .filter((name) => existsSync(join(root, name, 'model.onnx')))
+    .sort();
 
 export const readTensor = (path: string): HostTensor => tensorOf(decode('TensorProto', readFileSync(path)), path);
 
 function readTensors(folder: string, kind: 'input' | 'output'): HostTensor[] {
   const tensors: HostTensor[] = [];
-  for (let k = 0; existsSync(join(folder, `${kind}_${k}.pb`)); k++) tensors.push(readTensor(join(folder, `${kind}_${k}.pb`)));
+  for (let k = 0; existsSync(join(folder, `${kind}_${k}.pb`)); k++)
+    tensors.push(readTensor(join(folder, `${kind}_${k}.pb`)));
   return tensors;
 }
 
@@ -53,7 +56,8 @@ export function runCase(folder: string, name: string, prepare = bind): Outcome {
       const inputs = readTensors(join(folder, name, set), 'input');
       const expected = readTensors(join(folder, name, set), 'output');
       const results = evaluateGraph(
-        prepare(graph, inputs), new Map(graph.inputs.map((input, i) => [input.name, inputs[i]])),
+        prepare(graph, inputs),
+        new Map(graph.inputs.map((input, i) => [input.name, inputs[i]])),
       );
       for (const [k, tensor] of expected.entries()) {
         const actual = results.get(graph.outputs[k].name) as HostTensor;
@@ -67,6 +71,11 @@ export function runCase(folder: string, name: string, prepare = bind): Outcome {
       return { name, verdict: 'unsupported', reason: error.message, ops };
     }
     const verdict = error instanceof TuttiError ? 'failed' : 'crashed';
-    return { name, verdict, reason: error instanceof Error ? (verdict === 'crashed' ? error.stack : error.message) : String(error), ops };
+    return {
+      name,
+      verdict,
+      reason: error instanceof Error ? (verdict === 'crashed' ? error.stack : error.message) : String(error),
+      ops,
+    };
   }
 }

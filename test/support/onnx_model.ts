@@ -1,8 +1,9 @@
 // Small ONNX models, written out: for tests of the frontend.
+
+import type { DType } from '../../compiler/dtype.js';
 import { encode, protoOf } from '../../compiler/frontends/onnx/index.js';
 import type { MessageInit } from '../../compiler/frontends/onnx/proto.js';
 import { onnxTypeOf } from '../../compiler/frontends/onnx/tensors.js';
-import type { DType } from '../../compiler/dtype.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 
 type AttributeValue = number | bigint | string | readonly bigint[] | HostTensor | MessageInit<'GraphProto'>;
@@ -19,7 +20,9 @@ export function attribute(name: string, value: AttributeValue): MessageInit<'Att
 
 /** `out, out = Op(in, in)`, e.g. node('y = Add(x, c)'). */
 export function node(
-  text: string, attrs: Readonly<Record<string, AttributeValue>> = {}, more: MessageInit<'NodeProto'> = {},
+  text: string,
+  attrs: Readonly<Record<string, AttributeValue>> = {},
+  more: MessageInit<'NodeProto'> = {},
 ): MessageInit<'NodeProto'> {
   const [, outputs, op, inputs] = /^(.*?)\s*=\s*(\w+)\((.*)\)$/.exec(text) ?? [];
   const names = (list: string): string[] => (list.trim() === '' ? [] : list.split(',').map((name) => name.trim()));
@@ -34,7 +37,9 @@ export function node(
 
 /** A dim is a size, a name, or null where nothing is said. */
 export const value = (
-  name: string, dtype: DType, shape?: readonly (number | string | null)[],
+  name: string,
+  dtype: DType,
+  shape?: readonly (number | string | null)[],
 ): MessageInit<'ValueInfoProto'> => ({
   name,
   type: {
@@ -50,10 +55,14 @@ export const value = (
 });
 
 export const f32 = (shape: readonly number[], ...data: readonly number[]): HostTensor => ({
-  dtype: 'f32', shape, data: Float32Array.from(data),
+  dtype: 'f32',
+  shape,
+  data: Float32Array.from(data),
 });
 export const i64 = (...data: readonly number[]): HostTensor => ({
-  dtype: 'i64', shape: [data.length], data: BigInt64Array.from(data, BigInt),
+  dtype: 'i64',
+  shape: [data.length],
+  data: BigInt64Array.from(data, BigInt),
 });
 
 export interface ModelInit {

@@ -35,7 +35,10 @@ describe('names', () => {
     outputs: ['y'],
   });
   it('of nodes and values survive', () => {
-    expect(graph.nodes.map(({ source }) => source)).toEqual([{ node: 'features.3', op: 'Relu' }, { node: 'Neg_1', op: 'Neg' }]);
+    expect(graph.nodes.map(({ source }) => source)).toEqual([
+      { node: 'features.3', op: 'Relu' },
+      { node: 'Neg_1', op: 'Neg' },
+    ]);
     expect(graph.nodes.flatMap(({ outputs }) => outputs.map(({ name }) => name))).toEqual(['h', 'y']);
     expect(graph.outputs[0].name).toBe('y');
   });
@@ -91,7 +94,11 @@ describe('symbolic shapes', () => {
   });
 
   it('undecided broadcasts wait for numbers', () => {
-    const graph = load({ inputs: [value('x', 'f32', ['n']), value('y', 'f32', ['m'])], nodes: [node('z = Add(x, y)')], outputs: ['z'] });
+    const graph = load({
+      inputs: [value('x', 'f32', ['n']), value('y', 'f32', ['m'])],
+      nodes: [node('z = Add(x, y)')],
+      outputs: ['z'],
+    });
     expect(kinds(graph)).toEqual(['source_op']);
     expect(run(graph, { x: f32([1], 10), y: f32([2], 1, 2) })).toEqual(f32([2], 11, 12));
     expect(run(graph, { x: f32([2], 10, 20), y: f32([1], 1) })).toEqual(f32([2], 11, 21));
@@ -130,7 +137,11 @@ describe('symbolic shapes', () => {
 });
 
 describe('shapes and dims from the user', () => {
-  const init: ModelInit = { inputs: [value('x', 'f32', ['n', 3]), value('y', 'f32', ['n', 3])], nodes: [node('z = Add(x, y)')], outputs: ['z'] };
+  const init: ModelInit = {
+    inputs: [value('x', 'f32', ['n', 3]), value('y', 'f32', ['n', 3])],
+    nodes: [node('z = Add(x, y)')],
+    outputs: ['z'],
+  };
 
   it('fix dims everywhere, and may be repeated later', () => {
     expect(shapeOf(load(init, { dims: { n: 4 } }))).toBe('[4, 3]');
@@ -162,7 +173,11 @@ describe('shapes and dims from the user', () => {
 });
 
 describe('parameters from data', () => {
-  const graph = load({ inputs: [value('x', 'f32', [4]), value('s', 'i64', [2])], nodes: [node('y = Reshape(x, s)')], outputs: ['y'] });
+  const graph = load({
+    inputs: [value('x', 'f32', [4]), value('s', 'i64', [2])],
+    nodes: [node('y = Reshape(x, s)')],
+    outputs: ['y'],
+  });
 
   it('are taken from given input data, which are reported', () => {
     const used: string[] = [];
@@ -180,8 +195,15 @@ describe('parameters from data', () => {
 
 describe('functions', () => {
   const scaled = {
-    name: 'Scaled', domain: 'my', input: ['a', 'bias'], output: ['r'], attribute: ['alpha'],
-    opsetImport: [{ domain: '', version: 18n }, { domain: 'my', version: 1n }],
+    name: 'Scaled',
+    domain: 'my',
+    input: ['a', 'bias'],
+    output: ['r'],
+    attribute: ['alpha'],
+    opsetImport: [
+      { domain: '', version: 18n },
+      { domain: 'my', version: 1n },
+    ],
     attributeProto: [{ name: 'beta', type: 1, f: 2 }],
     node: [
       node('h = LeakyRelu(a)', {}, { attribute: [{ name: 'alpha', type: 1, refAttrName: 'alpha' }] }),
@@ -192,7 +214,9 @@ describe('functions', () => {
   };
   const call = (attrs: Parameters<typeof node>[1]): Graph =>
     load({
-      inputs: [value('x', 'f32', [2])], functions: [scaled], outputs: ['y'],
+      inputs: [value('x', 'f32', [2])],
+      functions: [scaled],
+      outputs: ['y'],
       nodes: [node('y = Scaled(x)', attrs, { domain: 'my', name: 'call' })],
     });
 
@@ -205,8 +229,22 @@ describe('functions', () => {
   });
 
   it('that call themselves are refused', () => {
-    const endless = { name: 'F', domain: 'my', input: ['a'], output: ['r'], opsetImport: scaled.opsetImport, node: [node('r = F(a)', {}, { domain: 'my' })] };
-    const error = errorOf(() => load({ inputs: [value('x', 'f32', [1])], functions: [endless], nodes: [node('y = F(x)', {}, { domain: 'my' })], outputs: ['y'] }));
+    const endless = {
+      name: 'F',
+      domain: 'my',
+      input: ['a'],
+      output: ['r'],
+      opsetImport: scaled.opsetImport,
+      node: [node('r = F(a)', {}, { domain: 'my' })],
+    };
+    const error = errorOf(() =>
+      load({
+        inputs: [value('x', 'f32', [1])],
+        functions: [endless],
+        nodes: [node('y = F(x)', {}, { domain: 'my' })],
+        outputs: ['y'],
+      }),
+    );
     expect(error).toMatchObject({ code: 'E_MODEL_INVALID' });
   });
 });
@@ -218,14 +256,18 @@ describe('control flow', () => {
   };
   it('If of a constant is one branch', () => {
     const init: ModelInit = {
-      inputs: [value('x', 'f32', [1])], nodes: [node('y = If(c)', branches)], outputs: ['y'],
+      inputs: [value('x', 'f32', [1])],
+      nodes: [node('y = If(c)', branches)],
+      outputs: ['y'],
       initializers: { c: { dtype: 'bool', shape: [], data: Uint8Array.of(1) } },
     };
     expect(kinds(load(init))).toEqual(['neg']);
   });
   it('If of data selects where both branches have one shape', () => {
     const graph = load({
-      inputs: [value('x', 'f32', [1]), value('c', 'bool', [])], nodes: [node('y = If(c)', branches)], outputs: ['y'],
+      inputs: [value('x', 'f32', [1]), value('c', 'bool', [])],
+      nodes: [node('y = If(c)', branches)],
+      outputs: ['y'],
     });
     const flag = (bit: number): HostTensor => ({ dtype: 'bool', shape: [], data: Uint8Array.of(bit) });
     expect(run(graph, { x: f32([1], 3), c: flag(1) })).toEqual(f32([1], -3));
@@ -233,7 +275,13 @@ describe('control flow', () => {
   });
   it('Loop is refused by name', () => {
     const body = { name: 'b', node: [], output: [] };
-    const error = errorOf(() => load({ inputs: [value('x', 'f32', [1])], nodes: [node('y = Loop(, , x)', { body }, { name: 'again' })], outputs: ['y'] }));
+    const error = errorOf(() =>
+      load({
+        inputs: [value('x', 'f32', [1])],
+        nodes: [node('y = Loop(, , x)', { body }, { name: 'again' })],
+        outputs: ['y'],
+      }),
+    );
     expect(error.code).toBe('E_UNSUPPORTED');
     expect(error.message).toMatch(/again.*control flow \(Loop\)/);
   });
@@ -242,16 +290,26 @@ describe('control flow', () => {
 describe('old opsets', () => {
   it('broadcast only where asked, aligned at an axis', () => {
     const graph = load({
-      opset: 6, inputs: [value('x', 'f32', [2, 2]), value('b', 'f32', [2])],
-      nodes: [node('y = Add(x, b)', { broadcast: 1n, axis: 0n })], outputs: ['y'],
+      opset: 6,
+      inputs: [value('x', 'f32', [2, 2]), value('b', 'f32', [2])],
+      nodes: [node('y = Add(x, b)', { broadcast: 1n, axis: 0n })],
+      outputs: ['y'],
     });
     expect(run(graph, { x: f32([2, 2], 1, 2, 3, 4), b: f32([2], 10, 20) })).toEqual(f32([2, 2], 11, 12, 23, 24));
   });
   it('softmax flattens before opset 13', () => {
     const softmax = (opset: number) =>
-      run(load({ opset, inputs: [value('x', 'f32', [1, 2, 2])], nodes: [node('y = Softmax(x)', { axis: 1n })], outputs: ['y'] }), {
-        x: f32([1, 2, 2], 0, 0, 0, 0),
-      });
+      run(
+        load({
+          opset,
+          inputs: [value('x', 'f32', [1, 2, 2])],
+          nodes: [node('y = Softmax(x)', { axis: 1n })],
+          outputs: ['y'],
+        }),
+        {
+          x: f32([1, 2, 2], 0, 0, 0, 0),
+        },
+      );
     expect(softmax(12)).toEqual(f32([1, 2, 2], 0.25, 0.25, 0.25, 0.25));
     expect(softmax(13)).toEqual(f32([1, 2, 2], 0.5, 0.5, 0.5, 0.5));
   });
@@ -261,25 +319,138 @@ describe('models that are not valid', () => {
   const x = value('x', 'f32', [2, 3]);
   const relu = node('y = Relu(x)');
   it.each<[string, ModelInit, string, RegExp]>([
-    ['a cycle', { inputs: [x], nodes: [node('a = Add(x, b)'), node('b = Relu(a)')], outputs: ['b'] }, 'E_MODEL_INVALID', /cycle.*Add_0, Relu_1/],
-    ['a value defined twice', { inputs: [x], nodes: [relu, node('y = Neg(x)')], outputs: ['y'] }, 'E_MODEL_INVALID', /Neg_1.*y is defined twice/],
-    ['an input defined by a node', { inputs: [x], nodes: [node('x = Neg(x)')], outputs: ['x'] }, 'E_MODEL_INVALID', /x is defined twice/],
-    ['an undefined input', { inputs: [x], nodes: [node('y = Add(x, q)')], outputs: ['y'] }, 'E_MODEL_INVALID', /Add_0.*input q/],
+    [
+      'a cycle',
+      { inputs: [x], nodes: [node('a = Add(x, b)'), node('b = Relu(a)')], outputs: ['b'] },
+      'E_MODEL_INVALID',
+      /cycle.*Add_0, Relu_1/,
+    ],
+    [
+      'a value defined twice',
+      { inputs: [x], nodes: [relu, node('y = Neg(x)')], outputs: ['y'] },
+      'E_MODEL_INVALID',
+      /Neg_1.*y is defined twice/,
+    ],
+    [
+      'an input defined by a node',
+      { inputs: [x], nodes: [node('x = Neg(x)')], outputs: ['x'] },
+      'E_MODEL_INVALID',
+      /x is defined twice/,
+    ],
+    [
+      'an undefined input',
+      { inputs: [x], nodes: [node('y = Add(x, q)')], outputs: ['y'] },
+      'E_MODEL_INVALID',
+      /Add_0.*input q/,
+    ],
     ['an undefined output', { inputs: [x], nodes: [relu], outputs: ['q'] }, 'E_MODEL_INVALID', /output q/],
     ['no outputs', { inputs: [x], nodes: [relu], outputs: [] }, 'E_MODEL_INVALID', /no outputs/],
-    ['an input given twice', { inputs: [x, x], nodes: [relu], outputs: ['y'] }, 'E_MODEL_INVALID', /input x is given twice/],
-    ['an input without a type', { inputs: [{ name: 'x' }], nodes: [relu], outputs: ['y'] }, 'E_MODEL_INVALID', /input x.*type/],
-    ['a missing operator input', { inputs: [x], nodes: [node('y = MatMul(x)')], outputs: ['y'] }, 'E_MODEL_INVALID', /MatMul_0.*input 1/],
-    ['an unknown operator', { inputs: [x], nodes: [node('y = Frobnicate(x)', {}, { name: 'f7' })], outputs: ['y'] }, 'E_UNSUPPORTED', /f7.*Frobnicate/],
-    ['an unknown domain', { inputs: [x], nodes: [node('y = Relu(x)', {}, { domain: 'com.acme' })], outputs: ['y'] }, 'E_UNSUPPORTED', /com\.acme\.Relu/],
+    [
+      'an input given twice',
+      { inputs: [x, x], nodes: [relu], outputs: ['y'] },
+      'E_MODEL_INVALID',
+      /input x is given twice/,
+    ],
+    [
+      'an input without a type',
+      { inputs: [{ name: 'x' }], nodes: [relu], outputs: ['y'] },
+      'E_MODEL_INVALID',
+      /input x.*type/,
+    ],
+    [
+      'a missing operator input',
+      { inputs: [x], nodes: [node('y = MatMul(x)')], outputs: ['y'] },
+      'E_MODEL_INVALID',
+      /MatMul_0.*input 1/,
+    ],
+    [
+      'an unknown operator',
+      { inputs: [x], nodes: [node('y = Frobnicate(x)', {}, { name: 'f7' })], outputs: ['y'] },
+      'E_UNSUPPORTED',
+      /f7.*Frobnicate/,
+    ],
+    [
+      'an unknown domain',
+      { inputs: [x], nodes: [node('y = Relu(x)', {}, { domain: 'com.acme' })], outputs: ['y'] },
+      'E_UNSUPPORTED',
+      /com\.acme\.Relu/,
+    ],
     ['a later opset', { opset: 28, inputs: [x], nodes: [relu], outputs: ['y'] }, 'E_UNSUPPORTED', /opset 28.*7 to 27/],
-    ['an operator newer than the opset', { opset: 13, inputs: [x], nodes: [node('y = RMSNormalization(x, x)')], outputs: ['y'] }, 'E_UNSUPPORTED', /opset 23.*found 13/],
-    ['shapes that do not fit', { inputs: [x], initializers: { w: f32([2, 2], 1, 2, 3, 4) }, nodes: [node('y = MatMul(x, w)', {}, { name: 'fc' })], outputs: ['y'] }, 'E_SHAPE', /fc/],
-    ['a wrong attribute', { inputs: [x], nodes: [node('y = Transpose(x)', { perm: 'up' }, { name: 't' })], outputs: ['y'] }, 'E_MODEL_INVALID', /t.*perm/],
-    ['an attribute given twice', { inputs: [x], nodes: [node('y = Elu(x)', {}, { attribute: [{ name: 'alpha', type: 1, f: 1 }, { name: 'alpha', type: 1, f: 2 }] })], outputs: ['y'] }, 'E_MODEL_INVALID', /alpha is given twice/],
-    ['a sequence input', { inputs: [{ name: 'x', type: { sequenceType: { elemType: {} } } }], nodes: [relu], outputs: ['y'] }, 'E_UNSUPPORTED', /input x.*sequence/],
-    ['an initialiser given twice', { nodes: [], outputs: ['c'], graph: { initializer: [{ name: 'c', dims: [], dataType: 1, floatData: [1] }, { name: 'c', dims: [], dataType: 1, floatData: [1] }] } }, 'E_MODEL_INVALID', /initialiser c is given twice/],
-    ['an initialiser that claims 10 GB', { nodes: [], outputs: ['c'], graph: { initializer: [{ name: 'c', dims: [50_000n, 50_000n], dataType: 1, rawData: new Uint8Array(16) }] } }, 'E_MODEL_FORMAT', /initialiser c.*10000000000 bytes.*16/],
+    [
+      'an operator newer than the opset',
+      { opset: 13, inputs: [x], nodes: [node('y = RMSNormalization(x, x)')], outputs: ['y'] },
+      'E_UNSUPPORTED',
+      /opset 23.*found 13/,
+    ],
+    [
+      'shapes that do not fit',
+      {
+        inputs: [x],
+        initializers: { w: f32([2, 2], 1, 2, 3, 4) },
+        nodes: [node('y = MatMul(x, w)', {}, { name: 'fc' })],
+        outputs: ['y'],
+      },
+      'E_SHAPE',
+      /fc/,
+    ],
+    [
+      'a wrong attribute',
+      { inputs: [x], nodes: [node('y = Transpose(x)', { perm: 'up' }, { name: 't' })], outputs: ['y'] },
+      'E_MODEL_INVALID',
+      /t.*perm/,
+    ],
+    [
+      'an attribute given twice',
+      {
+        inputs: [x],
+        nodes: [
+          node(
+            'y = Elu(x)',
+            {},
+            {
+              attribute: [
+                { name: 'alpha', type: 1, f: 1 },
+                { name: 'alpha', type: 1, f: 2 },
+              ],
+            },
+          ),
+        ],
+        outputs: ['y'],
+      },
+      'E_MODEL_INVALID',
+      /alpha is given twice/,
+    ],
+    [
+      'a sequence input',
+      { inputs: [{ name: 'x', type: { sequenceType: { elemType: {} } } }], nodes: [relu], outputs: ['y'] },
+      'E_UNSUPPORTED',
+      /input x.*sequence/,
+    ],
+    [
+      'an initialiser given twice',
+      {
+        nodes: [],
+        outputs: ['c'],
+        graph: {
+          initializer: [
+            { name: 'c', dims: [], dataType: 1, floatData: [1] },
+            { name: 'c', dims: [], dataType: 1, floatData: [1] },
+          ],
+        },
+      },
+      'E_MODEL_INVALID',
+      /initialiser c is given twice/,
+    ],
+    [
+      'an initialiser that claims 10 GB',
+      {
+        nodes: [],
+        outputs: ['c'],
+        graph: { initializer: [{ name: 'c', dims: [50_000n, 50_000n], dataType: 1, rawData: new Uint8Array(16) }] },
+      },
+      'E_MODEL_FORMAT',
+      /initialiser c.*10000000000 bytes.*16/,
+    ],
   ])('%s', (_, init, code, message) => {
     const error = errorOf(() => load(init));
     expect(error.code).toBe(code);
@@ -301,16 +472,38 @@ describe('models that are not valid', () => {
   });
 
   it('a truncated model is refused at every length', () => {
-    const whole = model({ inputs: [x], initializers: { w: f32([3, 2], 1, 2, 3, 4, 5, 6) }, nodes: [node('y = MatMul(x, w)')], outputs: ['y'] });
+    const whole = model({
+      inputs: [x],
+      initializers: { w: f32([3, 2], 1, 2, 3, 4, 5, 6) },
+      nodes: [node('y = MatMul(x, w)')],
+      outputs: ['y'],
+    });
     for (let length = 0; length < whole.length; length++) {
       expect(errorOf(() => importOnnx(whole.subarray(0, length))).code).toMatch(/^E_MODEL_/);
     }
   });
 
   it('a chain of 20,000 shape operations does not run out of stack', () => {
-    const nodes = [node('v0 = Shape(x)'), ...Array.from({ length: 20_000 }, (_, i) => node(`v${i + 1} = Add(v${i}, one)`))];
-    const graph = load({ inputs: [value('x', 'f32', ['n'])], initializers: { one: i64(1) }, nodes: [...nodes, node('y = ConstantOfShape(v20000)')], outputs: ['y'] });
+    const nodes = [
+      node('v0 = Shape(x)'),
+      ...Array.from({ length: 20_000 }, (_, i) => node(`v${i + 1} = Add(v${i}, one)`)),
+    ];
+    const graph = load({
+      inputs: [value('x', 'f32', ['n'])],
+      initializers: { one: i64(1) },
+      nodes: [...nodes, node('y = ConstantOfShape(v20000)')],
+      outputs: ['y'],
+    });
     expect(shapeOf(graph)).toBe('[n + 20000]');
-    expect(shapeOf(load({ inputs: [value('x', 'f32', [7])], initializers: { one: i64(1) }, nodes: [...nodes, node('y = ConstantOfShape(v20000)')], outputs: ['y'] }))).toBe('[20007]');
+    expect(
+      shapeOf(
+        load({
+          inputs: [value('x', 'f32', [7])],
+          initializers: { one: i64(1) },
+          nodes: [...nodes, node('y = ConstantOfShape(v20000)')],
+          outputs: ['y'],
+        }),
+      ),
+    ).toBe('[20007]');
   });
 });

@@ -10,7 +10,13 @@ describe('ONNX protobuf', () => {
   it('reads what it writes', () => {
     const bytes = model({
       inputs: [value('x', 'f32', [2, 'n', null])],
-      nodes: [node('y = Foo(x, c)', { i: -3n, f: 0.5, s: 'ü', list: [1n, -2n], t: f32([1], 7) }, { name: 'foo', docString: 'doc' })],
+      nodes: [
+        node(
+          'y = Foo(x, c)',
+          { i: -3n, f: 0.5, s: 'ü', list: [1n, -2n], t: f32([1], 7) },
+          { name: 'foo', docString: 'doc' },
+        ),
+      ],
       outputs: ['y'],
       initializers: { c: f32([2], 1, 2) },
     });
@@ -25,7 +31,11 @@ describe('ONNX protobuf', () => {
   });
 
   it('keeps byte fields as views into the file', () => {
-    const bytes = model({ nodes: [], outputs: ['c'], initializers: { c: f32([1024], ...new Array<number>(1024).fill(1)) } });
+    const bytes = model({
+      nodes: [],
+      outputs: ['c'],
+      initializers: { c: f32([1024], ...new Array<number>(1024).fill(1)) },
+    });
     const raw = decode('ModelProto', bytes).graph?.initializer[0].rawData as Uint8Array;
     expect(raw.byteLength).toBe(4096);
     expect(raw.buffer).toBe(bytes.buffer);
@@ -63,8 +73,12 @@ describe('ONNX protobuf', () => {
 
   it('refuses lengths beyond the enclosing message and wrong wire types', () => {
     const inner = new BinaryWriter().tag(1, WireType.LengthDelimited).uint32(50).finish();
-    const outer = new BinaryWriter().tag(7, WireType.LengthDelimited).bytes(inner).tag(6, WireType.LengthDelimited)
-      .string('x'.repeat(100)).finish();
+    const outer = new BinaryWriter()
+      .tag(7, WireType.LengthDelimited)
+      .bytes(inner)
+      .tag(6, WireType.LengthDelimited)
+      .string('x'.repeat(100))
+      .finish();
     expect(() => decode('ModelProto', outer)).toThrow(format);
     expect(() => decode('ModelProto', new BinaryWriter().tag(7, WireType.Varint).int32(1).finish())).toThrow(format);
   });

@@ -2,7 +2,7 @@
 import { describe, expect, it, vi } from 'vitest';
 import { numbersOf } from '../../compiler/compare.js';
 import { type DType, dtypes } from '../../compiler/dtype.js';
-import { decode, encode, type ExternalFile, protoOf, tensorOf } from '../../compiler/frontends/onnx/index.js';
+import { decode, type ExternalFile, encode, protoOf, tensorOf } from '../../compiler/frontends/onnx/index.js';
 import type { MessageInit } from '../../compiler/frontends/onnx/proto.js';
 import { constantOf, denseOf, onnxTypeOf } from '../../compiler/frontends/onnx/tensors.js';
 import { tensorFromBytes } from '../../compiler/tensor.js';
@@ -19,7 +19,27 @@ const code = (name: string) => expect.objectContaining({ code: name });
 describe('tensors of ONNX models', () => {
   it.each(dtypes.filter((dtype) => dtype !== 'string'))('%s as raw bytes, at any alignment', (dtype) => {
     const bytes = Uint8Array.from({ length: 48 }, (_, i) => (dtype === 'bool' ? i % 2 : i * 37));
-    const count = dtype === 'i4' || dtype === 'u4' ? 96 : (48 * 8) / { f64: 64, i64: 64, u64: 64, f32: 32, i32: 32, u32: 32, f16: 16, bf16: 16, i16: 16, u16: 16, i8: 8, u8: 8, bool: 8, f8e4m3: 8, f8e5m2: 8 }[dtype];
+    const count =
+      dtype === 'i4' || dtype === 'u4'
+        ? 96
+        : (48 * 8) /
+          {
+            f64: 64,
+            i64: 64,
+            u64: 64,
+            f32: 32,
+            i32: 32,
+            u32: 32,
+            f16: 16,
+            bf16: 16,
+            i16: 16,
+            u16: 16,
+            i8: 8,
+            u8: 8,
+            bool: 8,
+            f8e4m3: 8,
+            f8e5m2: 8,
+          }[dtype];
     const tensor = tensorFromBytes(dtype, [count], bytes.slice());
     for (const shift of [0, 1, 2, 3, 4, 5, 6, 7]) expect(read(protoOf(tensor), shift)).toEqual(tensor);
   });
@@ -68,27 +88,42 @@ describe('tensors of ONNX models', () => {
   it('makes sparse tensors dense', () => {
     const sparse = (indices: MessageInit<'TensorProto'>) =>
       denseOf(
-        decode('SparseTensorProto', encode('SparseTensorProto', {
-          dims: [2n, 3n], values: { dims: [2n], dataType: 1, floatData: [5, 6] }, indices,
-        })),
+        decode(
+          'SparseTensorProto',
+          encode('SparseTensorProto', {
+            dims: [2n, 3n],
+            values: { dims: [2n], dataType: 1, floatData: [5, 6] },
+            indices,
+          }),
+        ),
         'test',
       );
     const dense = Float32Array.of(0, 5, 0, 0, 0, 6);
     expect(sparse({ dims: [2n], dataType: 7, int64Data: [1n, 5n] }).data).toEqual(dense);
     expect(sparse({ dims: [2n, 2n], dataType: 7, int64Data: [0n, 1n, 1n, 2n] }).data).toEqual(dense);
     expect(() => sparse({ dims: [2n], dataType: 7, int64Data: [1n, 6n] })).toThrow(code('E_MODEL_INVALID'));
-    expect(() => sparse({ dims: [2n, 2n], dataType: 7, int64Data: [0n, 4n, 1n, -1n] })).toThrow(code('E_MODEL_INVALID'));
+    expect(() => sparse({ dims: [2n, 2n], dataType: 7, int64Data: [0n, 4n, 1n, -1n] })).toThrow(
+      code('E_MODEL_INVALID'),
+    );
   });
 });
 
 describe('external data', () => {
   const proto = (location: string, more: Readonly<Record<string, string>> = {}, dims = [2n]) =>
-    decode('TensorProto', encode('TensorProto', {
-      dims, dataType: 1, dataLocation: 1, name: 'w',
-      externalData: Object.entries({ location, ...more }).map(([key, value]) => ({ key, value })),
-    }));
+    decode(
+      'TensorProto',
+      encode('TensorProto', {
+        dims,
+        dataType: 1,
+        dataLocation: 1,
+        name: 'w',
+        externalData: Object.entries({ location, ...more }).map(([key, value]) => ({ key, value })),
+      }),
+    );
   const file = (size: number) => {
-    const read = vi.fn((offset: number, length: number) => new Uint8Array(Float32Array.of(0, 1, 2, 3).buffer, offset, length));
+    const read = vi.fn(
+      (offset: number, length: number) => new Uint8Array(Float32Array.of(0, 1, 2, 3).buffer, offset, length),
+    );
     return { size, read } satisfies ExternalFile;
   };
 
@@ -101,7 +136,20 @@ describe('external data', () => {
   });
 
   it.each([
-    '', '/etc/passwd', '../w.bin', 'a/../../w.bin', 'a/..', '..', 'C:/w.bin', 'C:w.bin', 'a\\b', '\\\\host\\share', 'file:///x', '.', './', 'a\0b',
+    '',
+    '/etc/passwd',
+    '../w.bin',
+    'a/../../w.bin',
+    'a/..',
+    '..',
+    'C:/w.bin',
+    'C:w.bin',
+    'a\\b',
+    '\\\\host\\share',
+    'file:///x',
+    '.',
+    './',
+    'a\0b',
   ])('location %j is refused before the file is opened', (location) => {
     const open = vi.fn(() => file(16));
     expect(() => constantOf(proto(location), 'w', open)).toThrow(code('E_EXTERNAL_DATA'));

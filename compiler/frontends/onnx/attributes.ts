@@ -1,7 +1,7 @@
 /** Attributes of a node, out of the protobuf: numbers are floats, bigints are integers. */
 import { TuttiError } from '../../error.js';
 import type { SourceAttr } from '../../graph/types.js';
-import { type AttributeProto, attributeTypes as types, type GraphProto } from './proto.js';
+import { type AttributeProto, type GraphProto, attributeTypes as types } from './proto.js';
 import { denseOf, tensorOf } from './tensors.js';
 
 export interface Attributes {
@@ -16,7 +16,9 @@ const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
  * @throws TuttiError E_MODEL_INVALID
  */
 export function attributesOf(
-  protos: readonly AttributeProto[], subject: string, outer?: ReadonlyMap<string, AttributeProto>,
+  protos: readonly AttributeProto[],
+  subject: string,
+  outer?: ReadonlyMap<string, AttributeProto>,
 ): Attributes {
   const values: Record<string, SourceAttr> = {};
   const graphs = new Map<string, GraphProto>();
@@ -28,14 +30,15 @@ export function attributesOf(
       throw new TuttiError('E_MODEL_INVALID', `attribute ${name} is given twice`, { subject });
     }
     if (typeOf(actual) === types.GRAPH) graphs.set(name, actual.g ?? missing(name, subject));
-    else Object.defineProperty(values, name, { value: valueOf(actual, name, subject), enumerable: true });
+    else Object.defineProperty(values, name, { value: sourceAttr(actual, name, subject), enumerable: true });
   }
   return { values, graphs };
 }
 
 /** The attribute itself, or the one of the function's caller; undefined if the caller gives none. */
 export function resolveReference(
-  proto: AttributeProto, outer?: ReadonlyMap<string, AttributeProto>,
+  proto: AttributeProto,
+  outer?: ReadonlyMap<string, AttributeProto>,
 ): AttributeProto | undefined {
   return proto.refAttrName ? outer?.get(proto.refAttrName) : proto;
 }
@@ -58,7 +61,7 @@ const missing = (name: string, subject: string): never => {
   throw new TuttiError('E_MODEL_INVALID', `attribute ${name} has no value`, { subject });
 };
 
-function valueOf(proto: AttributeProto, name: string, subject: string): SourceAttr {
+function sourceAttr(proto: AttributeProto, name: string, subject: string): SourceAttr {
   switch (typeOf(proto)) {
     case types.FLOAT:
       return proto.f ?? 0;
@@ -79,6 +82,8 @@ function valueOf(proto: AttributeProto, name: string, subject: string): SourceAt
     case types.TYPE_PROTO:
       return 'type';
     default:
-      throw new TuttiError('E_UNSUPPORTED', `attribute ${name} is of type ${proto.type}, which is not supported`, { subject });
+      throw new TuttiError('E_UNSUPPORTED', `attribute ${name} is of type ${proto.type}, which is not supported`, {
+        subject,
+      });
   }
 }

@@ -224,7 +224,12 @@ export class ConvertContext {
   }
 
   fail(message: string, expected?: string, found?: string, remedy?: string): never {
-    throw new TuttiError('E_MODEL_INVALID', message, { subject: describe(this.operator.source), expected, found, remedy });
+    throw new TuttiError('E_MODEL_INVALID', message, {
+      subject: describe(this.operator.source),
+      expected,
+      found,
+      remedy,
+    });
   }
 
   unsupported(reason: string, remedy?: string): never {

@@ -31,10 +31,14 @@ export function findConversion({ op, domain, opset, source }: SourceOperator): C
   const entries = isStandardDomain(domain) ? table.get(op) : undefined;
   const subject = describe(source);
   if (entries === undefined) {
-    throw new TuttiError('E_UNSUPPORTED', `operator ${isStandardDomain(domain) ? op : `${domain}.${op}`} is not supported`, {
-      subject,
-      remedy: 'Supported operators are listed in docs/ops.md',
-    });
+    throw new TuttiError(
+      'E_UNSUPPORTED',
+      `operator ${isStandardDomain(domain) ? op : `${domain}.${op}`} is not supported`,
+      {
+        subject,
+        remedy: 'Supported operators are listed in docs/ops.md',
+      },
+    );
   }
   const entry = entries.find(({ since }) => since <= opset);
   if (entry === undefined) {
@@ -52,7 +56,9 @@ export function findConversion({ op, domain, opset, source }: SourceOperator): C
  * @throws NotConstant if its result depends on content or shapes that are not known yet.
  */
 export function convert(
-  b: HostBuilder, operator: SourceOperator, inputs: readonly (Value | undefined)[],
+  b: HostBuilder,
+  operator: SourceOperator,
+  inputs: readonly (Value | undefined)[],
 ): readonly (Value | undefined)[] {
   const conversion = findConversion(operator);
   const waiting = inputs.findIndex((input) => input?.type.unknown);
@@ -79,6 +85,8 @@ export const resolveOnnx: SourceResolver = ({ b, node, inputs }) => {
   return node.outputs.map((output, i) => {
     const value = results[i];
     if (value !== undefined) return value;
-    throw new TuttiError('E_UNSUPPORTED', `output ${i} (${output.name}) is not supported`, { subject: describe(node.source) });
+    throw new TuttiError('E_UNSUPPORTED', `output ${i} (${output.name}) is not supported`, {
+      subject: describe(node.source),
+    });
   });
 };

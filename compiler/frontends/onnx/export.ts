@@ -5,9 +5,9 @@ import { describe } from '../../graph/builder.js';
 import { type Dim, isConcrete, plainName, type SymDim } from '../../graph/dims.js';
 import type { ConstantData, Graph, Node, NodeOf, OpKind, Value } from '../../graph/types.js';
 import type { HostTensor } from '../../tensor.js';
+import { conversions } from './export_ops.js';
 import { attributeTypes, encode, type MessageInit } from './proto.js';
 import { onnxTypeOf, protoOf } from './tensors.js';
-import { conversions } from './export_ops.js';
 
 const baseOpset = 21;
 type AttributeValue = number | bigint | string | readonly bigint[] | readonly number[] | HostTensor;
@@ -23,7 +23,10 @@ export class ExportContext {
   #opset = baseOpset;
   #node: Node | undefined;
 
-  constructor(taken: Iterable<string>, origins: ReadonlyMap<string, { readonly input: string; readonly axis: number }>) {
+  constructor(
+    taken: Iterable<string>,
+    origins: ReadonlyMap<string, { readonly input: string; readonly axis: number }>,
+  ) {
     this.#taken = new Set(taken);
     this.#origins = origins;
   }
@@ -76,13 +79,24 @@ export class ExportContext {
 
   /** Adds an operator; returns the names of its outputs. Empty input names stand for absent inputs. */
   emit(
-    op: string, inputs: readonly string[], attrs: Readonly<Record<string, AttributeValue | undefined>> = {}, outputs = 1,
+    op: string,
+    inputs: readonly string[],
+    attrs: Readonly<Record<string, AttributeValue | undefined>> = {},
+    outputs = 1,
     names?: readonly string[],
   ): readonly string[] {
     const source = this.#node?.source.node ?? 'graph';
     const results = names ?? Array.from({ length: outputs }, () => this.fresh(`${source}.${op}`));
-    const attribute = Object.entries(attrs).flatMap(([name, value]) => (value === undefined ? [] : [attributeOf(name, value)]));
-    this.#nodes.push({ opType: op, name: `${source}.${op}.${this.#nodes.length}`, input: inputs, output: results, attribute });
+    const attribute = Object.entries(attrs).flatMap(([name, value]) =>
+      value === undefined ? [] : [attributeOf(name, value)],
+    );
+    this.#nodes.push({
+      opType: op,
+      name: `${source}.${op}.${this.#nodes.length}`,
+      input: inputs,
+      output: results,
+      attribute,
+    });
     return results;
   }
 
@@ -95,7 +109,11 @@ export class ExportContext {
   dims(dims: readonly Dim[]): string {
     if (isConcrete(dims)) return this.ints(dims);
     if (dims.length === 1) return this.#dim(dims[0]);
-    return this.one('Concat', dims.map((dim) => this.#dim(dim)), { axis: 0n });
+    return this.one(
+      'Concat',
+      dims.map((dim) => this.#dim(dim)),
+      { axis: 0n },
+    );
   }
 
   #dim(dim: Dim): string {
@@ -143,7 +161,8 @@ function attributeOf(name: string, value: AttributeValue): MessageInit<'Attribut
   if (typeof value === 'number') return { name, type: attributeTypes.FLOAT, f: value };
   if (typeof value === 'string') return { name, type: attributeTypes.STRING, s: new TextEncoder().encode(value) };
   if ('dtype' in value) return { name, type: attributeTypes.TENSOR, t: protoOf(value) };
-  if (value.every((element): element is bigint => typeof element === 'bigint')) return { name, type: attributeTypes.INTS, ints: value };
+  if (value.every((element): element is bigint => typeof element === 'bigint'))
+    return { name, type: attributeTypes.INTS, ints: value };
   return { name, type: attributeTypes.FLOATS, floats: value as readonly number[] };
 }
 
@@ -159,10 +178,17 @@ export function exportOnnx(graph: Graph): Uint8Array {
       if (dimension !== undefined && !origins.has(dimension)) origins.set(dimension, { input: name, axis });
     });
   }
-  const context = new ExportContext([...graph.inputs, ...graph.outputs].map(({ name }) => name), origins);
+  const context = new ExportContext(
+    [...graph.inputs, ...graph.outputs].map(({ name }) => name),
+    origins,
+  );
   for (const input of graph.inputs) context.define(input, input.name);
-  const used = new Set([...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)].map((v) => v.id));
-  const values = new Map([...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)].map((v) => [v.id, v]));
+  const used = new Set(
+    [...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)].map((v) => v.id),
+  );
+  const values = new Map(
+    [...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)].map((v) => [v.id, v]),
+  );
   for (const [id, data] of graph.constants) {
     const value = values.get(id);
     if (used.has(id) && value !== undefined) context.define(value, exportConstant(context, value, data));
@@ -188,8 +214,16 @@ const exportConstant = (context: ExportContext, value: Value, data: ConstantData
 
 function exportNode<K extends OpKind>(context: ExportContext, node: Node & { readonly op: K }): void {
   context.begin(node);
-  const convert = conversions[node.op] as (c: ExportContext, node: NodeOf<OpKind>, inputs: readonly string[]) => string | readonly string[];
-  const results = convert(context, node as unknown as NodeOf<OpKind>, node.inputs.map((input) => context.nameOf(input)));
+  const convert = conversions[node.op] as (
+    c: ExportContext,
+    node: NodeOf<OpKind>,
+    inputs: readonly string[],
+  ) => string | readonly string[];
+  const results = convert(
+    context,
+    node as unknown as NodeOf<OpKind>,
+    node.inputs.map((input) => context.nameOf(input)),
+  );
   const names = typeof results === 'string' ? [results] : results;
   node.outputs.forEach((output, i) => {
     context.define(output, names[i]);
@@ -202,7 +236,9 @@ const valueInfo = (name: string, dtype: DType, shape: readonly Dim[]): MessageIn
     tensorType: {
       elemType: onnxTypeOf(dtype),
       shape: {
-        dim: shape.map((dim) => (typeof dim === 'number' ? { dimValue: BigInt(dim) } : { dimParam: plainName(dim) ?? '' })),
+        dim: shape.map((dim) =>
+          typeof dim === 'number' ? { dimValue: BigInt(dim) } : { dimParam: plainName(dim) ?? '' },
+        ),
       },
     },
   },

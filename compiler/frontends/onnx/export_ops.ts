@@ -1,8 +1,16 @@
 /** How each graph op is written in ONNX operators. */
 import { type DType, isFloat } from '../../dtype.js';
 import { addDims, type Dim, isConcrete, mulDims } from '../../graph/dims.js';
-import { type BinaryOp, binaryOps, type NodeOf, type OpKind, type UnaryOp, unaryOps, type Window } from '../../graph/types.js';
 import { filledTensor } from '../../graph/ops/reference/data.js';
+import {
+  type BinaryOp,
+  binaryOps,
+  type NodeOf,
+  type OpKind,
+  type UnaryOp,
+  unaryOps,
+  type Window,
+} from '../../graph/types.js';
 import { sizeOf } from '../../tensor.js';
 import type { ExportContext } from './export.js';
 import { onnxTypeOf } from './tensors.js';
@@ -20,9 +28,31 @@ const cast = (c: ExportContext, x: string, from: DType, to: DType): string =>
 // --- elementwise ---------------------------------------------------------------------------------------------------
 
 const unaryNames: Readonly<Partial<Record<UnaryOp, string>>> = {
-  neg: 'Neg', abs: 'Abs', sign: 'Sign', exp: 'Exp', log: 'Log', sqrt: 'Sqrt', recip: 'Reciprocal', sin: 'Sin', cos: 'Cos',
-  tan: 'Tan', asin: 'Asin', acos: 'Acos', atan: 'Atan', sinh: 'Sinh', cosh: 'Cosh', asinh: 'Asinh', acosh: 'Acosh',
-  atanh: 'Atanh', tanh: 'Tanh', erf: 'Erf', floor: 'Floor', ceil: 'Ceil', round: 'Round', is_nan: 'IsNaN', is_inf: 'IsInf',
+  neg: 'Neg',
+  abs: 'Abs',
+  sign: 'Sign',
+  exp: 'Exp',
+  log: 'Log',
+  sqrt: 'Sqrt',
+  recip: 'Reciprocal',
+  sin: 'Sin',
+  cos: 'Cos',
+  tan: 'Tan',
+  asin: 'Asin',
+  acos: 'Acos',
+  atan: 'Atan',
+  sinh: 'Sinh',
+  cosh: 'Cosh',
+  asinh: 'Asinh',
+  acosh: 'Acosh',
+  atanh: 'Atanh',
+  tanh: 'Tanh',
+  erf: 'Erf',
+  floor: 'Floor',
+  ceil: 'Ceil',
+  round: 'Round',
+  is_nan: 'IsNaN',
+  is_inf: 'IsInf',
 };
 
 const unary: { readonly [K in UnaryOp]?: Convert<K> } = {
@@ -34,15 +64,29 @@ const unary: { readonly [K in UnaryOp]?: Convert<K> } = {
 };
 
 const binaryNames: Readonly<Partial<Record<BinaryOp, string>>> = {
-  add: 'Add', sub: 'Sub', mul: 'Mul', div: 'Div', pow: 'Pow', eq: 'Equal', lt: 'Less', le: 'LessOrEqual', gt: 'Greater',
+  add: 'Add',
+  sub: 'Sub',
+  mul: 'Mul',
+  div: 'Div',
+  pow: 'Pow',
+  eq: 'Equal',
+  lt: 'Less',
+  le: 'LessOrEqual',
+  gt: 'Greater',
   ge: 'GreaterOrEqual',
 };
 
-const logic = (onBool: string, onInt: string): Convert<BinaryOp> => (c, node, inputs) =>
-  c.one(dtypeIn(node) === 'bool' ? onBool : onInt, inputs);
+const logic =
+  (onBool: string, onInt: string): Convert<BinaryOp> =>
+  (c, node, inputs) =>
+    c.one(dtypeIn(node) === 'bool' ? onBool : onInt, inputs);
 
-const shift = (direction: 'LEFT' | 'RIGHT'): Convert<BinaryOp> => (c, node, inputs) =>
-  dtypeIn(node).startsWith('u') ? c.one('BitShift', inputs, { direction }) : c.unsupported('shifts of signed integers');
+const shift =
+  (direction: 'LEFT' | 'RIGHT'): Convert<BinaryOp> =>
+  (c, node, inputs) =>
+    dtypeIn(node).startsWith('u')
+      ? c.one('BitShift', inputs, { direction })
+      : c.unsupported('shifts of signed integers');
 
 const binary: { readonly [K in BinaryOp]?: Convert<BinaryOp> } = {
   and: logic('And', 'BitwiseAnd'),
@@ -57,7 +101,10 @@ const binary: { readonly [K in BinaryOp]?: Convert<BinaryOp> } = {
   atan2: (c) => c.unsupported('atan2 has no ONNX operator'),
 };
 
-const plain = (op: string): Convert<OpKind> => (c, _, inputs) => c.one(op, inputs);
+const plain =
+  (op: string): Convert<OpKind> =>
+  (c, _, inputs) =>
+    c.one(op, inputs);
 
 const elementwise = Object.fromEntries([
   ...unaryOps.map((op) => [op, unary[op] ?? plain(unaryNames[op] as string)]),
@@ -73,14 +120,26 @@ interface Cropped {
 }
 
 /** Negative pads cut the input first; `axes` are those of the pads. */
-function crop(c: ExportContext, x: string, shape: readonly Dim[], low: readonly Dim[], high: readonly Dim[], first: number): Cropped {
+function crop(
+  c: ExportContext,
+  x: string,
+  shape: readonly Dim[],
+  low: readonly Dim[],
+  high: readonly Dim[],
+  first: number,
+): Cropped {
   if (!isConcrete(low) || !isConcrete(high)) return c.unsupported('symbolic pads');
   const axes = low.flatMap((pad, i) => (pad < 0 || high[i] < 0 ? [i] : []));
   const ends = axes.map((i) => addDims(shape[i + first], Math.min(0, high[i])));
   const cut =
     axes.length === 0
       ? x
-      : c.one('Slice', [x, c.ints(axes.map((i) => Math.max(0, -low[i]))), c.dims(ends), c.ints(axes.map((i) => i + first))]);
+      : c.one('Slice', [
+          x,
+          c.ints(axes.map((i) => Math.max(0, -low[i]))),
+          c.dims(ends),
+          c.ints(axes.map((i) => i + first)),
+        ]);
   return { x: cut, low: low.map((pad) => Math.max(0, pad)), high: high.map((pad) => Math.max(0, pad)) };
 }
 
@@ -104,8 +163,11 @@ const conv: Convert<'conv'> = (c, node, [x, w]) => {
   });
   const { x: cut, low, high } = crop(c, data, shape, attrs.padLow, attrs.padHigh, 2);
   const options = {
-    strides: big(attrs.strides), dilations: big(attrs.dilations), group: BigInt(attrs.groups),
-    pads: big([...low, ...high]), kernel_shape: kernelShape(c, shapeIn(node, 1).slice(2)),
+    strides: big(attrs.strides),
+    dilations: big(attrs.dilations),
+    group: BigInt(attrs.groups),
+    pads: big([...low, ...high]),
+    kernel_shape: kernelShape(c, shapeIn(node, 1).slice(2)),
   };
   const [from, weights] = [dtypeIn(node), dtypeIn(node, 1)];
   if (isFloat(attrs.dtype) && spatial.length > 0) {
@@ -126,28 +188,48 @@ const kernelShape = (c: ExportContext, dims: readonly Dim[]): bigint[] =>
 
 /** Windows over [N, C, …spatial]; others by two axes of 1 in front. */
 function poolInput(
-  c: ExportContext, node: NodeOf<'reduce_window' | 'window_argmax'>, x: string,
+  c: ExportContext,
+  node: NodeOf<'reduce_window' | 'window_argmax'>,
+  x: string,
 ): { x: string; spatial: Window & { readonly window: readonly number[] }; restore: (y: string) => string } {
   const { attrs } = node;
   const shape = shapeIn(node);
-  const whole = shape.length < 3 || [0, 1].some((i) => attrs.window[i] !== 1 || attrs.strides[i] !== 1 || attrs.padLow[i] !== 0 || attrs.padHigh[i] !== 0);
+  const whole =
+    shape.length < 3 ||
+    [0, 1].some(
+      (i) => attrs.window[i] !== 1 || attrs.strides[i] !== 1 || attrs.padLow[i] !== 0 || attrs.padHigh[i] !== 0,
+    );
   const skip = whole ? 0 : 2;
   const input = whole ? c.one('Reshape', [x, c.dims([1, 1, ...shape])]) : x;
-  const { x: cut, low, high } = crop(
-    c, input, whole ? [1, 1, ...shape] : shape, attrs.padLow.slice(skip), attrs.padHigh.slice(skip), 2,
-  );
+  const {
+    x: cut,
+    low,
+    high,
+  } = crop(c, input, whole ? [1, 1, ...shape] : shape, attrs.padLow.slice(skip), attrs.padHigh.slice(skip), 2);
   return {
     x: cut,
     spatial: {
-      window: attrs.window.slice(skip), strides: attrs.strides.slice(skip), dilations: attrs.dilations.slice(skip),
-      padLow: low, padHigh: high,
+      window: attrs.window.slice(skip),
+      strides: attrs.strides.slice(skip),
+      dilations: attrs.dilations.slice(skip),
+      padLow: low,
+      padHigh: high,
     },
     restore: (y) => (whole ? c.one('Reshape', [y, c.dims(node.outputs[0].type.shape)]) : y),
   };
 }
 
-const poolAttrs = ({ window, strides, dilations, padLow, padHigh }: Window & { readonly window: readonly number[] }) => ({
-  kernel_shape: big(window), strides: big(strides), dilations: big(dilations), pads: big([...padLow, ...padHigh].map(Number)),
+const poolAttrs = ({
+  window,
+  strides,
+  dilations,
+  padLow,
+  padHigh,
+}: Window & { readonly window: readonly number[] }) => ({
+  kernel_shape: big(window),
+  strides: big(strides),
+  dilations: big(dilations),
+  pads: big([...padLow, ...padHigh].map(Number)),
 });
 
 const reduceWindow: Convert<'reduce_window'> = (c, node, [x]) => {
@@ -194,13 +276,20 @@ const dot: Convert<'dot'> = (c, node, [x, y]) => {
   if (left + right > letters.length) return c.unsupported(`a contraction over ${left + right} axes`);
   const lhs = Array.from({ length: left }, (_, i) => letters[i]);
   const rhs = Array.from({ length: right }, (_, i) => letters[left + i]);
-  for (const [own, other] of [[lhsBatch, rhsBatch], [lhsContract, rhsContract]]) {
+  for (const [own, other] of [
+    [lhsBatch, rhsBatch],
+    [lhsContract, rhsContract],
+  ]) {
     own.forEach((axis, i) => {
       rhs[other[i]] = lhs[axis];
     });
   }
   const free = (labels: Names, ...bound: readonly number[]) => labels.filter((_, i) => !bound.includes(i));
-  const out = [...lhsBatch.map((axis) => lhs[axis]), ...free(lhs, ...lhsBatch, ...lhsContract), ...free(rhs, ...rhsBatch, ...rhsContract)];
+  const out = [
+    ...lhsBatch.map((axis) => lhs[axis]),
+    ...free(lhs, ...lhsBatch, ...lhsContract),
+    ...free(rhs, ...rhsBatch, ...rhsContract),
+  ];
   return c.one('Einsum', inputs, { equation: `${lhs.join('')},${rhs.join('')}->${out.join('')}` });
 };
 
@@ -225,7 +314,13 @@ const normalize: Convert<'normalize'> = (c, node, [x]) => {
   const inner: DType = dtype === 'f64' ? 'f64' : 'f32';
   const normal = [...axes].sort((p, q) => p - q);
   const dims = shape.slice(first);
-  if (center && axes.length > 0 && dtype !== 'f64' && normal.every((axis, i) => axis === first + i) && isConcrete(dims)) {
+  if (
+    center &&
+    axes.length > 0 &&
+    dtype !== 'f64' &&
+    normal.every((axis, i) => axis === first + i) &&
+    isConcrete(dims)
+  ) {
     const ones = c.constant(filledTensor(dtype, dims, 1));
     return c.emit('LayerNormalization', [x, ones], { axis: BigInt(first), epsilon }, statistics ? 3 : 1);
   }
@@ -245,13 +340,19 @@ const resize: Convert<'resize'> = (c, node, [x]) => {
   const { attrs } = node;
   const shape = shapeIn(node);
   const exact = attrs.scales.every(
-    (scale, i) => scale !== null && Math.fround(scale) === scale && typeof shape[i] === 'number' &&
+    (scale, i) =>
+      scale !== null &&
+      Math.fround(scale) === scale &&
+      typeof shape[i] === 'number' &&
       Math.floor(shape[i] * scale) === attrs.shape[i],
   );
   if (!exact && attrs.scales.some((scale, i) => scale !== null && !isQuotient(attrs.shape[i], shape[i], scale))) {
     c.unsupported('a resize whose scales are not those of its sizes');
   }
-  const roi = attrs.roi === null ? '' : c.constant({ dtype: 'f32', shape: [attrs.roi.length], data: Float32Array.from(attrs.roi) });
+  const roi =
+    attrs.roi === null
+      ? ''
+      : c.constant({ dtype: 'f32', shape: [attrs.roi.length], data: Float32Array.from(attrs.roi) });
   const scales = exact
     ? c.constant({ dtype: 'f32', shape: [shape.length], data: Float32Array.from(attrs.scales, Number) })
     : '';
@@ -281,14 +382,19 @@ export const conversions: { readonly [K in OpKind]: Convert<K> } = {
     return c.one('Clip', [x, bound(node.attrs.min), bound(node.attrs.max)]);
   },
   cast: (c, { attrs: { dtype, saturate } }, inputs) =>
-    c.one('Cast', inputs, { to: BigInt(onnxTypeOf(dtype)), saturate: dtype.startsWith('f8') ? (saturate ? 1n : 0n) : undefined }),
+    c.one('Cast', inputs, {
+      to: BigInt(onnxTypeOf(dtype)),
+      saturate: dtype.startsWith('f8') ? (saturate ? 1n : 0n) : undefined,
+    }),
   bitcast: (c, { attrs: { dtype } }, inputs) => {
     c.needs(26);
     return c.one('BitCast', inputs, { to: BigInt(onnxTypeOf(dtype)) });
   },
 
   reshape: (c, { attrs: { shape } }, [x]) =>
-    c.one('Reshape', [x, c.dims(shape)], { allowzero: shape.some((dim) => dim === 0 || typeof dim !== 'number') ? 1n : undefined }),
+    c.one('Reshape', [x, c.dims(shape)], {
+      allowzero: shape.some((dim) => dim === 0 || typeof dim !== 'number') ? 1n : undefined,
+    }),
   transpose: (c, { attrs: { permutation } }, inputs) => c.one('Transpose', inputs, { perm: big(permutation) }),
   broadcast: (c, { attrs: { shape } }, [x]) => c.one('Expand', [x, c.dims(shape)]),
   slice: (c, node, [x]) => {
@@ -298,7 +404,8 @@ export const conversions: { readonly [K in OpKind]: Convert<K> } = {
     const end = ends.length === 0 ? c.ints([]) : mixedEnds(c, ends);
     return c.one('Slice', [x, c.dims(starts), end, c.ints(starts.map((_, i) => i)), c.ints(steps)]);
   },
-  pad: (c, { attrs: { low, high, mode } }, inputs) => c.one('Pad', [inputs[0], c.dims([...low, ...high]), ...inputs.slice(1)], { mode }),
+  pad: (c, { attrs: { low, high, mode } }, inputs) =>
+    c.one('Pad', [inputs[0], c.dims([...low, ...high]), ...inputs.slice(1)], { mode }),
   concat: (c, { attrs: { axis } }, inputs) => c.one('Concat', inputs, { axis: BigInt(axis) }),
 
   iota: (c, { attrs: { dtype, shape, axis } }) => {
@@ -316,18 +423,28 @@ export const conversions: { readonly [K in OpKind]: Convert<K> } = {
   scatter_nd: (c, { attrs: { fn } }, inputs) => c.one('ScatterND', inputs, { reduction: fn === 'set' ? 'none' : fn }),
 
   reduce: (c, { attrs: { fn, axes, keep } }, [x]) => {
-    const names = { sum: 'ReduceSum', prod: 'ReduceProd', max: 'ReduceMax', min: 'ReduceMin', and: 'ReduceMin', or: 'ReduceMax' };
+    const names = {
+      sum: 'ReduceSum',
+      prod: 'ReduceProd',
+      max: 'ReduceMax',
+      min: 'ReduceMin',
+      and: 'ReduceMin',
+      or: 'ReduceMax',
+    };
     return c.one(names[fn], [x, c.ints(axes)], { keepdims: keep ? 1n : 0n, noop_with_empty_axes: 1n });
   },
   arg_reduce: (c, { attrs: { fn, axis, keep, last } }, inputs) =>
     c.one(fn === 'max' ? 'ArgMax' : 'ArgMin', inputs, {
-      axis: BigInt(axis), keepdims: keep ? 1n : 0n, select_last_index: last ? 1n : 0n,
+      axis: BigInt(axis),
+      keepdims: keep ? 1n : 0n,
+      select_last_index: last ? 1n : 0n,
     }),
   cumulative: (c, { attrs: { fn, axis, exclusive, reverse } }, [x]) => {
     if (fn !== 'sum' && fn !== 'prod') return c.unsupported(`running ${fn}`);
     if (fn === 'prod') c.needs(26);
     return c.one(fn === 'sum' ? 'CumSum' : 'CumProd', [x, scalar(c, axis, 'i64')], {
-      exclusive: exclusive ? 1n : 0n, reverse: reverse ? 1n : 0n,
+      exclusive: exclusive ? 1n : 0n,
+      reverse: reverse ? 1n : 0n,
     });
   },
   top_k: (c, { attrs: { k, axis, largest } }, [x]) =>
@@ -345,7 +462,8 @@ export const conversions: { readonly [K in OpKind]: Convert<K> } = {
   softmax,
   normalize,
   resize,
-  shape_of: (c, { attrs: { start, end } }, inputs) => c.one('Shape', inputs, { start: BigInt(start), end: BigInt(end) }),
+  shape_of: (c, { attrs: { start, end } }, inputs) =>
+    c.one('Shape', inputs, { start: BigInt(start), end: BigInt(end) }),
   source_op: (c, { attrs: { name } }) => c.unsupported(`${name} waits for its shapes; specialise the graph first`),
 };
 
@@ -357,4 +475,3 @@ function mixedEnds(c: ExportContext, ends: readonly Dim[]): string {
   const parts = ends.map((end) => (typeof end === 'number' ? c.ints([place(end)]) : c.dims([end])));
   return parts.length === 1 ? parts[0] : c.one('Concat', parts, { axis: 0n });
 }
-

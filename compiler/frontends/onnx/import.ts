@@ -101,7 +101,10 @@ class Importer {
     const names = new Set<string>();
     for (const { name = '' } of open) {
       if (name === '' || names.has(name)) {
-        throw new TuttiError('E_MODEL_INVALID', name === '' ? 'an input without a name' : `input ${name} is given twice`);
+        throw new TuttiError(
+          'E_MODEL_INVALID',
+          name === '' ? 'an input without a name' : `input ${name} is given twice`,
+        );
       }
       names.add(name);
     }
@@ -175,8 +178,13 @@ class Importer {
   #results(
     body: FunctionProto | undefined,
     call: {
-      readonly op: string; readonly domain: string; readonly subject: string; readonly source: SourceRef;
-      readonly name: string; readonly inputs: readonly (Value | undefined)[]; readonly node: PlacedNode['node'];
+      readonly op: string;
+      readonly domain: string;
+      readonly subject: string;
+      readonly source: SourceRef;
+      readonly name: string;
+      readonly inputs: readonly (Value | undefined)[];
+      readonly node: PlacedNode['node'];
     },
     frame: Frame,
   ): readonly (Value | undefined)[] {
@@ -215,8 +223,15 @@ class Importer {
   /** A call of a model-local function becomes its nodes. */
   #inline(
     body: FunctionProto,
-    { inputs, node, subject, name }: {
-      readonly inputs: readonly (Value | undefined)[]; readonly node: PlacedNode['node']; readonly subject: string;
+    {
+      inputs,
+      node,
+      subject,
+      name,
+    }: {
+      readonly inputs: readonly (Value | undefined)[];
+      readonly node: PlacedNode['node'];
+      readonly subject: string;
       readonly name: string;
     },
     frame: Frame,
@@ -250,7 +265,10 @@ class Importer {
 
   /** If with a known condition is one of its branches; otherwise both are computed and selected from. */
   #branch(
-    graphs: ReadonlyMap<string, GraphProto>, inputs: readonly (Value | undefined)[], outputs: number, source: SourceRef,
+    graphs: ReadonlyMap<string, GraphProto>,
+    inputs: readonly (Value | undefined)[],
+    outputs: number,
+    source: SourceRef,
     frame: Frame,
   ): readonly (Value | undefined)[] {
     const subject = describe(source);
@@ -261,16 +279,22 @@ class Importer {
     }
     const convertBranch = (graph: GraphProto, label: string): readonly (Value | undefined)[] => {
       const inner: Frame = {
-        ...frame, scope: new Scope(frame.scope), prefix: `${source.node}/${label}/`, depth: frame.depth + 1,
+        ...frame,
+        scope: new Scope(frame.scope),
+        prefix: `${source.node}/${label}/`,
+        depth: frame.depth + 1,
       };
       this.#initializers(graph, inner);
       this.#nodes(graph, inner);
       return graph.output.map(({ name = '' }) => inner.scope.get(name));
     };
     const known = condition.type.unknown ? undefined : this.#b.contentOf(condition);
-    if (known !== undefined && isConcrete(known)) return known[0] !== 0 ? convertBranch(yes, 'then') : convertBranch(no, 'else');
+    if (known !== undefined && isConcrete(known))
+      return known[0] !== 0 ? convertBranch(yes, 'then') : convertBranch(no, 'else');
     const refuse = (): never => {
-      throw new TuttiError('E_UNSUPPORTED', 'control flow (If) whose condition is not constant is not supported yet', { subject });
+      throw new TuttiError('E_UNSUPPORTED', 'control flow (If) whose condition is not constant is not supported yet', {
+        subject,
+      });
     };
     if (condition.type.unknown) return refuse();
     const [a, b] = [convertBranch(yes, 'then'), convertBranch(no, 'else')];
@@ -285,11 +309,10 @@ class Importer {
 }
 
 /** Versions by domain. @throws TuttiError E_UNSUPPORTED for an opset of ai.onnx that is newer than we know */
-function opsetsOf(
-  imports: ModelProto['opsetImport'], owner: string, optional = false,
-): ReadonlyMap<string, number> {
+function opsetsOf(imports: ModelProto['opsetImport'], owner: string, optional = false): ReadonlyMap<string, number> {
   const opsets = new Map<string, number>();
-  for (const { domain = '', version = 0n } of imports) opsets.set(isStandardDomain(domain) ? '' : domain, Number(version));
+  for (const { domain = '', version = 0n } of imports)
+    opsets.set(isStandardDomain(domain) ? '' : domain, Number(version));
   const own = opsets.get('');
   if (own === undefined) {
     if (optional || opsets.size > 0) return opsets;

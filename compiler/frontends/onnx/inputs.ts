@@ -22,7 +22,11 @@ interface Declared {
 }
 
 /** Names that our IR's text form can hold. */
-const tidy = (name: string): string => name.trim().replaceAll(/[^\p{L}\p{N}_.]/gu, '_').replace(/^(?=\p{N})/u, '_');
+const tidy = (name: string): string =>
+  name
+    .trim()
+    .replaceAll(/[^\p{L}\p{N}_.]/gu, '_')
+    .replace(/^(?=\p{N})/u, '_');
 
 function declared(info: ValueInfoProto): Declared {
   const name = info.name ?? '';
@@ -53,7 +57,9 @@ function declared(info: ValueInfoProto): Declared {
  * @throws TuttiError E_INPUT where they name what is not there or contradict the model or each other
  */
 export function declareInputs(
-  b: HostBuilder, infos: readonly ValueInfoProto[], { shapes = {}, dims = {} }: ShapeOptions,
+  b: HostBuilder,
+  infos: readonly ValueInfoProto[],
+  { shapes = {}, dims = {} }: ShapeOptions,
 ): Value[] {
   const all = infos.map(declared);
   for (const name of Object.keys(shapes)) {
@@ -67,10 +73,18 @@ export function declareInputs(
   const bind = (name: string, size: number, subject: string): void => {
     const before = sizes.get(name);
     if (before !== undefined && before !== size) {
-      throw new TuttiError('E_INPUT', `dim ${name} has two sizes`, { subject, expected: String(before), found: String(size) });
+      throw new TuttiError('E_INPUT', `dim ${name} has two sizes`, {
+        subject,
+        expected: String(before),
+        found: String(size),
+      });
     }
     if (!Number.isSafeInteger(size) || size < 0 || size > 2 ** 31 - 1) {
-      throw new TuttiError('E_INPUT', `invalid size of dim ${name}`, { subject, expected: '0 to 2^31 - 1', found: String(size) });
+      throw new TuttiError('E_INPUT', `invalid size of dim ${name}`, {
+        subject,
+        expected: '0 to 2^31 - 1',
+        found: String(size),
+      });
     }
     sizes.set(name, size);
   };
@@ -80,7 +94,9 @@ export function declareInputs(
     return { ...input, shape: mergeShape(input, given, bind, aliases) };
   });
   const names = new Set(
-    merged.flatMap(({ shape = [] }) => shape.flatMap((dim) => (typeof dim === 'string' ? [aliases.get(dim) ?? dim] : []))),
+    merged.flatMap(({ shape = [] }) =>
+      shape.flatMap((dim) => (typeof dim === 'string' ? [aliases.get(dim) ?? dim] : [])),
+    ),
   );
   for (const [name, size] of Object.entries(dims)) {
     if (!names.has(name)) {
@@ -113,8 +129,10 @@ export function declareInputs(
 
 /** The declared shape under a given one: numbers bind named dims, names rename them. */
 function mergeShape(
-  { name, shape }: Declared, given: readonly DeclaredDim[],
-  bind: (dim: string, size: number, subject: string) => void, aliases: Map<string, string>,
+  { name, shape }: Declared,
+  given: readonly DeclaredDim[],
+  bind: (dim: string, size: number, subject: string) => void,
+  aliases: Map<string, string>,
 ): readonly DeclaredDim[] {
   const subject = `input ${name}`;
   if (shape === undefined) return given;
@@ -133,7 +151,11 @@ function mergeShape(
       return typeof wanted === 'number' ? dim : wanted;
     }
     if (wanted !== dim) {
-      throw new TuttiError('E_INPUT', `dim ${axis} is fixed by the model`, { subject, expected: String(dim), found: String(wanted) });
+      throw new TuttiError('E_INPUT', `dim ${axis} is fixed by the model`, {
+        subject,
+        expected: String(dim),
+        found: String(wanted),
+      });
     }
     return dim;
   });

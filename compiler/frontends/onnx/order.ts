@@ -36,7 +36,9 @@ function freeNames(graph: GraphProto): Set<string> {
  * @throws TuttiError E_MODEL_INVALID for names defined twice, uses of undefined names and cycles
  */
 export function orderNodes(
-  nodes: readonly NodeProto[], known: (name: string) => boolean, taken: (name: string) => boolean,
+  nodes: readonly NodeProto[],
+  known: (name: string) => boolean,
+  taken: (name: string) => boolean,
 ): readonly PlacedNode[] {
   const placed = nodes.map((node, i): PlacedNode => ({ node, name: nodeName(node, i) }));
   const producer = new Map<string, number>();
@@ -49,7 +51,7 @@ export function orderNodes(
       producer.set(output, i);
     }
   });
-  const waiting = placed.map(({ node, name }, i) => {
+  const waiting = placed.map(({ node, name }) => {
     const uses = new Set<number>();
     for (const input of node.input) {
       const from = producer.get(input);

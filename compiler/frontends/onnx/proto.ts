@@ -159,7 +159,8 @@ export type Message<N extends MessageName> = {
   >[];
 } & {
   readonly [F in keyof Schema[N] as Repeated<Schema[N][F]> extends never ? F : never]?: Schema[N][F] extends readonly [
-    number, infer K,
+    number,
+    infer K,
   ]
     ? TypeOf<K>
     : never;
@@ -169,7 +170,9 @@ type InitOf<K> = K extends ScalarName ? ScalarTypes[K] : K extends MessageName ?
 /** What the encoder takes: a message whose fields are all optional. */
 export type MessageInit<N extends MessageName> = {
   readonly [F in keyof Schema[N]]?: Repeated<Schema[N][F]> extends never
-    ? Schema[N][F] extends readonly [number, infer K] ? InitOf<K> : never
+    ? Schema[N][F] extends readonly [number, infer K]
+      ? InitOf<K>
+      : never
     : readonly InitOf<Repeated<Schema[N][F]>>[];
 };
 
@@ -187,8 +190,20 @@ export type OptionalProto = Message<'OptionalProto'>;
 
 /** AttributeProto.type. */
 export const attributeTypes = {
-  FLOAT: 1, INT: 2, STRING: 3, TENSOR: 4, GRAPH: 5, FLOATS: 6, INTS: 7, STRINGS: 8, TENSORS: 9, GRAPHS: 10,
-  SPARSE_TENSOR: 11, SPARSE_TENSORS: 12, TYPE_PROTO: 13, TYPE_PROTOS: 14,
+  FLOAT: 1,
+  INT: 2,
+  STRING: 3,
+  TENSOR: 4,
+  GRAPH: 5,
+  FLOATS: 6,
+  INTS: 7,
+  STRINGS: 8,
+  TENSORS: 9,
+  GRAPHS: 10,
+  SPARSE_TENSOR: 11,
+  SPARSE_TENSORS: 12,
+  TYPE_PROTO: 13,
+  TYPE_PROTOS: 14,
 } as const;
 
 /** Messages nest (subgraphs, optional of sequence of …): deeper than this is refused before the stack runs out. */
@@ -207,9 +222,9 @@ interface MessageTable {
 
 const tables = Object.fromEntries(
   Object.entries(schema).map(([name, entries]) => {
-    const fields = Object.entries(entries as Record<string, readonly [number, ScalarName | MessageName, 'repeated'?]>).map(
-      ([key, [number, type, repeated]]): Field => ({ key, number, type, repeated: repeated !== undefined }),
-    );
+    const fields = Object.entries(
+      entries as Record<string, readonly [number, ScalarName | MessageName, 'repeated'?]>,
+    ).map(([key, [number, type, repeated]]): Field => ({ key, number, type, repeated: repeated !== undefined }));
     return [name, { fields, byNumber: new Map(fields.map((field) => [field.number, field])) }];
   }),
 ) as unknown as Readonly<Record<MessageName, MessageTable>>;
@@ -278,7 +293,12 @@ const wrongWireType = (name: string, field: Field, wireType: WireType): TuttiErr
   malformed(name, `wire type ${wireType} for field ${field.key}`);
 
 function readScalarField(
-  reader: BinaryReader, message: Draft, field: Field, type: ScalarName, wireType: WireType, name: string,
+  reader: BinaryReader,
+  message: Draft,
+  field: Field,
+  type: ScalarName,
+  wireType: WireType,
+  name: string,
 ): void {
   if (wireType === wireTypes[type]) {
     const value = readScalar(reader, type);

@@ -139,8 +139,18 @@ function typedData(proto: TensorProto, dtype: DType): readonly (number | bigint 
       return proto.uint64Data;
     case 'string':
       return proto.stringData;
-    case 'f16': case 'bf16': case 'f8e4m3': case 'f8e5m2': case 'i32': case 'i16': case 'i8': case 'i4':
-    case 'u16': case 'u8': case 'u4': case 'bool':
+    case 'f16':
+    case 'bf16':
+    case 'f8e4m3':
+    case 'f8e5m2':
+    case 'i32':
+    case 'i16':
+    case 'i8':
+    case 'i4':
+    case 'u16':
+    case 'u8':
+    case 'u4':
+    case 'bool':
       return proto.int32Data;
     default:
       return dtype satisfies never;
@@ -200,7 +210,11 @@ export function checkLocation(location: string, subject: string): string {
 }
 
 function externalConstant(
-  proto: TensorProto, dtype: DType, shape: readonly number[], subject: string, readExternal?: ExternalReader,
+  proto: TensorProto,
+  dtype: DType,
+  shape: readonly number[],
+  subject: string,
+  readExternal?: ExternalReader,
 ): ConstantData {
   const entries = new Map(proto.externalData.map(({ key, value }) => [key ?? '', value ?? '']));
   const location = checkLocation(entries.get('location') ?? '', subject);
@@ -216,10 +230,14 @@ function externalConstant(
     });
   }
   if (readExternal === undefined) {
-    throw new TuttiError('E_EXTERNAL_DATA', `the data is in a file beside the model, ${location}, that cannot be read`, {
-      subject,
-      remedy: 'Load the model from its folder or pass readExternal',
-    });
+    throw new TuttiError(
+      'E_EXTERNAL_DATA',
+      `the data is in a file beside the model, ${location}, that cannot be read`,
+      {
+        subject,
+        remedy: 'Load the model from its folder or pass readExternal',
+      },
+    );
   }
   const file = guarded(() => readExternal(location), location, subject);
   if (offset + needed > file.size) {
@@ -233,7 +251,13 @@ function externalConstant(
     dtype,
     shape,
     load: () =>
-      normaliseBool(tensorFromBytes(dtype, shape, guarded(() => file.read(offset, needed), location, subject))),
+      normaliseBool(
+        tensorFromBytes(
+          dtype,
+          shape,
+          guarded(() => file.read(offset, needed), location, subject),
+        ),
+      ),
   };
 }
 
@@ -271,7 +295,9 @@ export function denseOf(proto: SparseTensorProto, subject: string): HostTensor {
   const shape = dimsOf(proto.dims, subject);
   const count = sizeOf(shape);
   if (values.dtype === 'string' || values.dtype === 'i4' || values.dtype === 'u4' || indices.dtype !== 'i64') {
-    throw new TuttiError('E_UNSUPPORTED', `a sparse tensor of ${values.dtype} with ${indices.dtype} indices`, { subject });
+    throw new TuttiError('E_UNSUPPORTED', `a sparse tensor of ${values.dtype} with ${indices.dtype} indices`, {
+      subject,
+    });
   }
   if (count > maximumDense) throw new TuttiError('E_UNSUPPORTED', `a sparse tensor of ${count} elements`, { subject });
   const stored = sizeOf(values.shape);
@@ -287,7 +313,10 @@ export function denseOf(proto: SparseTensorProto, subject: string): HostTensor {
     const place = coordinates ? index.subarray(i * shape.length, (i + 1) * shape.length) : index.subarray(i, i + 1);
     const limits = coordinates ? shape : [count];
     if (limits.some((limit, d) => place[d] < 0n || place[d] >= BigInt(limit))) {
-      throw new TuttiError('E_MODEL_INVALID', 'a sparse index out of range', { subject, found: `[${place.join(', ')}]` });
+      throw new TuttiError('E_MODEL_INVALID', 'a sparse index out of range', {
+        subject,
+        found: `[${place.join(', ')}]`,
+      });
     }
     to[limits.reduce((at, limit, d) => at * limit + Number(place[d]), 0)] = from[i];
   }

@@ -1,13 +1,31 @@
 /** Activation functions, with the defaults of their attributes. */
 import {
-  add, binary, binaryC, celu, clamp, elu, full, gelu, hardSigmoid, leakyRelu, mish, mul, reshape, scalar, select3, selu,
-  sigmoid, softplus, softsign, sub, unary, wide,
+  binary,
+  binaryC,
+  celu,
+  clamp,
+  elu,
+  full,
+  gelu,
+  hardSigmoid,
+  leakyRelu,
+  mish,
+  mul,
+  reshape,
+  scalar,
+  select3,
+  selu,
+  sigmoid,
+  softplus,
+  softsign,
+  sub,
+  wide,
 } from '../../../graph/compose.js';
 import { mulDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 
-/** An activation from the point where its attributes are bounded by f32: ONNX stores them as floats. */
+/** An operator of one tensor and some attributes. */
 const activation = (op: string, convert: (c: ConvertContext, x: Value) => Value, since = 1): Conversion => ({
   op,
   since,
@@ -41,13 +59,17 @@ export const activations: readonly Conversion[] = [
   activation('LeakyRelu', (c, x) => leakyRelu(c.b, x, c.float('alpha', 0.01))),
   activation('PRelu', prelu),
   activation('Elu', (c, x) => elu(c.b, x, c.float('alpha', 1))),
-  activation('Selu', (c, x) => selu(c.b, x, c.float('alpha', 1.67326319217681884765625), c.float('gamma', 1.05070102214813232421875))),
+  activation('Selu', (c, x) =>
+    selu(c.b, x, c.float('alpha', Math.fround(1.6732632)), c.float('gamma', Math.fround(1.050701))),
+  ),
   activation('Celu', (c, x) => celu(c.b, x, c.float('alpha', 1))),
   activation('ThresholdedRelu', (c, x) =>
     select3(c.b, binaryC(c.b, 'gt', x, c.float('alpha', 1)), x, scalar(c.b, 0, x.type.dtype)),
   ),
   activation('Sigmoid', (c, x) => sigmoid(c.b, x)),
-  activation('HardSigmoid', (c, x) => wide(c.b, x, (v) => hardSigmoid(c.b, v, c.float('alpha', 0.2), c.float('beta', 0.5)))),
+  activation('HardSigmoid', (c, x) =>
+    wide(c.b, x, (v) => hardSigmoid(c.b, v, c.float('alpha', 0.2), c.float('beta', 0.5))),
+  ),
   activation('HardSwish', hardSwish),
   activation('Mish', (c, x) => mish(c.b, x)),
   activation('Gelu', (c, x) => gelu(c.b, x, c.choice('approximate', ['none', 'tanh'] as const, 'none'))),
@@ -58,21 +80,6 @@ export const activations: readonly Conversion[] = [
   activation('Softplus', (c, x) => softplus(c.b, x)),
   activation('Softsign', (c, x) => wide(c.b, x, (v) => softsign(c.b, v))),
   activation('Shrink', shrink),
-  activation('ParametricSoftplus', (c, x) =>
-    binaryC(c.b, 'mul', softplus(c.b, binaryC(c.b, 'mul', x, c.float('beta', 1))), c.float('alpha', 1)),
-  ),
-  activation('ScaledTanh', (c, x) =>
-    binaryC(c.b, 'mul', unary(c.b, 'tanh', binaryC(c.b, 'mul', x, c.float('beta', 1))), c.float('alpha', 1)),
-  ),
-  activation('ImageScaler', (c, x) => {
-    const bias = c.floats('bias') ?? c.fail('attribute bias is missing');
-    const scaled = binaryC(c.b, 'mul', x, c.float('scale', 1));
-    const values = bias.map((value) => reshape(c.b, scalar(c.b, value, x.type.dtype), [1, 1, 1, 1]));
-    return binary(c.b, 'add', scaled, c.op('concat', values, { axis: 1 }));
-  }),
-  activation('Affine', (c, x) =>
-    add(c.b, binaryC(c.b, 'mul', x, c.float('alpha', 1)), scalar(c.b, c.float('beta', 0), x.type.dtype)),
-  ),
   activation('Hardmax', (c, x) => hardmax(c, x, 'flat'), 1),
   activation('Hardmax', (c, x) => hardmax(c, x, 'axis'), 13),
   activation('Softmax', (c, x) => softmax(c, x, 'flat', false), 1),

@@ -1,8 +1,29 @@
 /** Attention and what goes with it: rotary embeddings, caches, causal convolution with state. */
 import { isFloat } from '../../../dtype.js';
 import {
-  add, binary, binaryC, broadcastTo, cast, concat, full, gather, iota, matmul, mul, pad, reshape, scalar, scatterElements,
-  select3, sigmoid, slice1, sub, transpose, unary, unsqueeze, wide,
+  add,
+  binary,
+  binaryC,
+  broadcastTo,
+  cast,
+  concat,
+  full,
+  gather,
+  iota,
+  matmul,
+  mul,
+  pad,
+  reshape,
+  scalar,
+  scatterElements,
+  select3,
+  sigmoid,
+  slice1,
+  sub,
+  transpose,
+  unary,
+  unsqueeze,
+  wide,
 } from '../../../graph/compose.js';
 import { addDims, type Dim, floorDivDims, mulDims, subDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
@@ -23,8 +44,7 @@ const infinite = Number.NEGATIVE_INFINITY;
 
 /** What is added to the scores: the mask, the causal triangle, the padding of keys. Undefined if nothing is. */
 function bias(c: ConvertContext, dtype: Value['type']['dtype'], rows: Dim, columns: Dim, past: Dim): Value | undefined {
-  const hidden = (kept: Value): Value =>
-    select3(c.b, kept, scalar(c.b, 0, dtype), scalar(c.b, infinite, dtype));
+  const hidden = (kept: Value): Value => select3(c.b, kept, scalar(c.b, 0, dtype), scalar(c.b, infinite, dtype));
   const parts: Value[] = [];
   if (c.has(3)) {
     const given = c.input(3);
@@ -73,8 +93,7 @@ function attention(c: ConvertContext): readonly (Value | undefined)[] {
   const product = matmul(c.b, binaryC(c.b, 'mul', grouped, half), binaryC(c.b, 'mul', keys, half));
   const raw = reshape(c.b, product, [batch, queryHeads, rows, columns]);
   const cap = c.float('softcap', 0);
-  const capped =
-    cap === 0 ? raw : binaryC(c.b, 'mul', unary(c.b, 'tanh', binaryC(c.b, 'div', raw, cap)), cap);
+  const capped = cap === 0 ? raw : binaryC(c.b, 'mul', unary(c.b, 'tanh', binaryC(c.b, 'div', raw, cap)), cap);
   const added = bias(c, dtype, rows, columns, past);
   const biased = added === undefined ? capped : broadcastTo(c.b, add(c.b, capped, added), raw.type.shape);
   const precision = c.int('softmax_precision', 0);
@@ -87,7 +106,8 @@ function attention(c: ConvertContext): readonly (Value | undefined)[] {
     y = reshape(c.b, transpose(c.b, y, [0, 2, 1, 3]), [batch, rows, mulDims(queryHeads, width)]);
   }
   const mode = c.int('qk_matmul_output_mode', 0);
-  const scores = [raw, capped, biased, weights][mode] ?? c.fail('invalid qk_matmul_output_mode', '0 to 3', String(mode));
+  const scores =
+    [raw, capped, biased, weights][mode] ?? c.fail('invalid qk_matmul_output_mode', '0 to 3', String(mode));
   return [y, k, v, c.wants(3) ? scores : undefined];
 }
 
@@ -111,7 +131,10 @@ function rotaryEmbedding(c: ConvertContext): Value {
   const real = sub(c.b, mul(c.b, cosine, a), mul(c.b, sine, b));
   const imaginary = add(c.b, mul(c.b, sine, a), mul(c.b, cosine, b));
   const rotated = interleaved
-    ? reshape(c.b, concat(c.b, [unsqueeze(c.b, real, [4]), unsqueeze(c.b, imaginary, [4])], 4), [...x.type.shape.slice(0, 3), turned])
+    ? reshape(c.b, concat(c.b, [unsqueeze(c.b, real, [4]), unsqueeze(c.b, imaginary, [4])], 4), [
+        ...x.type.shape.slice(0, 3),
+        turned,
+      ])
     : concat(c.b, [real, imaginary], 3);
   const rest = subDims(width, turned);
   const y = rest === 0 ? rotated : concat(c.b, [rotated, slice1(c.b, x, 3, turned, rest)], 3);
@@ -139,8 +162,13 @@ function causalConv(c: ConvertContext): readonly Value[] {
   const state = c.has(3) ? c.input(3) : full(c.b, 0, c.dtype(0), [batch, channels, taps - 1]);
   const padded = taps === 1 ? c.input(0) : concat(c.b, [state, c.input(0)], 2);
   const convolved = c.op('conv', [padded, c.input(1)], {
-    strides: [1], padLow: [0], padHigh: [0], dilations: [1], inputDilation: [1],
-    groups: c.concreteDim(channels), dtype: c.dtype(0),
+    strides: [1],
+    padLow: [0],
+    padHigh: [0],
+    dilations: [1],
+    inputDilation: [1],
+    groups: c.concreteDim(channels),
+    dtype: c.dtype(0),
   });
   const y = c.has(2) ? add(c.b, convolved, reshape(c.b, c.input(2), [1, channels, 1])) : convolved;
   const name = c.choice('activation', ['none', 'silu', 'swish'] as const, 'none');

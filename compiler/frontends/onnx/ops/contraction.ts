@@ -1,8 +1,7 @@
 /** Matrix products and convolutions, in floats and integers. */
-import {
-  add, binaryC, cast, matmul, reshape, reverse, sub, transpose,
-} from '../../../graph/compose.js';
+
 import { type DType, isFloat } from '../../../dtype.js';
+import { add, binaryC, cast, matmul, reshape, reverse, sub, transpose } from '../../../graph/compose.js';
 import { type Dim, floorDivDims, isSymbolic, mulDims } from '../../../graph/dims.js';
 import type { Value, Window } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
@@ -97,7 +96,10 @@ function convTranspose(c: ConvertContext): Value {
 }
 
 function transposePads(
-  c: ConvertContext, dims: readonly Dim[], strides: readonly number[], extents: readonly number[],
+  c: ConvertContext,
+  dims: readonly Dim[],
+  strides: readonly number[],
+  extents: readonly number[],
   outputPadding: readonly number[],
 ): { low: readonly number[]; high: readonly number[] } {
   const mode = autoPadOf(c);
@@ -120,7 +122,12 @@ function transposePads(
 }
 
 /** An integer operand less its zero point, exact in i32; untouched where the zero point is absent or 0. */
-export function centred(c: ConvertContext, x: Value, zeroPoint: Value | undefined, place: (zero: Value) => Value): Value {
+export function centred(
+  c: ConvertContext,
+  x: Value,
+  zeroPoint: Value | undefined,
+  place: (zero: Value) => Value,
+): Value {
   if (zeroPoint === undefined) return x;
   const known = c.b.contentOf(zeroPoint);
   if (known?.every((zero) => zero === 0)) return x;
@@ -129,7 +136,9 @@ export function centred(c: ConvertContext, x: Value, zeroPoint: Value | undefine
 
 /** A zero point per row of A [M] or, of B, per column [N]; scalars, vectors of one and full shapes broadcast as they are. */
 export const rowwise = (c: ConvertContext, zero: Value): Value =>
-  zero.type.shape.length === 1 && zero.type.shape[0] !== 1 ? reshape(c.b, zero, [zero.type.shape[0], 1]) : single(c, zero);
+  zero.type.shape.length === 1 && zero.type.shape[0] !== 1
+    ? reshape(c.b, zero, [zero.type.shape[0], 1])
+    : single(c, zero);
 const single = (c: ConvertContext, zero: Value): Value =>
   zero.type.shape.length === 1 && zero.type.shape[0] === 1 ? reshape(c.b, zero, []) : zero;
 /** A zero point per output channel [O] of weights, or of the whole. */
@@ -139,12 +148,27 @@ const perOutput = (c: ConvertContext, zero: Value, rank: number): Value =>
     : reshape(c.b, zero, [zero.type.shape[0], ...new Array<number>(rank - 1).fill(1)]);
 
 /** i32 products of integers less their zero points. */
-export const integerMatmul = (c: ConvertContext, a: Value, aZero: Value | undefined, b: Value, bZero: Value | undefined): Value =>
+export const integerMatmul = (
+  c: ConvertContext,
+  a: Value,
+  aZero: Value | undefined,
+  b: Value,
+  bZero: Value | undefined,
+): Value =>
   matmul(
-    c.b, centred(c, a, aZero, (zero) => rowwise(c, zero)), centred(c, b, bZero, (zero) => single(c, zero)), 'i32',
+    c.b,
+    centred(c, a, aZero, (zero) => rowwise(c, zero)),
+    centred(c, b, bZero, (zero) => single(c, zero)),
+    'i32',
   );
 
-export function integerConv(c: ConvertContext, x: Value, xZero: Value | undefined, w: Value, wZero: Value | undefined): Value {
+export function integerConv(
+  c: ConvertContext,
+  x: Value,
+  xZero: Value | undefined,
+  w: Value,
+  wZero: Value | undefined,
+): Value {
   // Padding is zero after the zero point is taken off: that is x equal to its zero point.
   return convolve(c, {
     x: centred(c, x, xZero, (zero) => reshape(c.b, zero, [])),
@@ -173,4 +197,3 @@ export const contractions: readonly Conversion[] = [
     convert: (c) => integerConv(c, c.input(0), c.inputs[2], c.input(1), c.inputs[3]),
   },
 ];
-

@@ -45,12 +45,11 @@ function einsum(c: ConvertContext): Value {
   if (more.length > 0 || texts.length !== c.inputs.length) {
     c.fail(`equation ${equation} does not fit the inputs`, `${texts.length} inputs`, String(c.inputs.length));
   }
-  const ellipsis = Math.max(
-    0, ...texts.map((text, i) => (text.includes('...') ? c.rank(i) - (text.length - 3) : 0)),
-  );
+  const ellipsis = Math.max(0, ...texts.map((text, i) => (text.includes('...') ? c.rank(i) - (text.length - 3) : 0)));
   let terms: Term[] = texts.map((text, i) => {
     const labels = parseTerm(c, text, c.rank(i), ellipsis);
-    if (labels.length !== c.rank(i)) c.fail(`term ${text} does not fit its input`, `${labels.length} axes`, String(c.rank(i)));
+    if (labels.length !== c.rank(i))
+      c.fail(`term ${text} does not fit its input`, `${labels.length} axes`, String(c.rank(i)));
     return diagonal(c, { value: c.input(i), labels });
   });
   const counts = new Map<string, number>();
@@ -58,8 +57,15 @@ function einsum(c: ConvertContext): Value {
     counts.set(label, (counts.get(label) ?? 0) + 1);
   }
   const all = Array.from({ length: ellipsis }, (_, k) => `.${k}`);
-  const implicit = [...all, ...[...counts].filter(([l, n]) => n === 1 && !l.startsWith('.')).map(([l]) => l).sort()];
-  const output = right === undefined ? implicit : parseTerm(c, right, ellipsis + right.replace('...', '').length, ellipsis);
+  const implicit = [
+    ...all,
+    ...[...counts]
+      .filter(([l, n]) => n === 1 && !l.startsWith('.'))
+      .map(([l]) => l)
+      .sort(),
+  ];
+  const output =
+    right === undefined ? implicit : parseTerm(c, right, ellipsis + right.replace('...', '').length, ellipsis);
   const sizes = new Map<string, Dim>();
   for (const { value, labels } of terms) {
     labels.forEach((label, i) => {
@@ -72,19 +78,41 @@ function einsum(c: ConvertContext): Value {
   // Axes of 1 that others broadcast do not count.
   terms = terms.map(({ value, labels }) => {
     const kept = labels.flatMap((label, i) => (value.type.shape[i] === 1 && sizes.get(label) !== 1 ? [] : [i]));
-    return { value: reshape(c.b, value, kept.map((i) => value.type.shape[i])), labels: kept.map((i) => labels[i]) };
+    return {
+      value: reshape(
+        c.b,
+        value,
+        kept.map((i) => value.type.shape[i]),
+      ),
+      labels: kept.map((i) => labels[i]),
+    };
   });
   const needed = (label: string, others: readonly Term[]): boolean =>
     output.includes(label) || others.some((term) => term.labels.includes(label));
-  const reduced = terms.map((term, i) => summed(c, term, (label) => needed(label, terms.filter((_, k) => k !== i))));
+  const reduced = terms.map((term, i) =>
+    summed(c, term, (label) =>
+      needed(
+        label,
+        terms.filter((_, k) => k !== i),
+      ),
+    ),
+  );
   let result = reduced[0];
   for (let i = 1; i < reduced.length; i++) {
     result = product(c, result, reduced[i], (label) => needed(label, reduced.slice(i + 1)));
   }
   const order = output.filter((label) => result.labels.includes(label));
-  const sorted = transpose(c.b, result.value, order.map((label) => result.labels.indexOf(label)));
+  const sorted = transpose(
+    c.b,
+    result.value,
+    order.map((label) => result.labels.indexOf(label)),
+  );
   const shape = output.map((label): Dim => (order.includes(label) ? (sizes.get(label) as Dim) : 1));
-  return broadcastTo(c.b, reshape(c.b, sorted, shape), output.map((label) => sizes.get(label) as Dim));
+  return broadcastTo(
+    c.b,
+    reshape(c.b, sorted, shape),
+    output.map((label) => sizes.get(label) as Dim),
+  );
 }
 
 function summed(c: ConvertContext, { value, labels }: Term, needed: (label: string) => boolean): Term {

@@ -1,7 +1,18 @@
 /** Elementwise operators: arithmetic, comparison, logic, bits, conversion. */
 import { isFloat, isInt } from '../../../dtype.js';
 import {
-  binary, binaryC, bitcast, cast, clamp, div, floorMod, mul, reshape, scalar, select3, unary,
+  binary,
+  binaryC,
+  bitcast,
+  cast,
+  clamp,
+  div,
+  floorMod,
+  mul,
+  reshape,
+  scalar,
+  select3,
+  unary,
 } from '../../../graph/compose.js';
 import type { BinaryOp, UnaryOp, Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
@@ -9,17 +20,51 @@ import { dtypeOf } from '../tensors.js';
 
 /** ONNX names of the graph's unary ops. */
 const unaryNames: Readonly<Record<string, UnaryOp>> = {
-  Neg: 'neg', Abs: 'abs', Sign: 'sign', Exp: 'exp', Log: 'log', Sqrt: 'sqrt', Reciprocal: 'recip',
-  Sin: 'sin', Cos: 'cos', Tan: 'tan', Asin: 'asin', Acos: 'acos', Atan: 'atan',
-  Sinh: 'sinh', Cosh: 'cosh', Tanh: 'tanh', Asinh: 'asinh', Acosh: 'acosh', Atanh: 'atanh', Erf: 'erf',
-  Floor: 'floor', Ceil: 'ceil', Round: 'round', Not: 'not', BitwiseNot: 'not', IsNaN: 'is_nan',
+  Neg: 'neg',
+  Abs: 'abs',
+  Sign: 'sign',
+  Exp: 'exp',
+  Log: 'log',
+  Sqrt: 'sqrt',
+  Reciprocal: 'recip',
+  Sin: 'sin',
+  Cos: 'cos',
+  Tan: 'tan',
+  Asin: 'asin',
+  Acos: 'acos',
+  Atan: 'atan',
+  Sinh: 'sinh',
+  Cosh: 'cosh',
+  Tanh: 'tanh',
+  Asinh: 'asinh',
+  Acosh: 'acosh',
+  Atanh: 'atanh',
+  Erf: 'erf',
+  Floor: 'floor',
+  Ceil: 'ceil',
+  Round: 'round',
+  Not: 'not',
+  BitwiseNot: 'not',
+  IsNaN: 'is_nan',
 };
 
 /** ONNX names of the graph's binary ops, with numpy's broadcasting. */
 const binaryNames: Readonly<Record<string, BinaryOp>> = {
-  Add: 'add', Sub: 'sub', Mul: 'mul', Div: 'div',
-  And: 'and', Or: 'or', Xor: 'xor', BitwiseAnd: 'and', BitwiseOr: 'or', BitwiseXor: 'xor',
-  Equal: 'eq', Greater: 'gt', Less: 'lt', GreaterOrEqual: 'ge', LessOrEqual: 'le',
+  Add: 'add',
+  Sub: 'sub',
+  Mul: 'mul',
+  Div: 'div',
+  And: 'and',
+  Or: 'or',
+  Xor: 'xor',
+  BitwiseAnd: 'and',
+  BitwiseOr: 'or',
+  BitwiseXor: 'xor',
+  Equal: 'eq',
+  Greater: 'gt',
+  Less: 'lt',
+  GreaterOrEqual: 'ge',
+  LessOrEqual: 'le',
 };
 
 /** Before opset 7 the second operand broadcasts only with `broadcast`, aligned at `axis` of the first or at its end. */
@@ -35,14 +80,21 @@ function operands(c: ConvertContext): [Value, Value] {
   return [a, b];
 }
 
-const variadic = (op: string, fn: 'add' | 'max' | 'min', finish = (_: ConvertContext, sum: Value) => sum): Conversion => ({
+const variadic = (
+  op: string,
+  fn: 'add' | 'max' | 'min',
+  finish = (_: ConvertContext, sum: Value) => sum,
+): Conversion => ({
   op,
   since: 1,
   convert(c) {
     const values = c.inputs.map((_, i) => c.input(i));
     if (values.length === 0) c.fail('no inputs', '1 or more', '0');
     c.decideBroadcast(...values.map((value) => value.type.shape));
-    return finish(c, values.reduce((x, y) => binary(c.b, fn, x, y)));
+    return finish(
+      c,
+      values.reduce((x, y) => binary(c.b, fn, x, y)),
+    );
   },
 });
 
@@ -76,7 +128,8 @@ function bound(c: ConvertContext, i: number): number | Value | null {
 
 function clip(c: ConvertContext): Value {
   const [low, high] = [bound(c, 1), bound(c, 2)];
-  const isNumber = (limit: number | Value | null): limit is number | null => typeof limit !== 'object' || limit === null;
+  const isNumber = (limit: number | Value | null): limit is number | null =>
+    typeof limit !== 'object' || limit === null;
   if (isNumber(low) && isNumber(high)) return clamp(c.b, c.input(0), low, high);
   // A scalar may come as a vector of one element, which must not raise the rank.
   const limited = (x: Value, fn: 'max' | 'min', i: number): Value =>
@@ -98,7 +151,17 @@ function castTo(c: ConvertContext): Value {
   const to = c.operator.attrs.to;
   // Opset 1 named the type.
   const names: Readonly<Record<string, number>> = {
-    FLOAT: 1, UINT8: 2, INT8: 3, UINT16: 4, INT16: 5, INT32: 6, INT64: 7, STRING: 8, BOOL: 9, FLOAT16: 10, DOUBLE: 11,
+    FLOAT: 1,
+    UINT8: 2,
+    INT8: 3,
+    UINT16: 4,
+    INT16: 5,
+    INT32: 6,
+    INT64: 7,
+    STRING: 8,
+    BOOL: 9,
+    FLOAT16: 10,
+    DOUBLE: 11,
   };
   const type = typeof to === 'string' ? names[to] : c.int('to');
   const dtype = dtypeOf(type, c.operator.source.node);
@@ -153,9 +216,7 @@ export const elementwise: readonly Conversion[] = [
     op: 'Clip',
     since: 1,
     convert: (c) =>
-      clamp(
-        c.b, c.input(0), c.hasAttr('min') ? c.float('min') : null, c.hasAttr('max') ? c.float('max') : null,
-      ),
+      clamp(c.b, c.input(0), c.hasAttr('min') ? c.float('min') : null, c.hasAttr('max') ? c.float('max') : null),
   },
   { op: 'Clip', since: 11, convert: clip },
   { op: 'IsInf', since: 10, convert: isInf },

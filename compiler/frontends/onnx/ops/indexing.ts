@@ -1,9 +1,29 @@
 /** Operators whose places come from data or counting: gathers, scatters, ranges, constants. */
-import {
-  add, binary, binaryC, broadcastTo, cast, full, gather, gatherElements, gatherNd, iota, mul, reshape, scalar, scatterElements,
-  scatterNd, select3, slice1, sub, tensor, unary, unsqueeze,
-} from '../../../graph/compose.js';
+
 import { isFloat } from '../../../dtype.js';
+import {
+  add,
+  binary,
+  binaryC,
+  broadcastTo,
+  cast,
+  full,
+  gather,
+  gatherElements,
+  gatherNd,
+  iota,
+  mul,
+  reshape,
+  scalar,
+  scatterElements,
+  scatterNd,
+  select3,
+  slice1,
+  sub,
+  tensor,
+  unary,
+  unsqueeze,
+} from '../../../graph/compose.js';
 import { ceilDivDims, type Dim, maxDims, productOf, subDims } from '../../../graph/dims.js';
 import type { ScatterFn, Value } from '../../../graph/types.js';
 import { type HostTensor, sizeOf } from '../../../tensor.js';
@@ -25,10 +45,13 @@ function oneHot(c: ConvertContext): Value {
   const rank = c.rank(0) + 1;
   const axis = c.axis(c.int('axis', -1), rank);
   const given = cast(c.b, c.input(0), 'i64');
-  const wrapped = select3(
-    c.b, binaryC(c.b, 'lt', given, 0), add(c.b, given, depthValue(c, depth[0])), given,
+  const wrapped = select3(c.b, binaryC(c.b, 'lt', given, 0), add(c.b, given, depthValue(c, depth[0])), given);
+  const places = iota(
+    c.b,
+    'i64',
+    Array.from({ length: rank }, (_, i) => (i === axis ? depth[0] : 1)),
+    axis,
   );
-  const places = iota(c.b, 'i64', Array.from({ length: rank }, (_, i) => (i === axis ? depth[0] : 1)), axis);
   const hit = binary(c.b, 'eq', unsqueeze(c.b, wrapped, [axis]), places);
   const value = (i: number) => reshape(c.b, slice1(c.b, c.input(2), 0, i, 1), []);
   return select3(c.b, hit, value(1), value(0));

@@ -1,5 +1,17 @@
 /** Losses of classifiers, as they stand in exported training graphs. */
-import { binaryC, cast, div, full, gather, mul, reshape, scalar, select3, unary, unsqueeze } from '../../../graph/compose.js';
+import {
+  binaryC,
+  cast,
+  div,
+  full,
+  gather,
+  mul,
+  reshape,
+  scalar,
+  select3,
+  unary,
+  unsqueeze,
+} from '../../../graph/compose.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 
@@ -13,8 +25,7 @@ function logLikelihood(c: ConvertContext, logs: Value): Value {
   const picked = c.op('gather_elements', [logs, unsqueeze(c.b, index, [1])], { axis: 1 });
   const loss = unary(c.b, 'neg', reshape(c.b, picked, target.type.shape));
   const given = c.has(2) ? gather(c.b, c.input(2), index, 0) : undefined;
-  const weight =
-    ignored === undefined ? given : select3(c.b, ignored, zero, given ?? scalar(c.b, 1, dtype));
+  const weight = ignored === undefined ? given : select3(c.b, ignored, zero, given ?? scalar(c.b, 1, dtype));
   const weighted = weight === undefined ? loss : mul(c.b, loss, weight);
   const axes = loss.type.shape.map((_, i) => i);
   const total = (x: Value): Value => c.op('reduce', [x], { fn: 'sum', axes, keep: false });

@@ -1,9 +1,40 @@
 /** Operators that move elements: shapes, slices, joins, pads, blocks. */
 import {
-  broadcastShapes, broadcastTo, cast, concat, flatten, full, gatherElements, iota, pad, reshape, scalar, select3, slice,
-  slice1, squeeze, sub, tile, transpose, unary, unsqueeze, binary,
+  binary,
+  broadcastShapes,
+  broadcastTo,
+  cast,
+  concat,
+  flatten,
+  full,
+  gatherElements,
+  iota,
+  pad,
+  reshape,
+  scalar,
+  select3,
+  slice,
+  slice1,
+  squeeze,
+  sub,
+  tile,
+  transpose,
+  unary,
+  unsqueeze,
 } from '../../../graph/compose.js';
-import { addDims, ceilDivDims, type Dim, dimEquals, floorDivDims, isSymbolic, maxDims, minDims, mulDims, productOf, subDims } from '../../../graph/dims.js';
+import {
+  addDims,
+  ceilDivDims,
+  type Dim,
+  dimEquals,
+  floorDivDims,
+  isSymbolic,
+  maxDims,
+  minDims,
+  mulDims,
+  productOf,
+  subDims,
+} from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 
@@ -23,9 +54,17 @@ function reshapeOp(c: ConvertContext): Value {
   if (rest === 0) c.fail('dim -1 cannot be told beside a dim of 0', undefined, `[${wanted.join(', ')}]`);
   const inferred = floorDivDims(total, rest);
   if (typeof inferred === 'number' && !dimEquals(mulDims(inferred, rest), total)) {
-    c.fail(`cannot reshape [${from.join(', ')}] to [${wanted.join(', ')}]`, `a multiple of ${String(rest)} elements`, String(total));
+    c.fail(
+      `cannot reshape [${from.join(', ')}] to [${wanted.join(', ')}]`,
+      `a multiple of ${String(rest)} elements`,
+      String(total),
+    );
   }
-  return reshape(c.b, x, copied.map((dim, i) => (i === open[0] ? inferred : dim)));
+  return reshape(
+    c.b,
+    x,
+    copied.map((dim, i) => (i === open[0] ? inferred : dim)),
+  );
 }
 
 /** Axes from the attribute or, since opset 13, from input 1. */
@@ -37,11 +76,16 @@ function squeezeOp(c: ConvertContext): Value {
   if (given === undefined) {
     // Which dims are 1 must be known.
     const dims = c.concreteShape(0);
-    return squeeze(c.b, c.input(0), dims.flatMap((dim, i) => (dim === 1 ? [i] : [])));
+    return squeeze(
+      c.b,
+      c.input(0),
+      dims.flatMap((dim, i) => (dim === 1 ? [i] : [])),
+    );
   }
   const axes = c.axes(given, shape.length);
   for (const axis of axes) {
-    if (typeof shape[axis] === 'number' && shape[axis] !== 1) c.fail(`dim ${axis} cannot be squeezed`, '1', String(shape[axis]));
+    if (typeof shape[axis] === 'number' && shape[axis] !== 1)
+      c.fail(`dim ${axis} cannot be squeezed`, '1', String(shape[axis]));
   }
   return squeeze(c.b, c.input(0), axes);
 }
@@ -78,7 +122,11 @@ function place(c: ConvertContext, index: Dim, dim: Dim, low: number, high: Dim):
 }
 
 export function sliceAxis(
-  c: ConvertContext, dim: Dim, start: Dim, end: Dim, step: number,
+  c: ConvertContext,
+  dim: Dim,
+  start: Dim,
+  end: Dim,
+  step: number,
 ): { readonly start: Dim; readonly size: Dim } {
   if (step > 0) {
     const first = place(c, start, dim, 0, dim);
@@ -161,7 +209,9 @@ function padOp(c: ConvertContext): Value {
   const value =
     c.opset < 11
       ? scalar(c.b, c.float('value', 0), c.dtype(0))
-      : c.has(2) ? reshape(c.b, c.input(2), []) : scalar(c.b, 0, c.dtype(0));
+      : c.has(2)
+        ? reshape(c.b, c.input(2), [])
+        : scalar(c.b, 0, c.dtype(0));
   const undecided = [...low, ...high].some((dim) => isSymbolic(dim) && c.b.boundsOf(dim).min < 0);
   if (undecided) c.notConstant(1);
   return crop(c, c.input(0), low, high, (x, l, h) => pad(c.b, x, l, h, value, mode));
@@ -169,14 +219,23 @@ function padOp(c: ConvertContext): Value {
 
 /** Negative pads cut off; the rest is padded. */
 function crop(
-  c: ConvertContext, x: Value, low: readonly Dim[], high: readonly Dim[],
+  c: ConvertContext,
+  x: Value,
+  low: readonly Dim[],
+  high: readonly Dim[],
   rest: (x: Value, low: readonly Dim[], high: readonly Dim[]) => Value,
 ): Value {
   const cut = (dim: Dim): number => (typeof dim === 'number' && dim < 0 ? -dim : 0);
   const keep = (dim: Dim): Dim => (typeof dim === 'number' && dim < 0 ? 0 : dim);
   const sizes = x.type.shape.map((dim, i) => subDims(dim, cut(low[i]) + cut(high[i])));
   if (sizes.some((size) => typeof size === 'number' && size < 0)) c.fail('pads cut off more than there is');
-  const cropped = slice(c.b, x, low.map(cut), sizes, sizes.map(() => 1));
+  const cropped = slice(
+    c.b,
+    x,
+    low.map(cut),
+    sizes,
+    sizes.map(() => 1),
+  );
   return rest(cropped, low.map(keep), high.map(keep));
 }
 
@@ -273,7 +332,11 @@ export const movement: readonly Conversion[] = [
     convert(c) {
       // Opset 1: how often, and along which axis.
       const axis = c.axis(c.number(2), c.rank(0));
-      return tile(c.b, c.input(0), c.shape(0).map((_, i) => (i === axis ? c.number(1) : 1)));
+      return tile(
+        c.b,
+        c.input(0),
+        c.shape(0).map((_, i) => (i === axis ? c.number(1) : 1)),
+      );
     },
   },
   {
@@ -316,10 +379,21 @@ function determinant(c: ConvertContext): Value {
   const minor = (row: number, columns: readonly number[]): Value => {
     if (columns.length === 1) return element(row, columns[0]);
     const terms = columns.map((column, i) => {
-      const product = binary(c.b, 'mul', element(row, column), minor(row + 1, columns.filter((other) => other !== column)));
+      const product = binary(
+        c.b,
+        'mul',
+        element(row, column),
+        minor(
+          row + 1,
+          columns.filter((other) => other !== column),
+        ),
+      );
       return i % 2 === 0 ? product : unary(c.b, 'neg', product);
     });
     return terms.reduce((a, b) => binary(c.b, 'add', a, b));
   };
-  return minor(0, Array.from({ length: size }, (_, i) => i));
+  return minor(
+    0,
+    Array.from({ length: size }, (_, i) => i),
+  );
 }

@@ -1,12 +1,26 @@
 /** Normalisations: batch, instance, layer, group, RMS, Lp, local response, mean and variance. */
 import {
-  add, binary, binaryC, cast, div, mean, mul, reduce, reshape, select3, scalar, square, sub, unary, wide,
+  add,
+  binary,
+  binaryC,
+  cast,
+  div,
+  mean,
+  mul,
+  reduce,
+  reshape,
+  scalar,
+  select3,
+  square,
+  sub,
+  unary,
+  wide,
 } from '../../../graph/compose.js';
 import { type Dim, floorDivDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
-import { channelwise } from './contraction.js';
 import { dtypeOf } from '../tensors.js';
+import { channelwise } from './contraction.js';
 
 const from = (start: number, rank: number): number[] => Array.from({ length: rank - start }, (_, i) => start + i);
 
@@ -105,7 +119,8 @@ function lpNorm(c: ConvertContext): Value {
 function localResponse(c: ConvertContext): Value {
   const size = c.int('size');
   const rank = c.rank(0);
-  const along = (value: number, other: number): number[] => Array.from({ length: rank }, (_, i) => (i === 1 ? value : other));
+  const along = (value: number, other: number): number[] =>
+    Array.from({ length: rank }, (_, i) => (i === 1 ? value : other));
   return wide(c.b, c.input(0), (x) => {
     const sum = c.op('reduce_window', [square(c.b, x)], {
       fn: 'sum',

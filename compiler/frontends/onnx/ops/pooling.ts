@@ -1,6 +1,20 @@
 /** Pooling: maxima, means and p-norms of windows, whole-image forms and unpooling. */
 import {
-  add, binary, binaryC, cast, div, full, mean, mul, reduce, reshape, scalar, scatterElements, sub, unary, wide,
+  add,
+  binary,
+  binaryC,
+  cast,
+  div,
+  full,
+  mean,
+  mul,
+  reduce,
+  reshape,
+  scalar,
+  scatterElements,
+  sub,
+  unary,
+  wide,
 } from '../../../graph/compose.js';
 import { addDims, type Dim, isConcrete, productOf } from '../../../graph/dims.js';
 import type { Value, Window } from '../../../graph/types.js';

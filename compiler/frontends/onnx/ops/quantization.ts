@@ -1,7 +1,17 @@
 /** Quantised operators: values are (q - zero point) · scale, rounded half to even and saturated on the way in. */
 import { bitsOf, type DType, integerRange, isFloat, isInt } from '../../../dtype.js';
 import {
-  add, binaryC, broadcastTo, cast, clamp, div, mul, reduce, reshape, sub, unary,
+  add,
+  binaryC,
+  broadcastTo,
+  cast,
+  clamp,
+  div,
+  mul,
+  reduce,
+  reshape,
+  sub,
+  unary,
 } from '../../../graph/compose.js';
 import { type Dim, mulDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
@@ -21,9 +31,17 @@ function spread(c: ConvertContext, parameter: Value, x: Value): Value {
   const block = c.int('block_size', 0);
   if (block === 0) {
     if (shape.length !== 1) {
-      c.fail('scale and zero point must be scalars or vectors, or come with block_size', '0 or 1 axes', String(shape.length));
+      c.fail(
+        'scale and zero point must be scalars or vectors, or come with block_size',
+        '0 or 1 axes',
+        String(shape.length),
+      );
     }
-    return reshape(c.b, parameter, x.type.shape.map((_, i) => (i === axis ? shape[0] : 1)));
+    return reshape(
+      c.b,
+      parameter,
+      x.type.shape.map((_, i) => (i === axis ? shape[0] : 1)),
+    );
   }
   // Each element stands for `block` places of the axis; the last block may be cut.
   const dim = c.concreteDim(x.type.shape[axis]);
@@ -33,7 +51,11 @@ function spread(c: ConvertContext, parameter: Value, x: Value): Value {
     reshape(c.b, parameter, [...shape.slice(0, axis + 1), 1, ...shape.slice(axis + 1)]),
     [...shape.slice(0, axis + 1), block, ...shape.slice(axis + 1)],
   );
-  const joined = reshape(c.b, repeated, shape.map((d, i): Dim => (i === axis ? mulDims(d, block) : d)));
+  const joined = reshape(
+    c.b,
+    repeated,
+    shape.map((d, i): Dim => (i === axis ? mulDims(d, block) : d)),
+  );
   if (blocks * block === dim) return joined;
   const zeros = shape.map(() => 0);
   const sizes = shape.map((d, i): Dim => (i === axis ? dim : d));
@@ -50,7 +72,8 @@ function quantised(c: ConvertContext, scaled: Value, zeroPoint: Value | undefine
   const rounded = unary(c.b, 'round', scaled);
   const known = zeroPoint === undefined ? [0] : c.b.contentOf(zeroPoint);
   const zero = known?.every((value) => value === 0);
-  const shifted = zero || zeroPoint === undefined ? rounded : add(c.b, rounded, cast(c.b, zeroPoint, scaled.type.dtype));
+  const shifted =
+    zero || zeroPoint === undefined ? rounded : add(c.b, rounded, cast(c.b, zeroPoint, scaled.type.dtype));
   const [low, high] = integerRange(dtype);
   return cast(c.b, clamp(c.b, shifted, Number(low), Number(high)), dtype);
 }
@@ -115,7 +138,11 @@ function qLinearMatMul(c: ConvertContext): Value {
   const sum = integerMatmul(c, c.input(0), c.inputs[2], c.input(3), c.inputs[5]);
   const rows = (scale: Value): Value =>
     scale.type.shape.length === 1 ? reshape(c.b, scale, [scale.type.shape[0], 1]) : scale;
-  const product = mul(c.b, scaleOf(c, 1, rows), scaleOf(c, 4, (scale) => scale));
+  const product = mul(
+    c.b,
+    scaleOf(c, 1, rows),
+    scaleOf(c, 4, (scale) => scale),
+  );
   const factor = div(c.b, product, scaleOf(c, 6, rows));
   const yZero = c.input(7);
   return requantise(c, sum, factor, yZero.type.shape.length === 1 ? rowsOrSingle(c, yZero) : yZero);

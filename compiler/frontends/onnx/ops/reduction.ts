@@ -1,7 +1,20 @@
 /** Reductions, running sums, selection of extremes. */
 import { isFloat } from '../../../dtype.js';
 import {
-  add, binary, cast, gather, mean, reduce, scalar, select3, square, sub, tensor, topK, unary, wide,
+  add,
+  binary,
+  cast,
+  gather,
+  mean,
+  reduce,
+  scalar,
+  select3,
+  square,
+  sub,
+  tensor,
+  topK,
+  unary,
+  wide,
 } from '../../../graph/compose.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
@@ -36,8 +49,10 @@ const logSumExp: Body = (c, x, axes, keep) =>
     return keep ? result : c.op('reshape', [result], { shape: v.type.shape.filter((_, i) => !axes.includes(i)) });
   });
 
-const extreme = (fn: 'max' | 'min'): Body => (c, x, axes, keep) =>
-  reduce(c.b, x.type.dtype === 'bool' ? (fn === 'max' ? 'or' : 'and') : fn, x, axes, keep);
+const extreme =
+  (fn: 'max' | 'min'): Body =>
+  (c, x, axes, keep) =>
+    reduce(c.b, x.type.dtype === 'bool' ? (fn === 'max' ? 'or' : 'and') : fn, x, axes, keep);
 
 const arg = (op: 'ArgMax' | 'ArgMin', fn: 'max' | 'min'): Conversion => ({
   op,
@@ -72,7 +87,9 @@ function largest(c: ConvertContext): readonly Value[] {
 /** Elements (or slices along an axis) where the condition holds, which must be a constant. */
 function compress(c: ConvertContext): Value {
   const flat = !c.hasAttr('axis');
-  const x = flat ? c.op('reshape', [c.input(0)], { shape: [c.concreteShape(0).reduce((p, d) => p * d, 1)] }) : c.input(0);
+  const x = flat
+    ? c.op('reshape', [c.input(0)], { shape: [c.concreteShape(0).reduce((p, d) => p * d, 1)] })
+    : c.input(0);
   const axis = flat ? 0 : c.axis(c.int('axis'), c.rank(0));
   const kept = c.numbers(1).flatMap((holds, i) => (holds !== 0 ? [i] : []));
   return gather(c.b, x, tensor(c.b, 'i64', kept), axis);

@@ -3,7 +3,13 @@ import { type Dim, isSymbolic, mulDims } from '../../../graph/dims.js';
 import type { ResizeAttrs, Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 
-const modes = { nearest: 'nearest', linear: 'linear', bilinear: 'linear', trilinear: 'linear', cubic: 'cubic' } as const;
+const modes = {
+  nearest: 'nearest',
+  linear: 'linear',
+  bilinear: 'linear',
+  trilinear: 'linear',
+  cubic: 'cubic',
+} as const;
 const modeOf = (c: ConvertContext): ResizeAttrs['mode'] =>
   modes[c.choice('mode', ['nearest', 'linear', 'bilinear', 'trilinear', 'cubic'], 'nearest')];
 
@@ -32,7 +38,12 @@ function upsample(c: ConvertContext, scales: readonly number[]): Value {
 }
 
 const coordinates = [
-  'half_pixel', 'half_pixel_symmetric', 'pytorch_half_pixel', 'align_corners', 'asymmetric', 'tf_crop_and_resize',
+  'half_pixel',
+  'half_pixel_symmetric',
+  'pytorch_half_pixel',
+  'align_corners',
+  'asymmetric',
+  'tf_crop_and_resize',
   'tf_half_pixel_for_nn',
 ] as const;
 const nearest = ['round_prefer_floor', 'round_prefer_ceil', 'floor', 'ceil'] as const;
@@ -65,7 +76,10 @@ function resize(c: ConvertContext): Value {
 }
 
 /** Output dims and scales of all axes, from input `scales` (2) or `sizes` (3). */
-function target(c: ConvertContext, axes: readonly number[]): { sizes: readonly Dim[]; scales: readonly (number | null)[] } {
+function target(
+  c: ConvertContext,
+  axes: readonly number[],
+): { sizes: readonly Dim[]; scales: readonly (number | null)[] } {
   const sizes = [...c.shape(0)];
   const scales: (number | null)[] = sizes.map(() => 1);
   // An empty tensor stands for an absent one in opset 11.

@@ -1,7 +1,25 @@
 /** Sampling at computed places: grids, affine grids, images out of columns. */
 import {
-  add, binary, binaryC, broadcastTo, cast, clamp, floorMod, full, gatherElements, matmul, mul, reshape, scalar,
-  scatterElements, select3, slice1, sub, tensor, transpose, unary,
+  add,
+  binary,
+  binaryC,
+  broadcastTo,
+  cast,
+  clamp,
+  floorMod,
+  full,
+  gatherElements,
+  matmul,
+  mul,
+  reshape,
+  scalar,
+  scatterElements,
+  select3,
+  slice1,
+  sub,
+  tensor,
+  transpose,
+  unary,
 } from '../../../graph/compose.js';
 import { productOf } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
@@ -37,7 +55,11 @@ function tapsOf(c: ConvertContext, x: Value, mode: Mode): readonly Tap[] {
   const t = sub(c.b, x, base);
   const at = (offset: number): Value => (offset === 0 ? base : binaryC(c.b, 'add', base, offset));
   const rest = binaryC(c.b, 'add', unary(c.b, 'neg', t), 1);
-  if (mode === 'linear') return [{ index: base, weight: rest }, { index: at(1), weight: t }];
+  if (mode === 'linear')
+    return [
+      { index: base, weight: rest },
+      { index: at(1), weight: t },
+    ];
   return [
     { index: at(-1), weight: cubicWeight(c, binaryC(c.b, 'add', t, 1), true) },
     { index: base, weight: cubicWeight(c, t, false) },
@@ -120,7 +142,11 @@ function affineGrid(c: ConvertContext): Value {
   const points = product(places);
   // Rows: the last spatial axis first, then ones.
   const rows = Array.from({ length: n }, (_, row) => points.map((point) => point[n - 1 - row]));
-  const base = cast(c.b, tensor(c.b, 'f64', [...rows.flat(), ...points.map(() => 1)], [n + 1, points.length]), c.dtype(0));
+  const base = cast(
+    c.b,
+    tensor(c.b, 'f64', [...rows.flat(), ...points.map(() => 1)], [n + 1, points.length]),
+    c.dtype(0),
+  );
   const grid = transpose(c.b, matmul(c.b, c.input(0), base), [0, 2, 1]);
   return reshape(c.b, grid, [batch, ...sizes, n]);
 }
@@ -132,8 +158,9 @@ function columnsToImage(c: ConvertContext): Value {
   const dilations = spatial(c, 'dilations', image.length, 1);
   const strides = spatial(c, 'strides', image.length, 1);
   const pads = spatial(c, 'pads', 2 * image.length, 0);
-  const counts = image.map((size, i) =>
-    Math.floor((size + pads[i] + pads[image.length + i] - dilations[i] * (block[i] - 1) - 1) / strides[i]) + 1,
+  const counts = image.map(
+    (size, i) =>
+      Math.floor((size + pads[i] + pads[image.length + i] - dilations[i] * (block[i] - 1) - 1) / strides[i]) + 1,
   );
   const [batch, width, columns] = c.concreteShape(0);
   if (columns !== sizeOf(counts)) c.fail('wrong number of columns', String(sizeOf(counts)), String(columns));

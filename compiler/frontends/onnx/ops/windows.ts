@@ -25,7 +25,8 @@ export function windowOf(c: ConvertContext, dims: readonly Dim[], kernel: readon
   const dilations = spatial(c, 'dilations', dims.length, 1);
   const mode = autoPadOf(c);
   if (mode === 'NOTSET' || mode === 'VALID') {
-    const { low, high } = mode === 'VALID' ? { low: dims.map(() => 0), high: dims.map(() => 0) } : explicitPads(c, dims.length);
+    const { low, high } =
+      mode === 'VALID' ? { low: dims.map(() => 0), high: dims.map(() => 0) } : explicitPads(c, dims.length);
     return { strides, dilations, padLow: low, padHigh: high };
   }
   const total = dims.map((dim, i) => {
@@ -62,7 +63,10 @@ export function ceilWindow(c: ConvertContext, window: Window, dims: readonly Dim
 }
 
 /** A spatial window as one over all dims [N, C, …spatial]. */
-export const overAll = (window: Window, kernel: readonly number[]): Window & { readonly window: readonly number[] } => ({
+export const overAll = (
+  window: Window,
+  kernel: readonly number[],
+): Window & { readonly window: readonly number[] } => ({
   window: [1, 1, ...kernel],
   strides: [1, 1, ...window.strides],
   dilations: [1, 1, ...window.dilations],
