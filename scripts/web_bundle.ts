@@ -15,6 +15,8 @@ export interface BundleOptions {
   readonly format?: 'es' | 'iife';
   /** The global that an `iife` leaves its exports in. */
   readonly name?: string;
+  /** Specifiers that stay imports, for the page to resolve. */
+  readonly external?: readonly string[];
 }
 
 export interface Bundle {
@@ -41,7 +43,7 @@ export function nodeOnlySources(): ReadonlySet<string> {
 /** @param entry A source file, or the text of one, whose imports are then relative to the root. */
 export async function bundleForBrowser(
   entry: { readonly file: string } | { readonly text: string },
-  { minify = false, format = 'es', name }: BundleOptions = {},
+  { minify = false, format = 'es', name, external = [] }: BundleOptions = {},
 ): Promise<Bundle> {
   const { rolldown } = await import('rolldown');
   const nodeOnly = nodeOnlySources();
@@ -50,6 +52,7 @@ export async function bundleForBrowser(
   const build = await rolldown({
     input: 'file' in entry ? resolve(root, entry.file) : textEntry,
     platform: 'browser',
+    external: [...external],
     resolve: { extensionAlias: { '.js': ['.ts', '.js'] } },
     transform: { target: 'es2022' },
     plugins: [

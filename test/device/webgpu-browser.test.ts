@@ -1,15 +1,12 @@
 // The WebGPU backend as a browser runs it: a bundle without Node, on navigator.gpu.
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { repository } from '../support/data.js';
-
-const chromium = process.env.TUTTI_CHROMIUM || '/usr/bin/chromium';
+import { bundleForBrowser } from '../../scripts/web_bundle.js';
+import { chromiumMissing, launchChromium } from '../support/chromium.js';
 
 /** The page's code: a kernel, its result and what the driver says of the device. */
 const entry = `
-  import { webgpuBackend } from '${join(repository, 'backends/webgpu/index.ts')}';
-  import { KernelBuilder } from '${join(repository, 'compiler/kernel/builder.ts')}';
+  import { webgpuBackend } from './backends/webgpu/index.js';
+  import { KernelBuilder } from './compiler/kernel/builder.js';
   globalThis.runTutti = async () => {
     const driver = await webgpuBackend.driver({});
     const probe = await driver.probe();
@@ -47,27 +44,7 @@ interface Answer {
   readonly tail: readonly number[];
 }
 
-/** The bundle's text; node.ts and with it every Node module must not be needed. */
-async function bundle(): Promise<string> {
-  const { rolldown } = await import('rolldown');
-  const built = await rolldown({
-    input: 'page',
-    platform: 'browser',
-    logLevel: 'silent',
-    resolve: { extensionAlias: { '.js': ['.ts', '.js'] } },
-    plugins: [
-      {
-        name: 'page',
-        resolveId: (id) =>
-          id === 'page' ? '\0page' : id.endsWith('webgpu/node.js') || id === './node.js' ? '\0nothing' : undefined,
-        load: (id) =>
-          id === '\0page' ? entry : id === '\0nothing' ? 'throw new Error("Node code in a browser");' : undefined,
-      },
-    ],
-  });
-  const { output } = await built.generate({ format: 'iife', codeSplitting: false });
-  return output[0].code;
-}
+const bundle = () => bundleForBrowser({ text: entry }, { format: 'iife' });
 
 function check(answer: Answer): void {
   expect(answer.reason).toBeUndefined();
@@ -77,24 +54,15 @@ function check(answer: Answer): void {
 }
 
 it('needs nothing of Node', async () => {
-  const code = await bundle();
-  expect(code).not.toMatch(/node:|require\(/);
+  const { code, imports } = await bundle();
+  expect(imports).toEqual([]);
+  expect(code).not.toMatch(/['"]node:/);
 });
 
-describe.skipIf(!existsSync(chromium))('in Chromium', () => {
+describe.skipIf(chromiumMissing)('in Chromium', () => {
   let browser: import('playwright-core').Browser;
   beforeAll(async () => {
-    const { chromium: launcher } = await import('playwright-core');
-    browser = await launcher.launch({
-      executablePath: chromium,
-      args: [
-        '--no-sandbox',
-        '--enable-unsafe-webgpu',
-        '--use-webgpu-adapter=swiftshader',
-        '--enable-features=Vulkan',
-        '--use-vulkan=swiftshader',
-      ],
-    });
+    browser = await launchChromium();
   });
   afterAll(async () => {
     await browser?.close();
@@ -105,8 +73,8 @@ describe.skipIf(!existsSync(chromium))('in Chromium', () => {
     // WebGPU exists in secure contexts only; nothing leaves this machine.
     await page.route('**/*', (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html>' }));
     await page.goto('https://tutti.test/');
-    await page.addScriptTag({ content: await bundle() });
+    await page.addScriptTag({ content: (await bundle()).code });
     check(await page.evaluate(() => (globalThis as unknown as { runTutti(): Promise<Answer> }).runTutti()));
   });
 });
-if (!existsSync(chromium)) console.warn(`webgpu browser test skipped: ${chromium} is missing (Debian: chromium)`);
+if (chromiumMissing) console.warn(`webgpu browser test skipped: ${chromiumMissing}`);
