@@ -28,16 +28,16 @@ export class Model implements ModelInfo {
   readonly outputs: readonly ValueInfo[];
   readonly dims: ReadonlyMap<string, DimBounds>;
   readonly dump: CompileOptions['dump'];
-  /** SHA-256 of the file it came from, if it came from one. */
-  readonly sourceDigest: string | undefined;
+  #sourceDigest: string | (() => string) | undefined;
 
-  constructor(graph: Graph, options: CompileOptions = {}, sourceDigest?: string) {
+  /** @param sourceDigest Of what the graph was read from; a function is only called when the digest is asked for. */
+  constructor(graph: Graph, options: CompileOptions = {}, sourceDigest?: string | (() => string)) {
     this.graph = graph;
     this.numerics = checkNumerics(options.numerics ?? 'precise');
     this.shapes = options.shapes ?? {};
     this.sizes = options.dims ?? {};
     this.dump = options.dump;
-    this.sourceDigest = sourceDigest;
+    this.#sourceDigest = sourceDigest;
     const bindings = bindDims(graph, this.shapes, this.sizes);
     const given = new Map(Object.entries(this.shapes));
     const info = (name: string, { dtype, shape, unknown }: GraphType): ValueInfo => ({
@@ -58,7 +58,7 @@ export class Model implements ModelInfo {
   with(options: Pick<CompileOptions, 'numerics' | 'shapes' | 'dims'>): Model {
     const { numerics = this.numerics, shapes = {}, dims = {} } = options;
     const merged = { numerics, shapes: { ...this.shapes, ...shapes }, dims: { ...this.sizes, ...dims } };
-    return new Model(this.graph, { ...merged, dump: this.dump }, this.sourceDigest);
+    return new Model(this.graph, { ...merged, dump: this.dump }, this.#sourceDigest);
   }
 
   /** The shape of each input, if all of them are known. */
@@ -74,6 +74,12 @@ export class Model implements ModelInfo {
 
   get name(): string {
     return this.graph.name;
+  }
+
+  /** SHA-256 of the file or bytes it came from, if it came from any. */
+  get sourceDigest(): string | undefined {
+    if (typeof this.#sourceDigest === 'function') this.#sourceDigest = this.#sourceDigest();
+    return this.#sourceDigest;
   }
 
   get nodes(): number {
@@ -146,11 +152,11 @@ const isGraph = (source: unknown): source is Graph =>
   typeof source === 'object' && source !== null && 'nodes' in source && 'constants' in source;
 
 async function fromFile(source: string | URL, options: CompileOptions): Promise<Model> {
-  const { createHasher, externalFiles, nameOf, pathOf, readFile } = await import('./node.js');
+  const { createHasher, externalFiles, pathOf, readFile } = await import('./node.js');
   const path = pathOf(source);
   const bytes = await readFile(path);
   return fromBytes(bytes, options, {
-    name: nameOf(path),
+    artifact: path.endsWith('.tutti'),
     readExternal: externalFiles(path),
     createHasher,
   });
@@ -164,18 +170,19 @@ async function fromAddress(address: string | URL, options: CompileOptions): Prom
   const { importOnnx } = await import('../compiler/frontends/onnx/index.js');
   const { shapes, dims } = options;
   const graph = await withExternalFiles(address, (readExternal) => importOnnx(bytes, { readExternal, shapes, dims }));
-  return new Model(graph, options, sha256(bytes));
+  return new Model(graph, options, () => sha256(bytes));
 }
 
 /** What only a file can tell. */
 interface FileContext {
-  readonly name: string;
+  /** It is named as one: then what does not look like an artifact is a damaged one. */
+  readonly artifact: boolean;
   readonly readExternal: ReturnType<typeof import('./node.js')['externalFiles']>;
   readonly createHasher: CreateHasher;
 }
 
 async function fromBytes(bytes: Uint8Array, options: CompileOptions, file?: FileContext): Promise<Model> {
-  if (isArtifact(bytes)) {
+  if (file?.artifact || isArtifact(bytes)) {
     const stored = readArtifact(bytes, file?.createHasher);
     const merged: CompileOptions = {
       ...options,
@@ -187,7 +194,7 @@ async function fromBytes(bytes: Uint8Array, options: CompileOptions, file?: File
   }
   const { importOnnx } = await import('../compiler/frontends/onnx/index.js');
   const graph = importOnnx(bytes, { readExternal: file?.readExternal, shapes: options.shapes, dims: options.dims });
-  return new Model(graph, options, sha256(bytes, file?.createHasher));
+  return new Model(graph, options, () => sha256(bytes, file?.createHasher));
 }
 
 export function checkNumerics(numerics: Numerics): Numerics {

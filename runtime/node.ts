@@ -22,7 +22,6 @@ export function cacheDirectory(): string {
 }
 
 export const pathOf = (source: string | URL): string => (source instanceof URL ? fileURLToPath(source) : source);
-export const nameOf = (path: string): string => basename(path);
 
 /** @throws TuttiError E_IO */
 export async function readFile(path: string): Promise<Uint8Array> {

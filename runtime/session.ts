@@ -16,13 +16,13 @@ import type {
 } from './api.js';
 import { ConstantStore } from './constants.js';
 import { type DeviceHandle, openDevice } from './device.js';
-import { isNode } from './environment.js';
+import { isNode, log } from './environment.js';
 import { Executable, Renderer } from './executable.js';
 import { type CheckedFeeds, checkFeeds, keyOf } from './feeds.js';
 import { checkNumerics, compile, Model } from './model.js';
 import { nextTurn } from './pace.js';
 import { Specialisations } from './specialisations.js';
-import { Tensor } from './tensor.js';
+import { Tensor, typeOfDType } from './tensor.js';
 
 const defaultCacheSize = 8;
 
@@ -42,6 +42,7 @@ export class Session {
   readonly #parameterNames = new Map<string, ReadonlySet<string>>();
   readonly #specialisations: Specialisations;
   readonly #reports = new WeakMap<Executable, SpecialisationReport>();
+  #outputs: readonly ValueInfo[];
   /** Runs under way, those given up by their callers included. */
   readonly #active = new Set<Promise<unknown>>();
   /** Rejects the runs under way, should the device be lost. */
@@ -58,6 +59,7 @@ export class Session {
   ) {
     this.model = model;
     this.numerics = numerics;
+    this.#outputs = model.outputs;
     this.#handle = handle;
     this.#dump = options.dump ?? model.dump;
     this.#constants = new ConstantStore(handle.device, createHasher);
@@ -111,8 +113,9 @@ export class Session {
     return this.model.inputs;
   }
 
+  /** As the plan has them, where all shapes are known: types that the model leaves open are decided then. */
   get outputs(): readonly ValueInfo[] {
-    return this.model.outputs;
+    return this.#outputs;
   }
 
   get inputNames(): readonly string[] {
@@ -207,6 +210,9 @@ export class Session {
   async #specialise(shapes: Readonly<Record<string, readonly number[]>>): Promise<void> {
     try {
       const lease = await this.#specialisations.lease(keyOf(this.model, shapes), () => this.#build(shapes));
+      this.#outputs = lease.executable.plan.outputs.map(
+        ({ name, dtype, shape }): ValueInfo => ({ name, type: typeOfDType(dtype), dtype, shape }),
+      );
       lease.release();
     } catch (error) {
       // Where data of inputs decides shapes, there is nothing to compile before the first run.
@@ -261,6 +267,7 @@ export class Session {
       executable = await create();
     }
     const times = { plan: planTime, ...executable.times, total: performance.now() - start };
+    log('info', () => `compiled ${this.model.name} for ${keyOf(this.model, shapes)} in ${times.total.toFixed(0)} ms`);
     this.#reports.set(executable, { shapes, plan: planned.report, times });
     return executable;
   }

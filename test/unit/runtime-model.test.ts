@@ -116,6 +116,14 @@ describe('files', () => {
     expect(model.weightsBytes).toBe(132);
   });
 
+  it('named as artifacts are artifacts, whatever is in them', async () => {
+    const path = join(root, 'cut.tutti');
+    writeFileSync(path, new Uint8Array(100));
+    await expect(compile(path)).rejects.toMatchObject({ code: 'E_ARTIFACT' });
+    writeFileSync(path, Buffer.concat([...(await compile(graph())).artifact()]).subarray(0, 300));
+    await expect(compile(path)).rejects.toMatchObject({ code: 'E_ARTIFACT' });
+  });
+
   it('are whole or not there', async () => {
     const path = join(root, 'half.tutti');
     const broken = function* () {
