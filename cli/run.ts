@@ -64,6 +64,8 @@ interface DeviceResult {
   readonly kernels: number;
   readonly dispatches: number;
   readonly arenaBytes: number;
+  /** Of the process so far, the model's weights and the runtime included. */
+  readonly peakRssBytes: number;
   readonly outputs: readonly OutputResult[];
 }
 interface DeviceFailure {
@@ -212,6 +214,7 @@ async function runOn(
         kernels: planReport.kernels,
         dispatches: planReport.dispatches,
         arenaBytes: planReport.arenaBytes,
+        peakRssBytes: process.resourceUsage().maxRSS * 1024,
       },
       outputs: model.outputs.map(({ name }) => [name, results[name].toHost()] as const),
       trace: { device: session.device.id, times: latest(sessionReport).times, shapes, profile },
