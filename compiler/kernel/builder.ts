@@ -2,6 +2,7 @@
  * Builds Kernel IR. Every method returns the value of an instruction; equal pure instructions in scope are shared
  * (hash-consing), constants fold, integer identities apply, and integer results carry their interval.
  */
+import { binaryInterval } from './intervals.js';
 import {
   type AtomicFn, type BinaryFn, type Builtin, type Carried, type CompareFn, type HelperFunction, isFloatScalar,
   isIntScalar, type KArray, type KBlock, type KBuffer, type KernelFunction, type KInst, type KMemory, type KParam,
@@ -512,8 +513,7 @@ export class KernelBuilder {
       default:
         fn satisfies never;
     }
-    const range = ra && rb && combine(fn, ra, rb);
-    return this.emit({ op: 'binary', fn, a, b }, type, range && fit(range, type));
+    return this.emit({ op: 'binary', fn, a, b }, type, binaryInterval(fn, ra, rb, type.scalar));
   }
 }
 
@@ -543,51 +543,6 @@ function foldInteger(fn: BinaryFn, x: number, y: number): number | undefined {
       return Math.max(x, y);
     default:
       return undefined;
-  }
-}
-
-function combine(fn: BinaryFn, a: Range, b: Range): Range | undefined {
-  switch (fn) {
-    case 'add':
-      return { min: a.min + b.min, max: a.max + b.max };
-    case 'sub':
-      return { min: a.min - b.max, max: a.max - b.min };
-    case 'mul': {
-      const products = [a.min * b.min, a.min * b.max, a.max * b.min, a.max * b.max];
-      return { min: Math.min(...products), max: Math.max(...products) };
-    }
-    case 'div': {
-      if (b.min <= 0) return undefined;
-      const quotients = [a.min / b.min, a.min / b.max, a.max / b.min, a.max / b.max].map((q) => Math.trunc(q) + 0);
-      return { min: Math.min(...quotients), max: Math.max(...quotients) };
-    }
-    case 'rem': {
-      if (b.min <= 0) return undefined;
-      const top = b.max - 1;
-      return { min: a.min < 0 ? Math.max(-top, a.min) : 0, max: a.max > 0 ? Math.min(top, a.max) : 0 };
-    }
-    case 'min':
-      return { min: Math.min(a.min, b.min), max: Math.min(a.max, b.max) };
-    case 'max':
-      return { min: Math.max(a.min, b.min), max: Math.max(a.max, b.max) };
-    case 'and':
-      return a.min >= 0 && b.min >= 0 ? { min: 0, max: Math.min(a.max, b.max) } : undefined;
-    case 'or':
-    case 'xor': {
-      if (a.min < 0 || b.min < 0) return undefined;
-      const bits = Math.max(a.max, b.max) === 0 ? 0 : Math.floor(Math.log2(Math.max(a.max, b.max))) + 1;
-      return { min: 0, max: 2 ** bits - 1 };
-    }
-    case 'shr':
-      return b.min === b.max && b.min >= 0
-        ? { min: Math.floor(a.min / 2 ** b.min), max: Math.floor(a.max / 2 ** b.min) }
-        : undefined;
-    case 'shl':
-      return b.min === b.max && b.min >= 0 ? { min: a.min * 2 ** b.min, max: a.max * 2 ** b.min } : undefined;
-    case 'mulhi':
-      return undefined;
-    default:
-      return fn satisfies never;
   }
 }
 

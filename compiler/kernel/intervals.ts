@@ -1,6 +1,6 @@
 /**
- * Interval arithmetic on the integer types of the Kernel IR, for the verifier. Written apart from the builder's, so
- * that a mistake there is found here. `undefined` means: not known to be narrower than the type.
+ * Interval arithmetic on the integer types of the Kernel IR, for the builder and the verifier. Tests compare it with
+ * what the interpreter computes. `undefined` means: not known to be narrower than the type.
  */
 import { integerBounds } from './semantics.js';
 import { type BinaryFn, isIntScalar, type MathBinaryFn, type Range, type ScalarType, scalarBits } from './types.js';

@@ -3,7 +3,7 @@
  * exporters write, and makes them the composite `normalize`, which one kernel computes.
  */
 import type { GraphBuilder } from '../graph/builder.js';
-import { elementsOf } from '../graph/ops/reference/data.js';
+import { firstElement } from '../graph/ops/reference/data.js';
 import type { Graph, Node, NodeOf, Value } from '../graph/types.js';
 import { sizeOf } from '../tensor.js';
 import { rewrite } from './rewrite.js';
@@ -86,5 +86,5 @@ function splat(b: GraphBuilder, value: Value): number | undefined {
   const node = b.producerOf(value);
   if (node?.op === 'broadcast' || node?.op === 'reshape') return splat(b, node.inputs[0]);
   const data = b.constantOf(value);
-  return data && sizeOf(data.shape) === 1 ? Number(elementsOf(data.load())[0]) : undefined;
+  return data && sizeOf(data.shape) === 1 ? Number(firstElement(data.load())) : undefined;
 }

@@ -1,7 +1,7 @@
 /** Local simplifications: ops that change nothing, and movement that merges with its neighbour. */
 import { shapeEquals } from '../graph/dims.js';
 import type { Graph, Node, OpKind, Value } from '../graph/types.js';
-import { elementsOf } from '../graph/ops/reference/data.js';
+import { firstElement } from '../graph/ops/reference/data.js';
 import { sizeOf } from '../tensor.js';
 import { type RewriteContext, rewrite } from './rewrite.js';
 
@@ -25,7 +25,7 @@ const isSplat = (value: Value, wanted: number, { constant, producer }: RewriteCo
   const from = producer(value);
   if (from && (from.op === 'broadcast' || from.op === 'reshape')) return isSplat(from.inputs[0], wanted, { constant, producer } as RewriteContext);
   const data = constant(value);
-  return data !== undefined && sizeOf(data.shape) === 1 && Number(elementsOf(data.load())[0]) === wanted;
+  return data !== undefined && sizeOf(data.shape) === 1 && Number(firstElement(data.load())) === wanted;
 };
 
 /** x op neutral = x. */

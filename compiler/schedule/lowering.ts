@@ -14,7 +14,7 @@ import { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
 import { type KBuffer, type KernelFunction, type KValue, type Lanes, type ScalarType, scalarTypes } from '../kernel/types.js';
 import { type bytesOfTensor, sizeOf } from '../tensor.js';
-import { elementsOf } from '../graph/ops/reference/data.js';
+import { firstElement } from '../graph/ops/reference/data.js';
 import { Affine, delinearize, linearize } from './affine.js';
 import type { Binding, DerivedConstant } from './lowered.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
@@ -186,7 +186,7 @@ export class Lowering {
   }
 
   constantElement(value: Value, tensor: Parameters<typeof bytesOfTensor>[0]): KValue {
-    return this.b.constant(elementsOf(tensor)[0] as number | bigint, scalarOf(value));
+    return this.b.constant(firstElement(tensor), scalarOf(value));
   }
 
   /** Reads memory: a vector where the lane is contiguous, else element by element. */
@@ -216,9 +216,14 @@ export class Lowering {
   dataIndex(raw: KValue, extent: number): Affine {
     const { b } = this;
     if (extent === 1) return Affine.constant(0);
+    return Affine.of(b.clamp(this.wrappedIndex(raw, extent), 0, extent - 1), b);
+  }
+
+  /** A data-dependent index that counts from the end if negative; may still be out of range. */
+  wrappedIndex(raw: KValue, extent: number): KValue {
+    const { b } = this;
     const value = b.convert(raw, 'i32');
-    const wrapped = b.select(b.compare('lt', value, b.constant(0)), b.addc(value, extent), value);
-    return Affine.of(b.clamp(wrapped, 0, extent - 1), b);
+    return b.select(b.compare('lt', value, b.constant(0)), b.addc(value, extent), value);
   }
 
   #node(node: Node, output: Value, index: Index, lanes: Lanes): KValue {

@@ -9,7 +9,7 @@
  */
 import type { Node, NodeOf, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
-import { type KernelFunction, type KValue, type Lanes, type ScalarType } from '../kernel/types.js';
+import { isFloatScalar, type KernelFunction, type KValue, type Lanes, type ScalarType } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
 import { Affine, delinearize } from './affine.js';
 import { type Group, resultIndex } from './group.js';
@@ -158,7 +158,11 @@ function defineArgReduce(lowering: Lowering, node: NodeOf<'arg_reduce'>): void {
     const first = compared(element(Affine.constant(0)));
     const [, best] = lowering.for(1, shapeOf(x)[axis], 1, [first, b.constant(0, 'i32', wide)], (i, [value, position]) => {
       const candidate = compared(element(i));
-      const better = b.compare(relation, candidate, value);
+      // The first NaN is the extreme (`last`: the last one).
+      const nan = (v: KValue) => (isFloatScalar(scalar) ? b.compare('ne', v, v) : undefined);
+      const [newNan, oldNan] = [nan(candidate), nan(value)];
+      const ordered = b.compare(relation, candidate, value);
+      const better = newNan && oldNan ? b.or(last ? newNan : b.and(newNan, b.unary('not', oldNan)), ordered) : ordered;
       return [b.select(better, candidate, value), b.select(better, b.splat(i.emit(b), wide), position)];
     });
     return b.convert(best, 'i64');

@@ -71,7 +71,7 @@ function defineScatterElements(lowering: Lowering, node: NodeOf<'scatter_element
     const goal = at[axis].emit(b);
     const [result] = lowering.for(0, shape[axis], 1, [initial], (u, [current]) => {
       const from = inside.map((i, d) => (d === axis ? u : i));
-      const to = lowering.dataIndex(lowering.value(indices, from, 1), shapeOf(x)[axis]).emit(b);
+      const to = lowering.wrappedIndex(lowering.value(indices, from, 1), shapeOf(x)[axis]);
       const hit = b.and(covered, b.compare('eq', to, goal));
       return lowering.if(hit, () => [combineUpdate(b, fn, current, lowering.value(updates, from, 1))], () => [current]);
     });
@@ -91,7 +91,7 @@ function defineScatterNd(lowering: Lowering, node: NodeOf<'scatter_nd'>): void {
     const [result] = lowering.for(0, sizeOf(outer), 1, [initial], (q, [current]) => {
       const place = delinearize(q, outer);
       const hit = goals.reduce((all, goal, k) => {
-        const to = lowering.dataIndex(lowering.value(indices, [...place, Affine.constant(k)], 1), shapeOf(x)[k]).emit(b);
+        const to = lowering.wrappedIndex(lowering.value(indices, [...place, Affine.constant(k)], 1), shapeOf(x)[k]);
         return b.and(all, b.compare('eq', to, goal));
       }, b.constant(true, 'bool'));
       const update = () => combineUpdate(b, fn, current, lowering.value(updates, [...place, ...at.slice(depth)], 1));

@@ -1,7 +1,7 @@
 /** The window family: pooling. A map whose elements are small reductions over a window of the input. */
 import type { Node, NodeOf } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
-import type { KernelFunction, KValue, Lanes } from '../kernel/types.js';
+import { isFloatScalar, type KernelFunction, type KValue, type Lanes } from '../kernel/types.js';
 import { Affine, linearize } from './affine.js';
 import type { Group } from './group.js';
 import { type Index, type Lowering, scalarOf, shapeOf } from './lowering.js';
@@ -68,7 +68,9 @@ function argmaxWindow(lowering: Lowering, node: NodeOf<'window_argmax'>, index: 
         return lowering.value(x, inner, width);
       }, () => b.constant(identity('max', scalar), scalar));
       const within = isInside(lowering, at, shapeOf(x));
-      const better = b.or(b.compare('gt', element, value), b.compare('lt', position, b.constant(0)));
+      const isNan = (v: KValue) => (isFloatScalar(scalar) ? b.compare('ne', v, v) : b.constant(false, 'bool'));
+      const firstNan = b.and(isNan(element), b.unary('not', isNan(value)));
+      const better = b.or(b.or(b.compare('gt', element, value), firstNan), b.compare('lt', position, b.constant(0)));
       const take = b.and(within, better);
       return [b.select(take, element, value), b.select(take, flat as KValue, position)];
     });

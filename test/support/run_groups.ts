@@ -8,7 +8,7 @@ import { verify } from '../../compiler/kernel/verify.js';
 import { lowerGroup } from '../../compiler/schedule/family.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
 import type { Binding } from '../../compiler/schedule/lowered.js';
-import { bytesOfTensor, emptyTensor, type HostTensor } from '../../compiler/tensor.js';
+import { bytesOfTensor, emptyTensor, type HostTensor, tensorFromBytes } from '../../compiler/tensor.js';
 
 export interface GroupRun {
   readonly outputs: ReadonlyMap<string, HostTensor>;
@@ -21,21 +21,21 @@ export function runGroups(
   transform: (kernel: KernelFunction) => KernelFunction = (kernel) => kernel,
 ): GroupRun {
   const tensors = new Map<number, HostTensor>();
-  for (const input of graph.inputs) tensors.set(input.id, inputs[input.name]);
-  for (const [id, data] of graph.constants) tensors.set(id, data.load());
+  for (const input of graph.inputs) tensors.set(input.id, padded(inputs[input.name]));
+  for (const [id, data] of graph.constants) tensors.set(id, padded(data.load()));
   const kernels: KernelFunction[] = [];
   const memories = new Map<Binding, Uint8Array>();
   const tensorOf = (value: Value): HostTensor => {
     let tensor = tensors.get(value.id);
     if (!tensor) {
-      tensor = emptyTensor(value.type.dtype, value.type.shape as readonly number[]);
+      tensor = padded(emptyTensor(value.type.dtype, value.type.shape as readonly number[]));
       tensors.set(value.id, tensor);
     }
     return tensor;
   };
   const memoryOf = (binding: Binding): Uint8Array => {
-    if (!('kind' in binding)) return bytesOfTensor(tensorOf(binding));
-    const known = memories.get(binding) ?? (binding.kind === 'temporary' ? new Uint8Array(binding.bytes) : bytesOfTensor(binding.data.load()));
+    if (!('kind' in binding)) return wholeWords(tensorOf(binding));
+    const known = memories.get(binding) ?? (binding.kind === 'temporary' ? new Uint8Array(binding.bytes) : wholeWords(padded(binding.data.load())));
     memories.set(binding, known);
     return known;
   };
@@ -49,6 +49,17 @@ export function runGroups(
   }
   return { outputs: new Map(graph.outputs.map(({ name, value }) => [name, tensorOf(value)])), kernels };
 }
+
+/** A copy whose memory is a multiple of four bytes long, as bindings are. */
+function padded(tensor: HostTensor): HostTensor {
+  if (tensor.dtype === 'string') return tensor;
+  const bytes = bytesOfTensor(tensor);
+  const memory = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
+  memory.set(bytes);
+  return tensorFromBytes(tensor.dtype, tensor.shape, memory);
+}
+
+const wholeWords = ({ data }: HostTensor): Uint8Array => new Uint8Array((data as Uint8Array).buffer);
 
 /** The graph by the reference evaluator. */
 export function runReference(graph: Graph, inputs: Readonly<Record<string, HostTensor>>): ReadonlyMap<string, HostTensor> {

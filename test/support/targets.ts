@@ -43,3 +43,11 @@ export const testTargets: Readonly<Record<'cpu' | 'simt' | 'software', Target>> 
   simt: { ...base, backend: 'vulkan', style: 'simt', limits: gpuLimits, vectorLanes: 4, features: new Set(['fma']), parallelism: 16, subgroup: { min: 32, max: 32 } },
   software: { ...base, backend: 'vulkan', style: 'software-gpu', limits: gpuLimits, vectorLanes: 4, features: new Set() },
 };
+
+/** What every GPU has: 32-bit types, and nothing else. */
+export const minimumTarget: Target = {
+  ...testTargets.software,
+  backend: 'webgpu',
+  arithmetic: new Set(['bool', 'i32', 'u32', 'f32']),
+  storage: new Set(['i32', 'u32', 'f32']),
+};

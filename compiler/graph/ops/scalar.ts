@@ -241,7 +241,8 @@ function shift(b: KernelBuilder, fn: 'shl' | 'shr', x: KValue, amount: KValue): 
   let valid = b.compare('lt', amount, like(b, amount, bits));
   if (isSigned(amount)) valid = b.and(b.compare('ge', amount, like(b, amount, 0)), valid);
   const keepsSign = fn === 'shr' && isSigned(x);
-  const safe = b.assume(b.select(valid, amount, like(b, amount, keepsSign ? bits - 1 : 0)), 0, bits - 1);
+  // The mask changes nothing; it shows that the count is in range.
+  const safe = b.and(b.select(valid, amount, like(b, amount, keepsSign ? bits - 1 : 0)), like(b, amount, bits - 1));
   const shifted = b.binary(fn, x, safe);
   return keepsSign ? shifted : b.select(valid, shifted, like(b, x, 0));
 }

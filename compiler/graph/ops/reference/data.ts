@@ -187,3 +187,7 @@ export function stridesOf(shape: readonly number[]): number[] {
   for (let i = shape.length - 2; i >= 0; i--) strides[i] = strides[i + 1] * shape[i + 1];
   return strides;
 }
+
+/** The value of the first element (of the only one, for scalars). @throws TypeError on strings. */
+export const firstElement = (tensor: HostTensor): number | bigint =>
+  isBig(tensor.dtype) ? bigsOf(tensor)[0] : numbersOf(tensor)[0];
