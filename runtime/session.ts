@@ -20,7 +20,7 @@ import { isNode, log } from './environment.js';
 import { Executable, Renderer } from './executable.js';
 import { type CheckedFeeds, checkFeeds, keyOf } from './feeds.js';
 import { checkNumerics, compile, Model } from './model.js';
-import { nextTurn } from './pace.js';
+import { nextTurn, Pace } from './pace.js';
 import { Specialisations } from './specialisations.js';
 import { Tensor, typeOfDType } from './tensor.js';
 
@@ -243,17 +243,22 @@ export class Session {
   ): Promise<Executable> {
     const start = performance.now();
     planner ??= import('../compiler/compile.js');
-    const { plan } = await planner;
+    const { planPaced } = await planner;
     await nextTurn();
     const planStart = performance.now();
     const { device } = this.#handle;
-    const planned = plan(this.model.graph, device.target, {
+    const pace = new Pace();
+    const options = {
       numerics: this.numerics,
       shapes: { ...this.model.shapes, ...shapes },
       dims: this.model.sizes,
-      values,
+      // Copies: what was compiled must not change with the caller's arrays.
+      values: Object.fromEntries(
+        Object.entries(values).map(([name, tensor]) => [name, { ...tensor, data: tensor.data.slice() }]),
+      ),
       ...(this.#dump === undefined ? {} : { dump: this.#dump }),
-    });
+    };
+    const planned = await planPaced(this.model.graph, device.target, options, () => pace.breathe());
     const planTime = performance.now() - planStart;
     await nextTurn();
     const create = () => Executable.create(this.model.name, device, planned, this.#constants, this.#renderer);

@@ -33,12 +33,21 @@ const bytesOfValue = (value: Value): number => bytesOf(value.type.dtype, sizeOf(
 
 /** @throws TuttiError E_UNSUPPORTED, E_OUT_OF_MEMORY */
 export function planGraph(whole: Graph, target: Target, options: PlanGraphOptions): Plan {
+  return lastOf(planGraphInSteps(whole, target, options));
+}
+
+/** `planGraph` in steps of some milliseconds, for callers with other work to do between them. */
+export function* planGraphInSteps(whole: Graph, target: Target, options: PlanGraphOptions): Generator<void, Plan> {
   const clock = stopwatch(options.times);
   const graph = splitLargeWeights(whole, target);
   const groups = fuse(graph, target).filter((group) => group.writes.some((value) => sizeOf(shapeOf(value)) > 0));
   clock('fuse');
   const kernels = new KernelTable(target, options.dump);
-  const dispatches = groups.flatMap((group) => lowerToDispatches(group, target, kernels));
+  const dispatches: Dispatch[] = [];
+  for (const group of groups) {
+    dispatches.push(...lowerToDispatches(group, target, kernels));
+    yield;
+  }
   clock('lower');
   const memory = placeTensors(graph, dispatches, target);
   const steps = orderSteps(dispatches, memory);
@@ -66,6 +75,14 @@ export function planGraph(whole: Graph, target: Target, options: PlanGraphOption
       placement: groups.map((group) => ({ kernel: nameOf(group), family: group.family, sources: sourcesOf(group), notes: [] })),
     },
   };
+}
+
+/** What a generator returns. */
+function lastOf<T>(steps: Generator<void, T>): T {
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
 }
 
 function stopwatch(times: Record<string, number>): (stage: string) => void {

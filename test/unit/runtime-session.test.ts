@@ -17,7 +17,8 @@ const label = constantOf({ dtype: 'string', shape: [2], data: ['left', 'right'] 
 const planned: { shapes: PlanOptions['shapes']; weights: ConstantData }[] = [];
 
 vi.mock('../../compiler/compile.js', () => ({
-  plan(graph: Graph, target: Target, options: PlanOptions) {
+  async planPaced(graph: Graph, target: Target, options: PlanOptions, breathe: () => Promise<void>) {
+    await breathe();
     const shapes = options.shapes as Record<string, readonly number[]>;
     // As the compiler does when it packs weights: equal content, another object for each plan.
     const [original] = graph.constants.values();
