@@ -16,13 +16,13 @@ function gaussian(): number[] {
 
 /**
  * `image` f32 [1, 3, height, width] in 0..1 → `sketch` f32 [1, 1, height, width] in 0..1. Each pixel is divided by the
- * brightness around it ("colour dodge"): flat areas turn to paper, edges stay as strokes.
+ * brightness around it ("colour dodge"): flat areas turn to paper, edges stay as strokes. Sizes are of the picture; without them the
+ * model takes any.
  */
-export function sketchNetwork(): Graph {
+export function sketchNetwork(height: number | string = 'height', width: number | string = 'width'): Graph {
   const g = new ModelBuilder('pencil-sketch');
-  g.dim('height', { min: radius + 1, max: 4096 });
-  g.dim('width', { min: radius + 1, max: 4096 });
-  const image = g.input('image', 'f32', [1, 3, 'height', 'width']);
+  for (const dim of [height, width]) if (typeof dim === 'string') g.dim(dim, { min: radius + 1, max: 4096 });
+  const image = g.input('image', 'f32', [1, 3, height, width]);
   const gray = g.conv(image, g.constant(luma, [1, 3, 1, 1]));
   const around = g.pad(gray, [0, 0, radius, radius], [0, 0, radius, radius], { mode: 'reflect' });
   const rows = g.conv(around, g.constant(gaussian(), [1, 1, 1, 2 * radius + 1]));
