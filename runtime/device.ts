@@ -168,14 +168,19 @@ const byRank = (a: DeviceInfo, b: DeviceInfo): number =>
   b.memoryBytes - a.memoryBytes ||
   (a.id < b.id ? -1 : 1);
 
-/** Asks one backend after the other and stops at the first real GPU, so that no further driver is loaded in vain. */
+/** Asks one backend after the other and stops as soon as no better device can follow: drivers are slow to load. */
 async function bestDevice(): Promise<DeviceInfo | undefined> {
+  const gpuPossible = !isNode() || (await import('./node.js')).mayHaveGpu();
+  const order = gpuPossible
+    ? candidates()
+    : [...candidates()].sort((a, b) => Number(b === 'cpu') - Number(a === 'cpu'));
+  const enough = gpuPossible ? 0 : 1;
   const found: DeviceInfo[] = [];
-  for (const name of candidates()) {
+  for (const name of order) {
     const result = await devicesOf(name);
     if (!('devices' in result)) continue;
     found.push(...result.devices);
-    if (result.devices.some((info) => classOf(info) === 0)) break;
+    if (result.devices.some((info) => classOf(info) <= enough)) break;
   }
   return found.sort(byRank)[0];
 }

@@ -3,7 +3,7 @@
  * it dynamically.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { closeSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readdirSync, readSync, realpathSync } from 'node:fs';
 import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
@@ -19,6 +19,25 @@ export function cacheDirectory(): string {
     return join(process.env.LOCALAPPDATA || join(homedir(), 'AppData', 'Local'), 'tutti', 'cache');
   }
   return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tutti');
+}
+
+/**
+ * False only where no GPU can be reached: on Linux every driver needs a device node (DRM, NVIDIA, AMD's KFD, WSL's dxg,
+ * and those of embedded GPUs). Spares loading drivers that could only find software devices.
+ */
+export function mayHaveGpu(): boolean {
+  if (process.platform !== 'linux') return true;
+  const names = (folder: string): readonly string[] => {
+    try {
+      return readdirSync(folder);
+    } catch {
+      return [];
+    }
+  };
+  const gpuNode = /^(nvidia\d+|nvidiactl|kfd|dxg|mali\d*|kgsl-3d\d+|nvhost-gpu|nvmap|pvr_sync|galcore)$/;
+  return (
+    names('/dev').some((name) => gpuNode.test(name)) || names('/dev/dri').some((name) => name.startsWith('renderD'))
+  );
 }
 
 export const pathOf = (source: string | URL): string => (source instanceof URL ? fileURLToPath(source) : source);

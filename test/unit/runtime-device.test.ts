@@ -5,7 +5,14 @@ import type { TuttiError } from '../../compiler/error.js';
 import { devices, openDevice } from '../../runtime/device.js';
 import { InterpreterDevice, interpreterBackend } from '../support/interpreter_device.js';
 
-const { registry } = vi.hoisted(() => ({ registry: {} as Record<string, () => Promise<unknown>> }));
+const { registry, machine } = vi.hoisted(() => ({
+  registry: {} as Record<string, () => Promise<unknown>>,
+  machine: { gpu: true },
+}));
+vi.mock('../../runtime/node.js', async (original) => ({
+  ...(await original<typeof import('../../runtime/node.js')>()),
+  mayHaveGpu: () => machine.gpu,
+}));
 vi.mock('../../backends/registry.js', () => ({ backends: registry }));
 
 interface Made {
@@ -65,6 +72,7 @@ beforeEach(async () => {
 afterEach(() => {
   for (const name of Object.keys(registry)) delete registry[name];
   vi.unstubAllEnvs();
+  machine.gpu = true;
 });
 
 const failure = async (promise: Promise<unknown>): Promise<TuttiError> => {
@@ -127,6 +135,20 @@ describe('openDevice', () => {
     backend('cpu', { reason: 'no compiler' });
     await module.openDevice();
     expect(software.opened[0].id).toBe('vulkan:soft');
+  });
+
+  it('loads no GPU driver for auto where there is no GPU, unless nothing else can run', async () => {
+    machine.gpu = false;
+    const vulkan = backend('vulkan', [info('vulkan:soft', { software: true })]);
+    const cpu = backend('cpu', [info('cpu')]);
+    await module.openDevice('auto');
+    expect([cpu.opened.length, vulkan.loads]).toEqual([1, 0]);
+
+    vi.resetModules();
+    module = await import('../../runtime/device.js');
+    backend('cpu', { reason: 'no compiler' });
+    await module.openDevice('auto');
+    expect(vulkan.opened).toHaveLength(1);
   });
 
   it('obeys TUTTI_DEVICE, ids and names of backends', async () => {
