@@ -24,7 +24,7 @@ type Build = (b: GraphBuilder, input: (shape: readonly number[]) => Value, weigh
 interface Case {
   readonly name: string;
   readonly build: Build;
-  /** Kernels expected after fusion, where it matters. */
+  /** Kernels expected after fusion, where it matters; copies that a schedule makes for itself do not count. */
   readonly kernels?: number;
 }
 
@@ -123,7 +123,7 @@ for (const [style, target] of Object.entries(testTargets)) {
             expect(Math.abs(Number(got[i]) - Number(want[i])), `${output}[${i}]`).toBeLessThan(1e-4 * (1 + Math.abs(Number(want[i]))));
           }
         }
-        if (kernels !== undefined) expect(run.kernels.length).toBe(kernels);
+        if (kernels !== undefined) expect(run.kernels.filter(({ name: kernel }) => !kernel.endsWith('_copy')).length).toBe(kernels);
       });
     }
   });

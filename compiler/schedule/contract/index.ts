@@ -12,7 +12,7 @@ import { lowerStaged } from './staged.js';
 export function lowerContract(group: Group, target: Target): readonly LoweredKernel[] {
   const staged = target.style === 'cpu' && !isPointwise(group) ? lowerStaged(group, target) : undefined;
   if (staged) return [staged];
-  if (isWorthTiling(group, target)) return [target.style === 'cpu' ? lowerPacked(group, target) : lowerRegisters(group, target)];
+  if (isWorthTiling(group, target)) return target.style === 'cpu' ? [lowerPacked(group, target)] : lowerRegisters(group, target);
   return [{ kernel: lowerDirect(group, target), bindings: [...group.reads, ...group.writes] }];
 }
 
@@ -27,5 +27,7 @@ function isPointwise({ anchor }: Group): boolean {
 /** Tiles pay where operands are reused, or where they stream through without being packed. */
 function isWorthTiling(group: Group, target: Target): boolean {
   const { m, n, k } = contractionOf(group);
-  return k >= 4 && (Math.min(m, n) >= 4 || (target.style === 'cpu' && streams(group, target)));
+  if (k < 4) return false;
+  if (Math.min(m, n) >= 4) return true;
+  return target.style === 'cpu' ? streams(group, target) : group.anchor?.op === 'conv' && !isPointwise(group) && n >= 4;
 }

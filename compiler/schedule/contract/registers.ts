@@ -1,104 +1,366 @@
 /**
- * Contraction on a GPU without shared memory: each invocation keeps a tile of m × n in registers and walks along k.
- * Neighbouring invocations take neighbouring columns, so they read the same rows of the lhs. On devices that are
- * executed by a CPU this is the fastest form: barriers cost more there than caches save.
+ * Contraction on a GPU without shared memory: each invocation keeps a tile of rows × columns of sums in registers, as
+ * scalars, and walks along k with aligned vector loads on both sides. Invocations of a workgroup share the rows of the
+ * lhs, so that its loads are uniform, and take neighbouring columns. On devices that are executed by a CPU this is the
+ * fastest form: barriers cost more there than caches save.
  */
 import type { Target } from '../../kernel/target.js';
-import type { KValue, Lanes } from '../../kernel/types.js';
+import type { KBuffer, KValue, Lanes } from '../../kernel/types.js';
 import { Affine, delinearize, linearize } from '../affine.js';
-import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import { type Group, resultIndex } from '../group.js';
-import { Lowering, range, scalarOf, shapeOf } from '../lowering.js';
-import { type Contraction, contractionOf, kernelExtents, multiplyAdd } from './contraction.js';
-import { packConstant, stridesOf } from './packing.js';
+import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
+import { Lowering, range, scalarOf } from '../lowering.js';
+import { type Contraction, contractionOf, kernelExtents, multiplyAdd, type Operand } from './contraction.js';
+import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed, vector } from './copy.js';
+import { type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
+import { packedLhs, stridesOf } from './packing.js';
 
 interface Tile {
   readonly rows: number;
-  /** Vectors of `lanes` columns. */
-  readonly vectors: number;
-  readonly lanes: Lanes;
+  readonly columns: number;
+  /** Invocations of a workgroup along n, and along m. */
+  readonly along: number;
+  readonly across: number;
 }
 
-function chooseTile(contraction: Contraction, target: Target): Tile {
-  const { m, n } = contraction;
-  const lanes: Lanes = target.vectorLanes >= 4 && n % 4 === 0 && columnsAreVectors(contraction) ? 4 : 1;
-  const fit = (extent: number, sizes: readonly number[]) => {
-    const waste = (size: number) => (Math.ceil(extent / size) * size) / extent;
-    return sizes.reduce((best, size) => (waste(size) * (1 + 1 / size) < waste(best) * (1 + 1 / best) ? size : best));
-  };
-  const rows = fit(m, [8, 4, 2, 1]);
-  const vectors = lanes === 4 ? fit(n / 4, [2, 1]) : fit(n, [4, 2, 1]);
-  return { rows, vectors, lanes };
+/** Output positions as `lines` of `width`; tiles do not cross lines. */
+interface Space {
+  readonly lines: number;
+  readonly width: number;
+  /** Residues of the output that are computed apart. */
+  readonly classes: number;
 }
 
-/** Four neighbouring columns are neighbours in the rhs's memory, or all in one row of an image. */
-function columnsAreVectors({ node, rhs }: Contraction): boolean {
-  if (!rhs.padded) return true;
-  const width = shapeOf(node.outputs[0]).at(-1) as number;
-  return width % 4 === 0;
+/** Where columns come from. */
+type Source =
+  | { readonly kind: 'planes'; readonly geometry: Geometry; readonly copy: PlanesCopy }
+  /** [batch][k][pitch], aligned. */
+  | { readonly kind: 'rows'; readonly copy: Copy }
+  | { readonly kind: 'operand'; readonly reading: Reading };
+
+/** How four steps of k, or four rows, of an operand are read: aligned vectors where its memory allows. */
+type Reading = 'along-k' | 'along-row' | 'element';
+
+/** Multiply-adds from which on the largest tiles pay for the time their compilation takes. */
+const largeWork = 5e7;
+
+/**
+ * Rows × columns of a tile by cost per multiply-add: loads and address arithmetic are worth about 8 of them per row and
+ * column (measured on lavapipe and SwiftShader: 16×16 : 8×16 : 8×8 : 4×8 = 1 : 0.83 : 0.68 : 0.54), padding is lost, and
+ * so are compute units without work.
+ */
+function chooseTile({ batch, m, k }: Contraction, { lines, width, classes }: Space, target: Target): Tile {
+  const work = batch * m * lines * width * classes * k;
+  const limit = target.style === 'simt' || work < largeWork || classes > 1 ? 64 : 256;
+  const invocations = target.style === 'simt' ? target.parallelism * 256 : target.parallelism * 16;
+  let best = { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY };
+  for (const rows of [1, 2, 4, 8, 16]) {
+    for (const columns of [4, 8, 12, 16]) {
+      if (rows * columns > limit) continue;
+      const tilesM = Math.ceil(m / rows);
+      const tilesN = lines * Math.ceil(width / columns) * classes;
+      const waste = ((tilesM * rows) / m) * ((tilesN * columns) / (lines * width * classes));
+      const idle = Math.max(1, invocations / (batch * tilesM * tilesN));
+      const cost = waste * (1 + (8 * (rows + columns)) / (rows * columns)) * idle ** 0.5;
+      if (cost < best.cost) best = { rows, columns, cost };
+    }
+  }
+  const { rows, columns } = best;
+  const workgroup = Math.min(target.style === 'simt' ? 64 : 8, target.limits.workgroupInvocations);
+  const tilesN = lines * Math.ceil(width / columns);
+  let along = workgroup;
+  while (along > 1 && along / 2 >= tilesN) along /= 2;
+  return { rows, columns, along, across: workgroup / along };
 }
 
-export function lowerRegisters(group: Group, target: Target): LoweredKernel {
+/** How an operand's memory can be read in vectors. */
+function readingOf(group: Group, operand: Operand, batches: number, rows: number, k: number): Reading {
+  const strides = group.reads.includes(operand.value) ? stridesOf(operand, { batches, rows, k, width: 1 }) : undefined;
+  if (!strides) return 'element';
+  const aligned = (...values: number[]) => values.every((value) => value % vector === 0);
+  if (strides.k === 1 && aligned(strides.offset, strides.batch, strides.row, k)) return 'along-k';
+  if (strides.row === 1 && aligned(strides.offset, strides.batch, strides.k, rows)) return 'along-row';
+  return 'element';
+}
+
+export function lowerRegisters(group: Group, target: Target): readonly LoweredKernel[] {
   const contraction = contractionOf(group);
-  const { batch, m, n, k, lhs, rhs, node, accumulator } = contraction;
-  const tile = chooseTile(contraction, target);
-  const { rows, vectors, lanes } = tile;
-  const shape = { batches: contraction.lhsBatches, rows: m, k, width: rows };
-  const data = group.constants.get(lhs.value.id);
-  const isOwn = group.reads.includes(lhs.value) && scalarOf(lhs.value) === accumulator
-    && group.nodes.every((other) => other === node || !other.inputs.includes(lhs.value));
-  const strides = data && isOwn ? stridesOf(lhs, shape) : undefined;
-  const packed: DerivedConstant | undefined = data && strides && packConstant(lhs.value, data, shape, strides);
-  const lowering = new Lowering(group, target, new Map(packed ? [[lhs.value.id, packed]] : []));
-  const { b } = lowering;
-
-  const tilesM = Math.ceil(m / rows);
-  const tilesN = Math.ceil(n / (vectors * lanes));
-  const total = batch * tilesM * tilesN;
-  const workgroup = Math.min(target.style === 'simt' ? 128 : 32, target.limits.workgroupInvocations);
-  const local = Affine.of(b.builtin('local_id', 0, workgroup), b);
-  const grid = lowering.workgroups(Math.ceil(total / workgroup), (index) => {
-    lowering.guarded(index.scale(workgroup).add(local), total, (flat) => {
-      const [batchAt, tileM, tileN] = delinearize(flat, [batch, tilesM, tilesN]);
-      const limited = (at: Affine, last: number) =>
-        at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b);
-      const rowAt = (r: number) => limited(tileM.scale(rows).add(r), m - 1);
-      const columnAt = (v: number) => limited(tileN.scale(vectors * lanes).add(v * lanes), n - lanes);
-      const columns = range(vectors).map(columnAt);
-      const factors = (step: Affine): KValue[] => {
-        const buffer = packed && lowering.buffer(lhs.value);
-        if (!buffer) return range(rows).map((r) => lhs.element(lowering, batchAt, rowAt(r), step, 1));
-        const address = contraction.lhsBatch(batchAt).scale(tilesM).add(tileM).scale(k).add(step).scale(rows);
-        const width = Math.min(rows, target.vectorLanes, 4) as Lanes;
-        return range(rows / width).flatMap((i) => {
-          const vector = b.load(buffer, address.add(i * width).emit(b), width, true);
-          return range(width).map((lane) => b.extract(vector, lane));
-        });
-      };
-      const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator, lanes);
-      const extents = kernelExtents(node);
-      const nest = (d: number, at: readonly Affine[], carried: readonly KValue[]): readonly KValue[] => {
-        if (d < extents.length) return lowering.for(0, extents[d], 1, carried, (i, inner) => nest(d + 1, [...at, i], inner));
-        const step = linearize(at, extents);
-        const row = factors(step);
-        const column = columns.map((c) => lowering.widen(rhs.element(lowering, batchAt, c.add(Affine.lane(lanes)), step, lanes), lanes));
-        return range(rows).flatMap((r) => column.map((value, v) => multiplyAdd(lowering, row[r], value, carried[r * vectors + v])));
-      };
-      const sums = k === 0 ? range(rows * vectors).map(() => zero) : nest(0, [], range(rows * vectors).map(() => zero));
-      for (const r of range(rows)) {
-        lowering.guarded(tileM.scale(rows).add(r), m, (row) => {
-          for (const v of range(vectors)) {
-            const first = tileN.scale(vectors * lanes).add(v * lanes);
-            lowering.guarded(first.div(lanes), n / lanes, (column) => {
-              finish(lowering, group, contraction, { batch: batchAt, m: row, n: column.scale(lanes).add(Affine.lane(lanes)) }, sums[r * vectors + v], lanes);
-            });
-          }
-        });
-      }
-    });
-  });
-  return { kernel: lowering.finish(grid, [workgroup, 1, 1]), bindings: lowering.bindings };
+  const { node, n, k, m, rhs } = contraction;
+  const reading = readingOf(group, rhs, contraction.rhsBatches, n, k);
+  const geometry = reading === 'element' ? geometryOf(group) : undefined;
+  const isUsable = geometry && geometry.h.phases.length > 0 && geometry.w.phases.length > 0;
+  if (node.op === 'conv' && geometry && isUsable && !isFlat(geometry)) {
+    const classes = geometry.h.inputDilation * geometry.w.inputDilation;
+    const space = { lines: geometry.h.extent, width: geometry.w.extent, classes };
+    const tile = chooseTile(contraction, space, target);
+    const columns = Math.ceil(space.width / tile.columns) * tile.columns;
+    const copy = copyPlanes(group, target, contraction, geometry, columns);
+    return [copy.kernel, new RegisterTiles(group, target, contraction, space, tile, { kind: 'planes', geometry, copy }).lower()];
+  }
+  const space = { lines: 1, width: n, classes: 1 };
+  const tile = chooseTile(contraction, space, target);
+  // Columns that are read by several row tiles are worth a copy.
+  if (reading === 'element' && m >= 8) {
+    const copy = copyRows(group, target, contraction);
+    return [copy.kernel, new RegisterTiles(group, target, contraction, space, tile, { kind: 'rows', copy }).lower()];
+  }
+  return [new RegisterTiles(group, target, contraction, space, tile, { kind: 'operand', reading }).lower()];
 }
+
+/** One tap, no movement: a matrix product. */
+const isFlat = ({ h, w }: Geometry): boolean =>
+  [h, w].every(({ kernel, stride, inputDilation, minShift, maxShift }) =>
+    kernel === 1 && stride === 1 && inputDilation === 1 && minShift === 0 && maxShift === 0);
+
+class RegisterTiles {
+  readonly #group: Group;
+  readonly #target: Target;
+  readonly #contraction: Contraction;
+  readonly #space: Space;
+  readonly #tile: Tile;
+  readonly #source: Source;
+  readonly #packed: DerivedConstant | undefined;
+  readonly #lhsReading: Reading;
+  readonly #lowering: Lowering;
+  readonly #copied: KBuffer | undefined;
+
+  constructor(group: Group, target: Target, contraction: Contraction, space: Space, tile: Tile, source: Source) {
+    this.#group = group;
+    this.#target = target;
+    this.#contraction = contraction;
+    this.#space = space;
+    this.#tile = tile;
+    this.#source = source;
+    const { lhs, lhsBatches, m, k, accumulator } = contraction;
+    this.#packed = packedLhs(group, contraction, tile.rows);
+    this.#lhsReading = this.#packed ? 'along-row' : readingOf(group, lhs, lhsBatches, m, k);
+    this.#lowering = new Lowering(group, target, new Map(this.#packed ? [[lhs.value.id, this.#packed]] : []));
+    this.#copied = source.kind === 'operand' ? undefined : this.#lowering.b.buffer('copy', accumulator, source.copy.length, 'read');
+  }
+
+  lower(): LoweredKernel {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { batch, m } = this.#contraction;
+    const { lines, width, classes } = this.#space;
+    const { rows, columns, along, across } = this.#tile;
+    const segments = Math.ceil(width / columns);
+    const tilesM = Math.ceil(m / rows);
+    const tilesN = lines * segments;
+    const [local] = [Affine.of(b.builtin('local_id', 0, along * across), b)];
+    const [localM, localN] = delinearize(local, [across, along]);
+    const counts = [classes, batch, Math.ceil(tilesM / across), Math.ceil(tilesN / along)];
+    const grid = lowering.workgroups(counts.reduce((p, c) => p * c, 1), (index) => {
+      const [classAt, batchAt, groupM, groupN] = delinearize(index, counts);
+      lowering.guarded(groupM.scale(across).add(localM), tilesM, (tileM) => {
+        lowering.guarded(groupN.scale(along).add(localN), tilesN, (tileN) => {
+          const [line, segment] = delinearize(tileN, [lines, segments]);
+          const first = segment.scale(columns);
+          const byClass = (at: number): void => {
+            const here = () => this.#finish(batchAt, tileM, line, first, at, this.#sums(batchAt, tileM, line, first, at));
+            if (at === classes - 1) here();
+            else lowering.if(b.compare('eq', classAt.emit(b), b.constant(at)), here, () => byClass(at + 1));
+          };
+          byClass(0);
+        });
+      });
+    });
+    const kernel = lowering.finish(grid, [along * across, 1, 1]);
+    const bindings: Binding[] = [...lowering.bindings];
+    if (this.#source.kind !== 'operand') bindings.push(this.#source.copy.memory);
+    return trimmed(kernel, bindings);
+  }
+
+  // --- sums --------------------------------------------------------------------------------------------------------
+
+  #sums(batch: Affine, tileM: Affine, line: Affine, first: Affine, classAt: number): readonly KValue[] {
+    const { accumulator, k, node } = this.#contraction;
+    const { rows, columns } = this.#tile;
+    const { b } = this.#lowering;
+    const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator);
+    const zeros = range(rows * columns).map(() => zero);
+    if (k === 0) return zeros;
+    const source = this.#source;
+    switch (source.kind) {
+      case 'planes':
+        return this.#planes(source.geometry, source.copy, batch, tileM, line, first, classAt, zeros);
+      case 'rows':
+        return this.#overK([k], zeros, (step, count) => this.#copiedRows(source.copy, batch, first, step, count), batch, tileM);
+      case 'operand': {
+        const extents = source.reading === 'element' ? kernelExtents(node) : [k];
+        const { rhs, n } = this.#contraction;
+        const columnsAt = (step: Affine, count: number) => this.#read(rhs, source.reading, batch, first, n, columns, step, count);
+        return this.#overK(extents, zeros, columnsAt, batch, tileM);
+      }
+      default:
+        return source satisfies never;
+    }
+  }
+
+  #multiply(factors: readonly KValue[], values: readonly KValue[], carried: readonly KValue[]): readonly KValue[] {
+    const { rows, columns } = this.#tile;
+    return range(rows * columns).map((i) =>
+      multiplyAdd(this.#lowering, factors[Math.floor(i / columns)], values[i % columns], carried[i]));
+  }
+
+  /** Loops over k, four steps at a time where they can be read together. */
+  #overK(
+    extents: readonly number[], initial: readonly KValue[], columnsAt: (step: Affine, count: number) => KValue[][], batch: Affine, tileM: Affine,
+  ): readonly KValue[] {
+    const lowering = this.#lowering;
+    const nest = (d: number, at: readonly Affine[], carried: readonly KValue[]): readonly KValue[] => {
+      if (d < extents.length - 1) return lowering.for(0, extents[d], 1, carried, (i, inner) => nest(d + 1, [...at, i], inner));
+      const extent = extents[d];
+      const steps = (from: Affine, count: number, sums: readonly KValue[]): readonly KValue[] => {
+        const step = linearize([...at, from], extents);
+        const factors = this.#factors(batch, tileM, step, count);
+        const values = columnsAt(step, count);
+        return range(count).reduce((now, u) => this.#multiply(factors[u], values[u], now), sums);
+      };
+      const whole = Math.floor(extent / vector);
+      const sums = lowering.for(0, whole, 1, carried, (i, inner) => steps(i.scale(vector), vector, inner));
+      return extent % vector === 0 ? sums : steps(Affine.constant(whole * vector), extent % vector, sums);
+    };
+    return nest(0, [], initial);
+  }
+
+  /** `count` steps of k from `step`: [count][rows] factors of the lhs. */
+  #factors(batch: Affine, tileM: Affine, step: Affine, count: number): KValue[][] {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { lhs, m, k, lhsBatch } = this.#contraction;
+    const { rows } = this.#tile;
+    if (!this.#packed) return this.#read(lhs, this.#lhsReading, batch, tileM.scale(rows), m, rows, step, count);
+    const buffer = lowering.buffer(lhs.value);
+    if (!buffer) throw new Error('the packed lhs is not bound');
+    const tile = lhsBatch(batch).scale(Math.ceil(m / rows)).add(tileM);
+    const width = Math.min(rows, vector) as Lanes;
+    return range(count).map((u) => {
+      const from = tile.scale(k).add(step).add(u).scale(rows);
+      return range(rows / width).flatMap((i) => {
+        const loaded = b.load(buffer, from.add(i * width).emit(b), width, true);
+        return range(width).map((lane) => b.extract(loaded, lane));
+      });
+    });
+  }
+
+  /** [count][extent] elements of an operand from `first` row and `step` of k; rows beyond the end repeat others. */
+  #read(
+    operand: Operand, reading: Reading, batch: Affine, first: Affine, total: number, extent: number, step: Affine, count: number,
+  ): KValue[][] {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const limited = (at: Affine, last: number) => (at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b));
+    const lanes = (value: KValue) => range(vector).map((lane) => b.extract(value, lane));
+    if (reading === 'along-k' && count === vector) {
+      const byRow = range(extent).map((r) =>
+        lanes(operand.element(lowering, batch, limited(first.add(r), total - 1), step.add(Affine.lane(vector)), vector)));
+      return range(count).map((u) => byRow.map((row) => row[u]));
+    }
+    if (reading === 'along-row' && extent % vector === 0) {
+      const firsts = range(extent / vector).map((i) => limited(first.add(i * vector).div(vector), total / vector - 1).scale(vector));
+      return range(count).map((u) => firsts.flatMap((at) =>
+        lanes(operand.element(lowering, batch, at.add(Affine.lane(vector)), step.add(u), vector))));
+    }
+    const places = range(extent).map((r) => limited(first.add(r), total - 1));
+    return range(count).map((u) => places.map((at) => operand.element(lowering, batch, at, step.add(u), 1)));
+  }
+
+  #copiedRows({ pitch }: Copy, batch: Affine, first: Affine, step: Affine, count: number): KValue[][] {
+    const { b } = this.#lowering;
+    const { k, rhsBatch } = this.#contraction;
+    const last = pitch / vector - 1;
+    const columns = range(this.#tile.columns / vector).map((i) => {
+      const at = first.add(i * vector).div(vector);
+      return (at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b)).scale(vector);
+    });
+    return range(count).map((u) => columns.flatMap((column) => {
+      const loaded = b.load(this.#copied as KBuffer, rhsBatch(batch).scale(k).add(step).add(u).scale(pitch).add(column).emit(b), vector, true);
+      return range(vector).map((lane) => b.extract(loaded, lane));
+    }));
+  }
+
+  /** Sums over channels and taps; a row of the kernel shares its aligned loads. */
+  #planes(
+    { h, w }: Geometry, copy: PlanesCopy, batch: Affine, tileM: Affine, line: Affine, first: Affine, classAt: number, zeros: readonly KValue[],
+  ): readonly KValue[] {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { k } = this.#contraction;
+    const { columns } = this.#tile;
+    const [tapsH, tapsW] = [h.classes[Math.floor(classAt / w.inputDilation)], w.classes[classAt % w.inputDilation]];
+    const channels = k / (h.kernel * w.kernel);
+    const groups = this.#contraction.lhsBatches;
+    const [image, groupAt] = delinearize(batch, [this.#contraction.batch / groups, groups]);
+    const { rows, pitch, phasesH, phasesW } = copy;
+    const rowOf = (channel: Affine, at: { k: Affine; phase: number; shift: Affine }, carried: readonly KValue[]): readonly KValue[] => {
+      const plane = linearize(
+        [image, groupAt.scale(channels).add(channel), Affine.constant(phasesH.indexOf(at.phase))],
+        [this.#contraction.batch / groups, groups * channels, phasesH.length],
+      ).scale(phasesW.length);
+      const element = ({ phase, shift }: Tap, column: number): KValue => {
+        const offset = shift - w.minShift + column;
+        const aligned = Math.floor(offset / vector) * vector;
+        const row = plane.add(phasesW.indexOf(phase)).scale(rows).add(line).add(at.shift.sub(h.minShift));
+        const from = row.scale(pitch).add(first).add(aligned);
+        return b.extract(b.load(this.#copied as KBuffer, from.emit(b), vector, true), offset - aligned);
+      };
+      return tapsW.reduce((now, tap) => {
+        const step = channel.scale(h.kernel).add(at.k).scale(w.kernel).add(tap.k);
+        const [factors] = this.#factors(batch, tileM, step, 1);
+        return this.#multiply(factors, range(columns).map((column) => element(tap, column)), now);
+      }, carried);
+    };
+    return lowering.for(0, channels, 1, zeros, (channel, carried) =>
+      progressions(tapsH).reduce((now, [{ k: k0, phase, shift }, count, stepK, stepShift]) =>
+        lowering.for(0, count, 1, now, (i, inner) =>
+          rowOf(channel, { k: i.scale(stepK).add(k0), phase, shift: i.scale(stepShift).add(shift) }, inner)), carried));
+  }
+
+  // --- results -----------------------------------------------------------------------------------------------------
+
+  /** Epilogue and stores of a tile. */
+  #finish(batch: Affine, tileM: Affine, line: Affine, first: Affine, classAt: number, sums: readonly KValue[]): void {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { m, accumulator } = this.#contraction;
+    const { rows, columns } = this.#tile;
+    const source = this.#source;
+    const { h, w }: { h?: Dim; w?: Dim } = source.kind === 'planes' ? source.geometry : {};
+    const [classH, classW] = w ? [Math.floor(classAt / w.inputDilation), classAt % w.inputDilation] : [0, 0];
+    const extentOf = (dim: Dim, residue: number) => Math.max(0, Math.ceil((dim.output - residue) / dim.inputDilation));
+    const [height, width] = h && w ? [extentOf(h, classH), extentOf(w, classW)] : [1, this.#space.width];
+    if (height === 0 || width === 0) return;
+    const lanes: Lanes = width % vector === 0 && (w?.inputDilation ?? 1) === 1 ? vector : 1;
+    const place = (lineAt: Affine, column: Affine): Affine => {
+      const across = column.scale(lanes).add(Affine.lane(lanes));
+      return h && w ? lineAt.scale(h.inputDilation).add(classH).scale(w.output).add(across.scale(w.inputDilation)).add(classW) : across;
+    };
+    const store = (r: Affine, c: Affine, sum: () => KValue): void =>
+      lowering.guarded(tileM.scale(rows).add(r), m, (row) =>
+        lowering.guarded(first.div(lanes).add(c), width / lanes, (column) =>
+          lowering.guarded(line, height, (lineAt) =>
+            finish(lowering, this.#group, this.#contraction, { batch, m: row, n: place(lineAt, column) }, sum(), lanes))));
+    const [downs, rights] = [rows, columns / lanes];
+    const own = this.#group.nodes.length - 1;
+    if (downs * rights * (own + 1) <= unrolledStores) {
+      for (const r of range(downs)) {
+        for (const c of range(rights)) {
+          store(Affine.constant(r), Affine.constant(c), () => b.build(range(lanes).map((lane) => sums[r * columns + c * lanes + lane])));
+        }
+      }
+      return;
+    }
+    // Through an array, so that the code of the epilogue is there once.
+    const array = b.array(`tile${classAt}`, 'private', accumulator, rows * columns);
+    for (const i of range((rows * columns) / vector)) b.store(array, b.constant(i * vector), b.build(sums.slice(i * vector, (i + 1) * vector)), true);
+    lowering.for(0, downs, 1, [], (r) => lowering.for(0, rights, 1, [], (c) =>
+      store(r, c, () => b.load(array, r.scale(columns).add(c.scale(lanes)).emit(b), lanes, true))));
+  }
+}
+
+/** Nodes of epilogues that may be written out for every vector of a tile. */
+const unrolledStores = 64;
 
 /** Epilogue and store of one finished vector of sums. */
 export function finish(
