@@ -4,7 +4,7 @@ import type { Target } from './kernel/target.js';
 import { resolvers } from './frontends/resolvers.js';
 import { runPasses } from './passes/pipeline.js';
 import { specialise } from './passes/specialise.js';
-import { planGraph, planGraphInSteps } from './schedule/plan.js';
+import { planGraph } from './schedule/plan.js';
 import type { Plan, PlanOptions } from './plan.js';
 
 export type { Numerics, PlanOptions } from './plan.js';
@@ -14,28 +14,31 @@ export type { Numerics, PlanOptions } from './plan.js';
  * @throws TuttiError E_INPUT, E_SHAPE, E_UNSUPPORTED, naming the source node.
  */
 export function plan(graph: Graph, target: Target, options: PlanOptions = {}): Plan {
-  const times: Record<string, number> = {};
-  const start = performance.now();
-  const optimised = runPasses(graph, options);
-  times.passes = performance.now() - start;
-  return planGraph(optimised.graph, target, { ...options, times, constantsFolded: optimised.constantsFolded });
+  const steps = planSteps(graph, target, options);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
 }
 
 /** `plan` that gives way to other work: `breathe` is called every few milliseconds of planning. */
 export async function planPaced(
   graph: Graph, target: Target, options: PlanOptions, breathe: () => Promise<void>,
 ): Promise<Plan> {
-  const times: Record<string, number> = {};
-  const start = performance.now();
-  const optimised = runPasses(graph, options);
-  times.passes = performance.now() - start;
-  await breathe();
-  const steps = planGraphInSteps(optimised.graph, target, { ...options, times, constantsFolded: optimised.constantsFolded });
+  const steps = planSteps(graph, target, options);
   for (;;) {
     const { done, value } = steps.next();
     if (done) return value;
     await breathe();
   }
+}
+
+function* planSteps(graph: Graph, target: Target, options: PlanOptions = {}): Generator<void, Plan> {
+  const times: Record<string, number> = {};
+  const start = performance.now();
+  const optimised = yield* runPasses(graph, options);
+  times.passes = performance.now() - start;
+  return yield* planGraph(optimised.graph, target, { ...options, times, constantsFolded: optimised.constantsFolded });
 }
 
 /**

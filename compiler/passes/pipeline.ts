@@ -44,12 +44,14 @@ export const pipeline: readonly Pass[] = [
   { name: 'eliminate', guarantees: 'no two nodes compute the same, none is dead', run: eliminate },
 ];
 
-export function runPasses(graph: Graph, options: PlanOptions): { graph: Graph; constantsFolded: number } {
+/** Yields between passes. */
+export function* runPasses(graph: Graph, options: PlanOptions): Generator<void, { graph: Graph; constantsFolded: number }> {
   const context: PassContext = { options, constantsFolded: 0 };
   let current = graph;
-  pipeline.forEach((pass, i) => {
+  for (const [i, pass] of pipeline.entries()) {
     current = pass.run(current, context);
     options.dump?.(`graph.${i}.${pass.name.replaceAll(' ', '-')}`, () => printGraph(current));
-  });
+    yield;
+  }
   return { graph: current, constantsFolded: context.constantsFolded };
 }

@@ -31,13 +31,8 @@ interface Dispatch {
 const shapeOf = (value: Value) => value.type.shape as readonly number[];
 const bytesOfValue = (value: Value): number => bytesOf(value.type.dtype, sizeOf(shapeOf(value)));
 
-/** @throws TuttiError E_UNSUPPORTED, E_OUT_OF_MEMORY */
-export function planGraph(whole: Graph, target: Target, options: PlanGraphOptions): Plan {
-  return lastOf(planGraphInSteps(whole, target, options));
-}
-
-/** `planGraph` in steps of some milliseconds, for callers with other work to do between them. */
-export function* planGraphInSteps(whole: Graph, target: Target, options: PlanGraphOptions): Generator<void, Plan> {
+/** In steps of some milliseconds, for callers with other work to do between them. @throws TuttiError E_UNSUPPORTED, E_OUT_OF_MEMORY */
+export function* planGraph(whole: Graph, target: Target, options: PlanGraphOptions): Generator<void, Plan> {
   const clock = stopwatch(options.times);
   const graph = splitLargeWeights(whole, target);
   const groups = fuse(graph, target).filter((group) => group.writes.some((value) => sizeOf(shapeOf(value)) > 0));
@@ -75,14 +70,6 @@ export function* planGraphInSteps(whole: Graph, target: Target, options: PlanGra
       placement: groups.map((group) => ({ kernel: nameOf(group), family: group.family, sources: sourcesOf(group), notes: [] })),
     },
   };
-}
-
-/** What a generator returns. */
-function lastOf<T>(steps: Generator<void, T>): T {
-  for (;;) {
-    const { done, value } = steps.next();
-    if (done) return value;
-  }
 }
 
 function stopwatch(times: Record<string, number>): (stage: string) => void {
