@@ -86,7 +86,7 @@ export interface PlanReport {
   readonly flops: number;
   /** Milliseconds by stage. */
   readonly times: Readonly<Record<string, number>>;
-  /** One entry a group: its kernel, family, source nodes, and what was done about types (emulated, narrowed). */
+  /** One entry a dispatch: its kernel, family, source nodes, and what was done about types (emulated, packed). */
   readonly placement: readonly { readonly kernel: string; readonly family: string; readonly sources: readonly string[]; readonly notes: readonly string[] }[];
 }
 

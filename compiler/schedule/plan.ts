@@ -14,6 +14,7 @@ import { lowerGroup } from './family.js';
 import { fuse } from './fuse.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
 import type { Binding, LoweredKernel } from './lowered.js';
+import { typeNotes } from './notes.js';
 import { splitLargeWeights } from './split.js';
 
 export interface PlanGraphOptions {
@@ -67,7 +68,9 @@ export function* planGraph(whole: Graph, target: Target, options: PlanGraphOptio
       bytesMoved: dispatches.reduce((sum, { bindings }) => sum + bindings.reduce((s, binding) => s + memory.locate(binding).bytes, 0), 0),
       flops: graph.nodes.reduce((sum, node) => sum + flopsOf(node), 0),
       times: options.times,
-      placement: groups.map((group) => ({ kernel: nameOf(group), family: group.family, sources: sourcesOf(group), notes: [] })),
+      placement: dispatches.map(({ kernel, group }) => ({
+        kernel: kernels.kernels[kernel].name, family: group.family, sources: sourcesOf(group), notes: kernels.notes[kernel],
+      })),
     },
   };
 }
@@ -86,6 +89,8 @@ function stopwatch(times: Record<string, number>): (stage: string) => void {
 /** Distinct kernels by content; verified after scheduling and after legalisation. */
 class KernelTable {
   readonly kernels: KernelFunction[] = [];
+  /** By kernel: what was done about types. */
+  readonly notes: (readonly string[])[] = [];
   readonly #target: Target;
   readonly #dump: PlanGraphOptions['dump'];
   readonly #known = new Map<string, number>();
@@ -106,6 +111,7 @@ class KernelTable {
     const named = { ...legal, name: `${scheduled.name}_${index}` };
     this.#dump?.(`kernel.${String(index).padStart(3, '0')}.${scheduled.name}`, () => print(named));
     this.kernels.push(named);
+    this.notes.push(legal === scheduled ? [] : typeNotes(scheduled, this.#target));
     this.#known.set(content, index);
     return index;
   }
