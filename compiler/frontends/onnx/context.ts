@@ -66,6 +66,15 @@ export class ConvertContext {
     return this.shape(i).length;
   }
 
+  /** Checks the number of axes of an input, and returns its shape. */
+  ranked(i: number, least: number, most = least): readonly Dim[] {
+    const shape = this.shape(i);
+    if (shape.length >= least && shape.length <= most) return shape;
+    const expected =
+      most === least ? `${least} axes` : most === Infinity ? `${least} axes or more` : `${least} to ${most} axes`;
+    return this.fail(`wrong rank of input ${i}`, expected, `[${shape.join(', ')}]`);
+  }
+
   /** Data of an input, or undefined if it does not follow from constants. */
   known(i: number): HostTensor | undefined {
     return this.b.tensorOf(this.input(i));
@@ -82,6 +91,14 @@ export class ConvertContext {
     if (content !== undefined) return content;
     const tensor = this.b.tensorOf(this.input(i));
     return tensor === undefined ? this.notConstant(i) : [...numbersOf(tensor)];
+  }
+
+  /** The only element of an integer input, symbolic where need be. */
+  dim(i: number): Dim {
+    const content = this.dims(i);
+    return content.length === 1
+      ? content[0]
+      : this.fail(`input ${i} must have one element`, '1', String(content.length));
   }
 
   /** Elements of a numeric input as numbers. */

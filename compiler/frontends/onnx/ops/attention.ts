@@ -48,6 +48,7 @@ function bias(c: ConvertContext, dtype: Value['type']['dtype'], rows: Dim, colum
   const parts: Value[] = [];
   if (c.has(3)) {
     const given = c.input(3);
+    c.ranked(3, 1, 4);
     let mask = isFloat(given.type.dtype) ? cast(c.b, given, dtype) : hidden(cast(c.b, given, 'bool'));
     const rank = mask.type.shape.length;
     const missing = subDims(columns, mask.type.shape[rank - 1]);
@@ -65,7 +66,7 @@ function bias(c: ConvertContext, dtype: Value['type']['dtype'], rows: Dim, colum
     parts.push(hidden(binary(c.b, 'ge', shifted, column)));
   }
   if (c.has(6)) {
-    const lengths = reshape(c.b, cast(c.b, c.input(6), 'i64'), [c.shape(6)[0], 1, 1, 1]);
+    const lengths = reshape(c.b, cast(c.b, c.input(6), 'i64'), [c.ranked(6, 1)[0], 1, 1, 1]);
     parts.push(hidden(binary(c.b, 'lt', iota(c.b, 'i64', [1, 1, 1, columns], 3), lengths)));
   }
   return parts.length === 0 ? undefined : parts.reduce((x, y) => add(c.b, x, y));
@@ -77,7 +78,9 @@ function attention(c: ConvertContext): readonly (Value | undefined)[] {
   let k = heads(c, 1, 'kv_num_heads');
   let v = heads(c, 2, 'kv_num_heads');
   const { dtype } = q.type;
-  const past: Dim = c.has(4) ? c.shape(4)[2] : 0;
+  const past: Dim = c.has(4) ? c.ranked(4, 4)[2] : 0;
+  if (k.type.shape.length !== 4 || v.type.shape.length !== 4)
+    c.fail('keys and values must have as many axes as queries');
   if (c.has(4)) k = concat(c.b, [c.input(4), k], 2);
   if (c.has(5)) v = concat(c.b, [c.input(5), v], 2);
   const [batch, queryHeads, rows, size] = q.type.shape;
@@ -113,7 +116,7 @@ function attention(c: ConvertContext): readonly (Value | undefined)[] {
 
 /** Rotates pairs of features by angles whose cosines and sines are given per place. */
 function rotaryEmbedding(c: ConvertContext): Value {
-  const three = c.rank(0) === 3;
+  const three = c.ranked(0, 3, 4).length === 3;
   const x = three ? heads(c, 0, 'num_heads') : c.input(0);
   const width = x.type.shape[3];
   const given = c.int('rotary_embedding_dim', 0);
@@ -148,7 +151,7 @@ function tensorScatter(c: ConvertContext): Value {
   const axis = c.axis(c.int('axis', -2), rank);
   const along = (dim: Dim, at: number) => Array.from({ length: rank }, (_, i): Dim => (i === at ? dim : 1));
   let places = iota(c.b, 'i64', along(update.type.shape[axis], axis), axis);
-  if (c.has(2)) places = add(c.b, places, reshape(c.b, cast(c.b, c.input(2), 'i64'), along(c.shape(2)[0], 0)));
+  if (c.has(2)) places = add(c.b, places, reshape(c.b, cast(c.b, c.input(2), 'i64'), along(c.ranked(2, 1)[0], 0)));
   if (c.choice('mode', ['linear', 'circular'] as const, 'linear') === 'circular') {
     places = binary(c.b, 'rem', places, scalar(c.b, c.concreteDim(cache.type.shape[axis]), 'i64'));
   }
@@ -157,8 +160,8 @@ function tensorScatter(c: ConvertContext): Value {
 
 /** A depthwise convolution along time that carries its last inputs from call to call. */
 function causalConv(c: ConvertContext): readonly Value[] {
-  const [batch, channels, length] = c.shape(0);
-  const taps = c.concreteDim(c.shape(1)[2], 1);
+  const [batch, channels, length] = c.ranked(0, 3);
+  const taps = c.concreteDim(c.ranked(1, 3)[2], 1);
   const state = c.has(3) ? c.input(3) : full(c.b, 0, c.dtype(0), [batch, channels, taps - 1]);
   const padded = taps === 1 ? c.input(0) : concat(c.b, [state, c.input(0)], 2);
   const convolved = c.op('conv', [padded, c.input(1)], {

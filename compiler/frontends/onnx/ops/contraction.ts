@@ -58,8 +58,11 @@ export function convolve(c: ConvertContext, { x, w, dtype }: Convolution): Value
 }
 
 /** [O] as [1, O, 1, …], to be added to a result of `rank` axes. */
-export const channelwise = (c: ConvertContext, x: Value, rank: number): Value =>
-  reshape(c.b, x, [1, x.type.shape[0], ...new Array<number>(Math.max(0, rank - 2)).fill(1)]);
+export function channelwise(c: ConvertContext, x: Value, rank: number): Value {
+  const { shape } = x.type;
+  if (shape.length !== 1) c.fail('a parameter per channel must be a vector', '1 axis', `[${shape.join(', ')}]`);
+  return reshape(c.b, x, [1, shape[0], ...new Array<number>(Math.max(0, rank - 2)).fill(1)]);
+}
 
 const biased = (c: ConvertContext, y: Value, bias: number): Value =>
   c.has(bias) ? add(c.b, y, channelwise(c, c.input(bias), y.type.shape.length)) : y;

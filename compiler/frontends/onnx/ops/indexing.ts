@@ -65,7 +65,7 @@ function range(c: ConvertContext): Value {
   const scalarOf = (i: number) => reshape(c.b, c.input(i), []);
   const [start, limit, delta] = isFloat(dtype)
     ? [c.number(0), c.number(1), c.number(2)]
-    : [c.dims(0)[0], c.dims(1)[0], c.number(2)];
+    : [c.dim(0), c.dim(1), c.number(2)];
   if (delta === 0) c.fail('a delta of 0');
   let size: Dim;
   if (typeof start === 'number' && typeof limit === 'number') size = Math.max(0, Math.ceil((limit - start) / delta));

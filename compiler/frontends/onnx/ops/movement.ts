@@ -173,6 +173,7 @@ function split(c: ConvertContext): readonly Value[] {
   else if (c.has(1)) sizes = c.dims(1);
   else {
     const count = c.int('num_outputs', outputs);
+    if (count !== outputs) c.fail('num_outputs is not the number of outputs', String(outputs), String(count));
     if (isSymbolic(dim)) sizes = c.opset < 18 ? new Array<Dim>(count).fill(floorDivDims(dim, count)) : c.notConstant(0);
     else {
       // Since opset 18 the last part may be smaller.
@@ -297,7 +298,7 @@ function reverseSequence(c: ConvertContext): Value {
 /** Keeps the upper or lower triangle of the last two axes. */
 function trilu(c: ConvertContext): Value {
   const x = c.input(0);
-  const [h, w] = x.type.shape.slice(-2);
+  const [h, w] = c.ranked(0, 2, Infinity).slice(-2);
   const k = c.has(1) ? reshape(c.b, cast(c.b, c.input(1), 'i64'), []) : scalar(c.b, 0, 'i64');
   const row = iota(c.b, 'i64', [h, 1], 0);
   const column = iota(c.b, 'i64', [1, w], 1);

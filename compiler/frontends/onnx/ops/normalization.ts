@@ -27,6 +27,7 @@ const from = (start: number, rank: number): number[] => Array.from({ length: ran
 /** y = (x - mean) / sqrt(var + epsilon) · scale + bias, as x · a + b with a and b per channel. */
 function batchNorm(c: ConvertContext): readonly (Value | undefined)[] {
   const x = c.input(0);
+  c.ranked(0, 2, Infinity);
   const { dtype } = x.type;
   if (c.opset < 9 && !c.flag('spatial', true)) c.unsupported('batch normalisation per place (spatial = 0)');
   const training = c.opset >= 14 ? c.flag('training_mode') : c.opset < 7 && !c.flag('is_test', true) && c.wants(1);
@@ -55,7 +56,7 @@ function affineNorm(c: ConvertContext, x: Value, average: Value, variance: Value
 }
 
 function instanceNorm(c: ConvertContext): Value {
-  const rank = c.rank(0);
+  const rank = c.ranked(0, 2, Infinity).length;
   const normal = normalized(c, c.input(0), from(2, rank), c.float('epsilon', 1e-5));
   const scaled = mul(c.b, normal, channelwise(c, c.input(1), rank));
   return add(c.b, scaled, channelwise(c, c.input(2), rank));
@@ -88,7 +89,7 @@ function rmsNorm(c: ConvertContext): Value {
 
 /** Before opset 21 scale and bias are per group, since then per channel. */
 function groupNorm(c: ConvertContext): Value {
-  const [n, channels, ...rest] = c.shape(0);
+  const [n, channels, ...rest] = c.ranked(0, 2, Infinity);
   const groups = c.int('num_groups');
   const each = floorDivDims(channels, groups);
   const grouped = reshape(c.b, c.input(0), [n, groups, each, ...rest]);

@@ -79,7 +79,7 @@ const cumulative = (op: string, fn: 'sum' | 'prod'): Conversion => ({
 });
 
 function largest(c: ConvertContext): readonly Value[] {
-  const k = c.opset < 10 ? c.int('k') : c.dims(1)[0];
+  const k = c.opset < 10 ? c.int('k') : c.dim(1);
   const { values, indices } = topK(c.b, c.input(0), k, c.axis(c.int('axis', -1), c.rank(0)), c.flag('largest', true));
   return [values, indices];
 }

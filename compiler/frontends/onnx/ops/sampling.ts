@@ -6,6 +6,7 @@ import {
   broadcastTo,
   cast,
   clamp,
+  concat,
   floorMod,
   full,
   gatherElements,
@@ -82,7 +83,8 @@ function reflected(c: ConvertContext, index: Value, size: number, aligned: boole
 /** x [N, C, …spatial] at the places of grid [N, …out, n], whose last axis counts from the last spatial axis. */
 function gridSample(c: ConvertContext): Value {
   const [x, grid] = [c.input(0), c.input(1)];
-  const [batch, channels] = x.type.shape;
+  const [batch, channels] = c.ranked(0, 3, 5);
+  c.ranked(1, c.rank(0));
   const sizes = c.concreteDims(x.type.shape.slice(2));
   const out = grid.type.shape.slice(1, -1);
   const count = productOf(out);
@@ -132,23 +134,29 @@ const product = <T>(lists: readonly (readonly T[])[]): T[][] =>
 /** Places of an output grid in [-1, 1], transformed by theta [N, n, n + 1]. */
 function affineGrid(c: ConvertContext): Value {
   const [batch, , ...sizes] = c.numbers(1);
+  if (sizes.length !== 2 && sizes.length !== 3) c.fail('size must be [N, C, …2 or 3 spatial dims]');
+  for (const size of sizes) checkCount(c, [size]);
   const aligned = c.flag('align_corners');
   const n = sizes.length;
-  const places = sizes.map((size) =>
-    Array.from({ length: size }, (_, i) =>
+  const count = sizeOf(sizes);
+  // Rows of coordinates, the last spatial axis first, then ones.
+  const rows = sizes.map((size, axis) => {
+    const places = Array.from({ length: size }, (_, i) =>
       aligned ? (size === 1 ? 0 : (2 * i) / (size - 1) - 1) : (2 * i + 1) / size - 1,
-    ),
-  );
-  const points = product(places);
-  // Rows: the last spatial axis first, then ones.
-  const rows = Array.from({ length: n }, (_, row) => points.map((point) => point[n - 1 - row]));
-  const base = cast(
-    c.b,
-    tensor(c.b, 'f64', [...rows.flat(), ...points.map(() => 1)], [n + 1, points.length]),
-    c.dtype(0),
-  );
+    );
+    const shape = sizes.map((_, i) => (i === axis ? size : 1));
+    return reshape(c.b, broadcastTo(c.b, tensor(c.b, 'f64', places, shape), sizes), [1, count]);
+  });
+  const ones = full(c.b, 1, 'f64', [1, count]);
+  const base = cast(c.b, concat(c.b, [...rows.reverse(), ones], 0), c.dtype(0));
   const grid = transpose(c.b, matmul(c.b, c.input(0), base), [0, 2, 1]);
   return reshape(c.b, grid, [batch, ...sizes, n]);
+}
+
+/** Tables of places are made here: they must be of a sensible size. */
+function checkCount(c: ConvertContext, dims: readonly number[]): void {
+  if (dims.some((dim) => dim < 1)) c.fail('sizes must be positive', undefined, `[${dims.join(', ')}]`);
+  if (sizeOf(dims) > 2 ** 20) c.unsupported(`more than 2^20 places ([${dims.join(', ')}])`);
 }
 
 /** Adds the columns of blocks [N, C · block, L] up to images. */
@@ -162,7 +170,10 @@ function columnsToImage(c: ConvertContext): Value {
     (size, i) =>
       Math.floor((size + pads[i] + pads[image.length + i] - dilations[i] * (block[i] - 1) - 1) / strides[i]) + 1,
   );
-  const [batch, width, columns] = c.concreteShape(0);
+  const [batch, width, columns] = c.concreteDims(c.ranked(0, 3));
+  if (block.length !== image.length) c.fail('block_shape does not fit image_shape');
+  checkCount(c, image);
+  checkCount(c, [...block, ...counts]);
   if (columns !== sizeOf(counts)) c.fail('wrong number of columns', String(sizeOf(counts)), String(columns));
   const range = (size: number) => Array.from({ length: size }, (_, i) => i);
   const total = sizeOf(image);
