@@ -30,8 +30,9 @@ export class GraphBuilder {
     this.#dims.set(name, bounds);
   }
 
-  input(name: string, dtype: DType, shape: readonly Dim[]): Value {
-    const value = this.value({ dtype, shape }, name);
+  /** An input; `unknown` if not even its rank is known before the graph is specialised. */
+  input(name: string, dtype: DType, shape: readonly Dim[], unknown?: true): Value {
+    const value = this.value(unknown ? { dtype, shape, unknown } : { dtype, shape }, name);
     this.#inputs.push(value);
     return value;
   }
