@@ -1,7 +1,8 @@
 /** `tutti bench`: latency of a model on a device, what share of the device's roof that is, and a peer beside it. */
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
+import { packageRoot } from '../backends/native.js';
 import { compile, type Model } from '../runtime/model.js';
 import { Session } from '../runtime/session.js';
 import type { Tensor } from '../runtime/tensor.js';
@@ -43,8 +44,8 @@ export interface BenchResult {
 }
 
 const help = `
-The model is a file, or a folder that holds model.onnx (its test_data_set_0 then gives the inputs). Inputs that are not
-given are random.
+The model is a file, a folder that holds model.onnx (its test_data_set_0 then gives the inputs) or the name of such a
+folder in TUTTI_MODELS. Inputs that are not given are random.
 
 Examples:
   $ tutti bench model.onnx --device cpu --peer onnxruntime
@@ -54,7 +55,7 @@ export const benchVerb: Verb = (program, wrap) => {
   const command: Command = program
     .command('bench')
     .description('measure latency, beside a peer if wanted')
-    .argument('<model>', '.onnx or .tutti file, or a folder with model.onnx')
+    .argument('<model>', '.onnx or .tutti file, a folder with model.onnx, or its name in TUTTI_MODELS')
     .option('-d, --device <id>', 'device id, backend or auto')
     .option('-i, --input <name=value>', 'an input, as for run (repeatable; default: random)', collect)
     .option('--peer <name>', 'measure onnxruntime in the same process, in turns (A B B A)')
@@ -73,12 +74,15 @@ async function bench(path: string, flags: Flags): Promise<undefined> {
   else printResult(result);
 }
 
+/** Where models lie that are called by their name: TUTTI_MODELS, or where the tests look for them. */
+const modelsFolder = (): string => resolve(packageRoot() ?? '.', process.env.TUTTI_MODELS || '../shared/models');
+
 const standard = { warmup: 5, iterations: 30, duration: 2 } as const;
 
 /** One model on one device. @throws TuttiError as loading and running a model do */
 export async function benchModel(given: string, options: Partial<Flags>): Promise<BenchResult> {
   const flags: Flags = { ...standard, ...options };
-  const folder = existsSync(join(given, 'model.onnx')) ? given : undefined;
+  const folder = [given, join(modelsFolder(), given)].find((candidate) => existsSync(join(candidate, 'model.onnx')));
   const path = folder === undefined ? given : join(folder, 'model.onnx');
   const start = performance.now();
   const loaded = await loadModel(path, flags);
