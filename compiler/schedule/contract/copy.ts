@@ -11,9 +11,7 @@ import type { Binding, LoweredKernel, Temporary } from '../lowered.js';
 import { Lowering, range, scalarOf, shapeOf } from '../lowering.js';
 import type { Contraction } from './contraction.js';
 import type { Dim, Geometry } from './geometry.js';
-
-/** Lanes of the vectors that GPUs load at once. */
-export const vector = 4;
+import { vector } from './tiling.js';
 
 export interface Copy {
   readonly memory: Temporary;

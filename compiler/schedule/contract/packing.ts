@@ -12,6 +12,7 @@ import type { DerivedConstant } from '../lowered.js';
 import { scalarOf, shapeOf } from '../lowering.js';
 import type { Group } from '../group.js';
 import type { Contraction, Operand } from './contraction.js';
+import { vector } from './tiling.js';
 
 export interface PackedShape {
   readonly batches: number;
@@ -84,6 +85,19 @@ function packedOperand(group: Group, operand: Operand, accumulator: ScalarType, 
   if (group.nodes.some((node) => node !== group.anchor && node.inputs.includes(value))) return undefined;
   const strides = stridesOf(operand, shape);
   return strides && packConstant(value, own, shape, strides);
+}
+
+/** How four steps of k, or four rows, of an operand are read: aligned vectors where its memory allows. */
+export type Reading = 'along-k' | 'along-row' | 'element';
+
+/** How an operand's memory can be read in vectors. */
+export function readingOf(group: Group, operand: Operand, batches: number, rows: number, k: number): Reading {
+  const strides = group.reads.includes(operand.value) ? stridesOf(operand, { batches, rows, k, width: 1 }) : undefined;
+  if (!strides) return 'element';
+  const aligned = (...values: number[]) => values.every((value) => value % vector === 0);
+  if (strides.k === 1 && aligned(strides.offset, strides.batch, strides.row, k)) return 'along-k';
+  if (strides.row === 1 && aligned(strides.offset, strides.batch, strides.k, rows)) return 'along-row';
+  return 'element';
 }
 
 function pack(source: Float32Array, target: Float32Array, { batches, rows, k, width }: PackedShape, strides: Strides, length: number): void {

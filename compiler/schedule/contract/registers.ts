@@ -11,13 +11,16 @@ import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering, range, scalarOf } from '../lowering.js';
 import { type Contraction, contractionOf, kernelExtents, multiplyAdd, type Operand } from './contraction.js';
-import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed, vector } from './copy.js';
+import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed } from './copy.js';
 import { type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
-import { packedLhs, stridesOf } from './packing.js';
+import { packedLhs, type Reading, readingOf } from './packing.js';
+import { vector } from './tiling.js';
 
 interface Tile {
   readonly rows: number;
   readonly columns: number;
+  /** Multiply-add slots used per useful multiply-add: padding, loads and addresses, idle units. */
+  readonly cost: number;
   /** Invocations of a workgroup along n, and along m. */
   readonly along: number;
   readonly across: number;
@@ -38,11 +41,8 @@ type Source =
   | { readonly kind: 'rows'; readonly copy: Copy }
   | { readonly kind: 'operand'; readonly reading: Reading };
 
-/** How four steps of k, or four rows, of an operand are read: aligned vectors where its memory allows. */
-type Reading = 'along-k' | 'along-row' | 'element';
-
 /** Multiply-adds from which on the largest tiles pay for the time their compilation takes. */
-const largeWork = 5e7;
+const largeWork = 5e8;
 
 /**
  * Rows × columns of a tile by cost per multiply-add: loads and address arithmetic are worth about 8 of them per row and
@@ -65,46 +65,51 @@ function chooseTile({ batch, m, k }: Contraction, { lines, width, classes }: Spa
       if (cost < best.cost) best = { rows, columns, cost };
     }
   }
-  const { rows, columns } = best;
+  const { rows, columns, cost } = best;
   const workgroup = Math.min(target.style === 'simt' ? 64 : 8, target.limits.workgroupInvocations);
   const tilesN = lines * Math.ceil(width / columns);
   let along = workgroup;
   while (along > 1 && along / 2 >= tilesN) along /= 2;
-  return { rows, columns, along, across: workgroup / along };
+  return { rows, columns, cost, along, across: workgroup / along };
 }
 
-/** How an operand's memory can be read in vectors. */
-function readingOf(group: Group, operand: Operand, batches: number, rows: number, k: number): Reading {
-  const strides = group.reads.includes(operand.value) ? stridesOf(operand, { batches, rows, k, width: 1 }) : undefined;
-  if (!strides) return 'element';
-  const aligned = (...values: number[]) => values.every((value) => value % vector === 0);
-  if (strides.k === 1 && aligned(strides.offset, strides.batch, strides.row, k)) return 'along-k';
-  if (strides.row === 1 && aligned(strides.offset, strides.batch, strides.k, rows)) return 'along-row';
-  return 'element';
+/** The form that suits a contraction: what its columns are read from, how its output is cut, which tile. */
+export interface RegisterPlan {
+  readonly contraction: Contraction;
+  readonly geometry?: Geometry;
+  readonly reading: Reading;
+  readonly space: Space;
+  readonly tile: Tile;
 }
 
-export function lowerRegisters(group: Group, target: Target): readonly LoweredKernel[] {
+export function planRegisters(group: Group, target: Target): RegisterPlan {
   const contraction = contractionOf(group);
-  const { node, n, k, m, rhs } = contraction;
-  const reading = readingOf(group, rhs, contraction.rhsBatches, n, k);
+  const { n, k, rhs, rhsBatches } = contraction;
+  const reading = readingOf(group, rhs, rhsBatches, n, k);
   const geometry = reading === 'element' ? geometryOf(group) : undefined;
-  const isUsable = geometry && geometry.h.phases.length > 0 && geometry.w.phases.length > 0;
-  if (node.op === 'conv' && geometry && isUsable && !isFlat(geometry)) {
-    const classes = geometry.h.inputDilation * geometry.w.inputDilation;
-    const space = { lines: geometry.h.extent, width: geometry.w.extent, classes };
-    const tile = chooseTile(contraction, space, target);
-    const columns = Math.ceil(space.width / tile.columns) * tile.columns;
-    const copy = copyPlanes(group, target, contraction, geometry, columns);
-    return [copy.kernel, new RegisterTiles(group, target, contraction, space, tile, { kind: 'planes', geometry, copy }).lower()];
+  const isUsable = geometry && geometry.h.phases.length > 0 && geometry.w.phases.length > 0 && !isFlat(geometry);
+  if (!isUsable) {
+    const space = { lines: 1, width: n, classes: 1 };
+    return { contraction, reading, space, tile: chooseTile(contraction, space, target) };
   }
-  const space = { lines: 1, width: n, classes: 1 };
-  const tile = chooseTile(contraction, space, target);
+  const { h, w } = geometry;
+  const space = { lines: h.extent, width: w.extent, classes: h.inputDilation * w.inputDilation };
+  return { contraction, geometry, reading, space, tile: chooseTile(contraction, space, target) };
+}
+
+export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan): readonly LoweredKernel[] {
+  const { contraction, geometry, reading, space, tile } = plan;
+  const lower = (source: Source) => new RegisterTiles(group, target, contraction, space, tile, source).lower();
+  if (geometry) {
+    const copy = copyPlanes(group, target, contraction, geometry, Math.ceil(space.width / tile.columns) * tile.columns);
+    return [copy.kernel, lower({ kind: 'planes', geometry, copy })];
+  }
   // Columns that are read by several row tiles are worth a copy.
-  if (reading === 'element' && m >= 8) {
+  if (reading === 'element' && contraction.m >= 8) {
     const copy = copyRows(group, target, contraction);
-    return [copy.kernel, new RegisterTiles(group, target, contraction, space, tile, { kind: 'rows', copy }).lower()];
+    return [copy.kernel, lower({ kind: 'rows', copy })];
   }
-  return [new RegisterTiles(group, target, contraction, space, tile, { kind: 'operand', reading }).lower()];
+  return [lower({ kind: 'operand', reading })];
 }
 
 /** One tap, no movement: a matrix product. */
@@ -360,7 +365,7 @@ class RegisterTiles {
 }
 
 /** Nodes of epilogues that may be written out for every vector of a tile. */
-const unrolledStores = 64;
+export const unrolledStores = 64;
 
 /** Epilogue and store of one finished vector of sums. */
 export function finish(

@@ -92,15 +92,15 @@ function planOf(contraction: Contraction, { h, w }: Geometry, target: Target, ha
   };
 }
 
-/** The kernel, or undefined where this form does not apply (three spatial dims, rows that do not fit the cache). */
-export function lowerStaged(group: Group, target: Target): LoweredKernel | undefined {
+/** The kernels, or undefined where this form does not apply (three spatial dims, rows that do not fit the cache). */
+export function lowerStaged(group: Group, target: Target): readonly LoweredKernel[] | undefined {
   const geometry = geometryOf(group);
   if (!geometry || geometry.h.phases.length === 0 || geometry.w.phases.length === 0) return undefined;
   const contraction = contractionOf(group);
   if (contraction.k === 0 || contraction.n === 0 || contraction.m === 0 || contraction.batch === 0) return undefined;
   const isConstant = packedLhs(group, contraction, 1) !== undefined;
   const plan = planOf(contraction, geometry, target, isConstant);
-  return plan && new StagedConvolution(group, target, contraction, geometry, plan).lower();
+  return plan && [new StagedConvolution(group, target, contraction, geometry, plan).lower()];
 }
 
 /** Multiply-adds that a loop body may have before rows of the kernel become a loop. */
