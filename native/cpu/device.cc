@@ -146,7 +146,7 @@ void Device::serve() {
 
 void Device::execute(Submission& submission) {
   const auto unwanted = [&submission] {
-    return submission.cancelled != nullptr && __atomic_load_n(submission.cancelled, __ATOMIC_ACQUIRE) != 0;
+    return submission.aborted != nullptr && submission.aborted->load(std::memory_order_acquire) != 0;
   };
   if (unwanted()) return;
   for (const HostWrite& write : submission.writes) std::memcpy(write.to.data(), write.data, write.to.bytes);
@@ -159,12 +159,12 @@ void Device::execute(Submission& submission) {
         job.scalars = dispatch->scalars.data();
         job.grid = dispatch->grid;
         job.workgroups = static_cast<uint64_t>(dispatch->grid[0]) * dispatch->grid[1] * dispatch->grid[2];
-        job.scratchBytes = dispatch->scratchBytes;
+        job.scratchBytes = dispatch->kernel->scratchBytes;
         const auto start = std::chrono::steady_clock::now();
         if (!pool_->run(job)) throw Error("E_OUT_OF_MEMORY", "cpu: no memory for " + megabytes(job.scratchBytes) + " of scratch a thread");
-        if (submission.profile) {
+        if (submission.microseconds) {
           const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
-          submission.dispatchMicroseconds.push_back(time.count());
+          submission.microseconds->push_back(time.count());
         }
       } else if (const auto* copy = std::get_if<Copy>(&command)) {
         std::memmove(copy->to.data(), copy->from.data(), copy->to.bytes);

@@ -67,6 +67,10 @@ class Library {
 struct Kernel {
   std::shared_ptr<Library> library;
   KernelFn function = nullptr;
+  uint64_t bindings = 0;
+  uint64_t scalarBytes = 0;
+  /** Of one thread. */
+  uint64_t scratchBytes = 0;
 };
 
 struct Slice {
@@ -82,7 +86,6 @@ struct Dispatch {
   std::vector<Slice> bindings;
   std::vector<void*> pointers;
   std::vector<uint32_t> scalars;
-  uint64_t scratchBytes = 0;
 };
 struct Copy {
   Slice from;
@@ -112,10 +115,9 @@ struct Submission {
   std::vector<HostWrite> writes;
   std::vector<HostRead> reads;
   /** Becomes non-zero when nobody wants the result any more. */
-  const int32_t* cancelled = nullptr;
-  bool profile = false;
-  /** Filled if `profile`. */
-  std::vector<double> dispatchMicroseconds;
+  const std::atomic<int32_t>* aborted = nullptr;
+  /** Filled with the time of each dispatch, if asked for. */
+  std::shared_ptr<std::vector<double>> microseconds;
   /** Called once on the queue's thread, with the failure if there was one. */
   std::function<void(std::exception_ptr)> done;
 };

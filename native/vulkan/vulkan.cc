@@ -1,5 +1,5 @@
 // The vulkan driver's bindings: plain functions over opaque handles. Checks of user mistakes live in
-// backends/vulkan/driver.ts; here a wrong handle throws rather than crashes.
+// backends/common; here a wrong handle throws rather than crashes.
 
 #include "vulkan.h"
 
@@ -28,8 +28,8 @@ Napi::Object InitVulkan(Napi::Env env) {
 #else
 
 #include <cstring>
-#include <variant>
 
+#include "../common/commands.h"
 #include "device.h"
 
 namespace tutti {
@@ -46,24 +46,9 @@ struct DeviceOwner {
   const std::shared_ptr<Core> core;
 };
 
-using Handle = std::variant<std::monostate, std::shared_ptr<DeviceOwner>, std::shared_ptr<Buffer>,
-                            std::shared_ptr<Kernel>, std::shared_ptr<List>>;
+using Externals = Handles<DeviceOwner, Buffer, Kernel, List>;
 
-template <class T>
-Napi::Value wrap(Napi::Env env, std::shared_ptr<T> object) {
-  return Napi::External<Handle>::New(env, new Handle(std::move(object)), [](Napi::Env, Handle* handle) { delete handle; });
-}
-
-template <class T>
-const std::shared_ptr<T>& unwrap(const Napi::Value& value) {
-  if (value.IsExternal()) {
-    Handle* handle = value.As<Napi::External<Handle>>().Data();
-    if (auto* object = std::get_if<std::shared_ptr<T>>(handle)) return *object;
-  }
-  throw Error("internal", "a handle of another kind, or one already released");
-}
-
-std::shared_ptr<Core> coreOf(const Napi::Value& value) { return unwrap<DeviceOwner>(value)->core; }
+std::shared_ptr<Core> coreOf(const Napi::Value& value) { return Externals::unwrap<DeviceOwner>(value)->core; }
 
 std::string text(const Napi::Value& value) { return value.IsString() ? value.As<Napi::String>().Utf8Value() : ""; }
 
@@ -128,7 +113,7 @@ Napi::Value Open(const Napi::CallbackInfo& info) {
         }
         throw Error("E_DEVICE_UNKNOWN", "no Vulkan device has the UUID " + id);
       },
-      [](Napi::Env env, std::shared_ptr<DeviceOwner> owner) { return wrap(env, std::move(owner)); });
+      [](Napi::Env env, std::shared_ptr<DeviceOwner> owner) { return Externals::wrap(env, std::move(owner)); });
 }
 
 /** allocate(device, bytes) → buffer */
@@ -136,7 +121,7 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const auto core = coreOf(info[0]);
     Core::Use use(*core);
-    auto buffer = std::make_shared<Buffer>(core, static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value()));
+    auto buffer = std::make_shared<Buffer>(core, toCount(info[1]));
     if (buffer->mapped != nullptr && buffer->size <= (64u << 10)) {
       std::memset(buffer->mapped, 0, buffer->size);
     } else {
@@ -144,16 +129,13 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
       job->zero = buffer;
       core->enqueue(std::move(job));
     }
-    return wrap(info.Env(), std::move(buffer));
+    return Externals::wrap(info.Env(), std::move(buffer));
   });
 }
 
 /** release(handle): drops a buffer, kernel or list; what still uses it keeps it alive. */
 Napi::Value Release(const Napi::CallbackInfo& info) {
-  if (info[0].IsExternal()) {
-    Handle* handle = info[0].As<Napi::External<Handle>>().Data();
-    if (!std::holds_alternative<std::shared_ptr<DeviceOwner>>(*handle)) *handle = std::monostate{};
-  }
+  Externals::release<DeviceOwner>(info[0]);
   return info.Env().Undefined();
 }
 
@@ -181,144 +163,87 @@ Napi::Value LoadKernels(const Napi::CallbackInfo& info) {
           use.reset();
           return kernels;
         },
-        [](Napi::Env env, std::vector<std::shared_ptr<Kernel>> kernels) -> Napi::Value {
-          Napi::Array array = Napi::Array::New(env, kernels.size());
-          for (uint32_t i = 0; i < kernels.size(); ++i) array.Set(i, wrap(env, std::move(kernels[i])));
-          return array;
-        });
+        Externals::wrapAll<Kernel>);
   });
 }
 
-/** Reads the flat encoding that driver.ts writes. */
-class CommandReader {
- public:
-  CommandReader(const Napi::Float64Array& numbers, const Napi::Array& handles, const Napi::Uint8Array& scalars)
-      : numbers_(numbers.Data()), count_(numbers.ElementLength()), handles_(handles), scalars_(scalars) {}
+Binding toBinding(const CommandReader::Range& range) {
+  Binding binding{Externals::unwrap<Buffer>(range.buffer), range.offset, range.bytes};
+  checkRange(binding.offset, binding.bytes, binding.buffer->size);
+  return binding;
+}
 
-  std::vector<ListCommand> read() {
-    std::vector<ListCommand> commands;
-    while (at_ < count_) {
-      ListCommand command;
-      switch (static_cast<int>(number())) {
-        case 0: {
-          command.kind = ListCommand::Kind::dispatch;
-          command.kernel = handle<Kernel>();
-          for (uint32_t& groups : command.grid) groups = static_cast<uint32_t>(number());
-          command.bindings.resize(static_cast<size_t>(number()));
-          for (Binding& binding : command.bindings) binding = range();
-          const auto offset = static_cast<size_t>(number()), bytes = static_cast<size_t>(number());
-          if (offset + bytes > scalars_.ByteLength()) throw Error("internal", "scalars out of bounds");
-          command.scalars.assign(scalars_.Data() + offset, scalars_.Data() + offset + bytes);
-          if (command.bindings.size() != command.kernel->bindings || bytes != command.kernel->scalarBytes)
-            throw Error("internal", "a dispatch whose bindings or scalars are not those of its kernel");
-          break;
-        }
-        case 1:
-          command.kind = ListCommand::Kind::copy;
-          command.bindings = {range(), range()};
-          break;
-        case 2:
-          command.kind = ListCommand::Kind::fill;
-          command.bindings = {range()};
-          command.byte = static_cast<uint8_t>(number());
-          break;
-        case 3:
-          command.kind = ListCommand::Kind::barrier;
-          break;
-        default:
-          throw Error("internal", "unknown command");
-      }
-      commands.push_back(std::move(command));
+ListCommand toCommand(CommandReader& reader) {
+  ListCommand command;
+  switch (reader.kind()) {
+    case CommandReader::Kind::dispatch: {
+      command.kind = ListCommand::Kind::dispatch;
+      command.kernel = Externals::unwrap<Kernel>(reader.handle());
+      reader.grid(command.grid);
+      command.bindings.resize(reader.count());
+      for (Binding& binding : command.bindings) binding = toBinding(reader.range());
+      const std::span<const uint8_t> scalars = reader.scalars();
+      command.scalars.assign(scalars.begin(), scalars.end());
+      if (command.bindings.size() != command.kernel->bindings || scalars.size() != command.kernel->scalarBytes)
+        throw Error("internal", "a dispatch whose bindings or scalars are not those of its kernel");
+      break;
     }
-    return commands;
+    case CommandReader::Kind::copy:
+      command.kind = ListCommand::Kind::copy;
+      for (int i = 0; i < 2; ++i) command.bindings.push_back(toBinding(reader.range()));
+      break;
+    case CommandReader::Kind::fill:
+      command.kind = ListCommand::Kind::fill;
+      command.bindings = {toBinding(reader.range())};
+      command.byte = static_cast<uint8_t>(reader.count());
+      break;
+    case CommandReader::Kind::barrier:
+      command.kind = ListCommand::Kind::barrier;
+      break;
   }
-
- private:
-  double number() {
-    if (at_ >= count_) throw Error("internal", "commands end too early");
-    return numbers_[at_++];
-  }
-  template <class T>
-  std::shared_ptr<T> handle() {
-    return unwrap<T>(handles_.Get(static_cast<uint32_t>(number())));
-  }
-  Binding range() {
-    Binding binding;
-    binding.buffer = handle<Buffer>();
-    binding.offset = static_cast<uint64_t>(number());
-    binding.bytes = static_cast<uint64_t>(number());
-    if (binding.offset + binding.bytes > binding.buffer->size) throw Error("internal", "a range out of its buffer");
-    return binding;
-  }
-
-  const double* numbers_;
-  size_t count_;
-  size_t at_ = 0;
-  Napi::Array handles_;
-  Napi::Uint8Array scalars_;
-};
+  return command;
+}
 
 /** record(device, numbers, handles, scalars) → list */
 Napi::Value Record(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const auto core = coreOf(info[0]);
     auto use = std::make_shared<Core::Use>(*core);
-    CommandReader reader(info[1].As<Napi::Float64Array>(), info[2].As<Napi::Array>(), info[3].As<Napi::Uint8Array>());
+    std::vector<ListCommand> commands;
+    for (CommandReader reader(info[1], info[2], info[3]); !reader.done();) commands.push_back(toCommand(reader));
     return runAsync(
         info.Env(),
-        [core, use = std::move(use), commands = reader.read()]() mutable {
+        [core, use = std::move(use), commands = std::move(commands)]() mutable {
           auto list = std::make_shared<List>(core, std::move(commands));
           use.reset();
           return list;
         },
-        [](Napi::Env env, std::shared_ptr<List> list) { return wrap(env, std::move(list)); });
+        [](Napi::Env env, std::shared_ptr<List> list) { return Externals::wrap(env, std::move(list)); });
   });
 }
 
-/** Pairs of (buffer, offset, Uint8Array), flat. */
 std::vector<Transfer> transfers(const Napi::Value& value) {
-  const auto flat = value.As<Napi::Array>();
-  std::vector<Transfer> list(flat.Length() / 3);
-  for (uint32_t i = 0; i < list.size(); ++i) {
-    auto data = flat.Get(3 * i + 2).As<Napi::Uint8Array>();
-    list[i].buffer = unwrap<Buffer>(flat.Get(3 * i));
-    list[i].offset = static_cast<uint64_t>(flat.Get(3 * i + 1).As<Napi::Number>().Int64Value());
-    list[i].host = data.Data();
-    list[i].bytes = data.ByteLength();
-    if (list[i].offset + list[i].bytes > list[i].buffer->bytes) throw Error("internal", "a transfer out of its buffer");
-  }
+  std::vector<Transfer> list;
+  eachTransfer(value, [&](const Napi::Value& handle, uint64_t offset, uint8_t* host, uint64_t bytes) {
+    const auto& buffer = Externals::unwrap<Buffer>(handle);
+    checkRange(offset, bytes, buffer->bytes);
+    list.push_back({buffer, offset, host, bytes});
+  });
   return list;
 }
 
 /** submit(device, list | null, writes, reads, profile, abortFlag | null) → Promise<Float64Array | undefined> */
 Napi::Value Submit(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    const Napi::Env env = info.Env();
     const auto core = coreOf(info[0]);
     auto job = std::make_shared<Job>();
-    if (!info[1].IsNull()) job->list = unwrap<List>(info[1]);
+    if (!info[1].IsNull()) job->list = Externals::unwrap<List>(info[1]);
     job->writes = transfers(info[2]);
     job->reads = transfers(info[3]);
     job->profile = info[4].ToBoolean().Value() && core->facts.timestampBits > 0;
-    auto microseconds = std::make_shared<std::vector<double>>();
-    job->microseconds = microseconds;
-    // The arrays must outlive the job; the references die with `result`, on this thread.
-    auto held = std::make_shared<std::vector<Napi::ObjectReference>>();
-    held->push_back(Napi::Persistent(info[2].As<Napi::Object>()));
-    held->push_back(Napi::Persistent(info[3].As<Napi::Object>()));
-    if (!info[5].IsNull()) {
-      auto flag = info[5].As<Napi::Int32Array>();
-      static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t));
-      job->aborted = reinterpret_cast<std::atomic<int32_t>*>(flag.Data());
-      held->push_back(Napi::Persistent(info[5].As<Napi::Object>()));
-    }
-    const bool profile = job->profile;
-    job->done = Completion::create(env, [held, microseconds, profile](Napi::Env e) -> Napi::Value {
-      if (!profile) return e.Undefined();
-      auto array = Napi::Float64Array::New(e, microseconds->size());
-      for (size_t i = 0; i < microseconds->size(); ++i) array[i] = (*microseconds)[i];
-      return array;
-    });
+    job->aborted = abortFlag(info[5]);
+    if (job->profile) job->microseconds = std::make_shared<std::vector<double>>();
+    job->done = submissionPromise(info.Env(), {info[2], info[3], info[5]}, job->microseconds);
     Napi::Promise promise = job->done->promise();
     try {
       core->enqueue(job);
@@ -357,20 +282,17 @@ Napi::Value Abandon(const Napi::CallbackInfo& info) {
 
 Napi::Object InitVulkan(Napi::Env env) {
   Napi::Object driver = Napi::Object::New(env);
-  const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
-    driver.Set(name, Napi::Function::New(env, function, name));
-  };
-  add("probe", vulkan::Probe);
-  add("enumerate", vulkan::Enumerate);
-  add("open", vulkan::Open);
-  add("allocate", vulkan::Allocate);
-  add("release", vulkan::Release);
-  add("loadKernels", vulkan::LoadKernels);
-  add("record", vulkan::Record);
-  add("submit", vulkan::Submit);
-  add("memory", vulkan::Memory);
-  add("close", vulkan::Close);
-  add("abandon", vulkan::Abandon);
+  addFunction(driver, "probe", vulkan::Probe);
+  addFunction(driver, "enumerate", vulkan::Enumerate);
+  addFunction(driver, "open", vulkan::Open);
+  addFunction(driver, "allocate", vulkan::Allocate);
+  addFunction(driver, "release", vulkan::Release);
+  addFunction(driver, "loadKernels", vulkan::LoadKernels);
+  addFunction(driver, "record", vulkan::Record);
+  addFunction(driver, "submit", vulkan::Submit);
+  addFunction(driver, "memory", vulkan::Memory);
+  addFunction(driver, "close", vulkan::Close);
+  addFunction(driver, "abandon", vulkan::Abandon);
   return driver;
 }
 
