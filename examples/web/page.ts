@@ -60,6 +60,7 @@ async function guarded(work: () => Promise<void>): Promise<void> {
   } catch (cause) {
     error.textContent = cause instanceof Error ? cause.message : String(cause);
     error.hidden = false;
+    result.hidden = true;
     status.textContent = 'Failed.';
     if (!(cause instanceof TuttiError)) console.error(cause);
   }
