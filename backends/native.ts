@@ -7,6 +7,10 @@ import { fileURLToPath } from 'node:url';
 
 /** What the add-on exports: one object a driver. Each driver.ts knows the shape of its own. */
 export interface NativeAddon {
+  readonly files: {
+    /** The file's bytes, mapped into memory. Throws an Error with `code`. */
+    map(path: string): ArrayBuffer;
+  };
   readonly cpu: unknown;
   readonly vulkan: unknown;
 }

@@ -34,7 +34,11 @@ export const compileVerb: Verb = (program, wrap) => {
     .description('compile a model to an artifact')
     .argument('<model>', '.onnx or .tutti file')
     .requiredOption('-o, --output <file.tutti>', 'the artifact to write')
-    .option('--target <backend[:arch]>', 'also lower for this target (repeatable)', collect);
+    .option(
+      '--target <backend[:arch]>',
+      'also lower for this target and put its kernels into the artifact (repeatable)',
+      collect,
+    );
   modelFlags(command)
     .option('--emit <dir>', 'write the kernel sources of the targets (default target: cpu)')
     .option('--dump-ir <dir>', 'write the IR after each pass and stage')
@@ -128,7 +132,9 @@ async function compileModel(path: string, flags: Flags): Promise<undefined> {
     if (emit !== undefined) emitKernels(emit, named, result.codes, targets.length > 1);
     return { target: named.name, ...result };
   });
-  await model.save(output);
+  // Only what was asked for by name: kernels to look at make the file larger.
+  const kernels = flags.target === undefined ? [] : lowered.map(({ target, codes }) => ({ target, kernels: codes }));
+  await model.save(output, { kernels });
   const summary = {
     model: path,
     artifact: flags.output,

@@ -1,5 +1,6 @@
 /** Models: from a file, bytes or a graph to something a session can run, save or describe. */
 import {
+  type ArtifactKernels,
   type ArtifactModel,
   type CreateHasher,
   isArtifact,
@@ -93,11 +94,11 @@ export class Model implements ModelInfo {
   }
 
   /**
-   * Writes a .tutti artifact: the graph and its weights, not what was compiled for some device. Browsers have no files:
-   * see `artifact`.
+   * Writes a .tutti artifact: the graph and its weights. `kernels` ride along to be looked at; they are never run.
+   * Browsers have no files: see `artifact`.
    * @throws TuttiError E_IO, E_EXTERNAL_DATA, E_UNSUPPORTED
    */
-  async save(path: string | URL): Promise<void> {
+  async save(path: string | URL, options: { readonly kernels?: readonly ArtifactKernels[] } = {}): Promise<void> {
     if (!isNode()) {
       throw new TuttiError('E_UNSUPPORTED', 'there are no files to write here', {
         subject: String(path),
@@ -105,7 +106,7 @@ export class Model implements ModelInfo {
       });
     }
     const { createHasher, pathOf, writeFile } = await import('./node.js');
-    await writeFile(pathOf(path), writeArtifact(this.#artifact(), createHasher));
+    await writeFile(pathOf(path), writeArtifact({ ...this.#artifact(), ...options }, createHasher));
   }
 
   /** The bytes of the artifact, in pieces. */
@@ -152,11 +153,12 @@ const isGraph = (source: unknown): source is Graph =>
   typeof source === 'object' && source !== null && 'nodes' in source && 'constants' in source;
 
 async function fromFile(source: string | URL, options: CompileOptions): Promise<Model> {
-  const { createHasher, externalFiles, pathOf, readFile } = await import('./node.js');
+  const { createHasher, externalFiles, mapFile, pathOf, readFile } = await import('./node.js');
   const path = pathOf(source);
-  const bytes = await readFile(path);
+  const artifact = path.endsWith('.tutti');
+  const bytes = await (artifact ? mapFile(path) : readFile(path));
   return fromBytes(bytes, options, {
-    artifact: path.endsWith('.tutti'),
+    artifact,
     readExternal: externalFiles(path),
     createHasher,
   });

@@ -8,6 +8,7 @@ import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { isNativeAddon, loadNative } from '../backends/native.js';
 import type { CreateHasher } from '../compiler/artifact/index.js';
 import { TuttiError } from '../compiler/error.js';
 
@@ -65,6 +66,19 @@ export async function readFile(path: string): Promise<Uint8Array> {
     if (error instanceof TuttiError) throw error;
     throw ioError(path, 'cannot be read', error);
   }
+}
+
+/** An artifact's bytes, mapped into memory where that is possible: weights are read when they are used. @throws TuttiError E_IO */
+export async function mapFile(path: string): Promise<Uint8Array> {
+  const native = loadNative();
+  if (isNativeAddon(native)) {
+    try {
+      return new Uint8Array(native.files.map(path));
+    } catch {
+      // Whatever is wrong, reading tells it in the same words as for other files.
+    }
+  }
+  return readFile(path);
 }
 
 /**

@@ -282,3 +282,22 @@ function remake(blobs: readonly Uint8Array[], which: number, changed: Uint8Array
     tarEnd(),
   ]);
 }
+
+it('carries the kernels of targets', () => {
+  const b = new GraphBuilder('relu');
+  const x = b.input('x', 'f32', [4]);
+  b.output('y', b.op('clamp', [x], { min: 0, max: null })[0]);
+  const kernels = [
+    { target: 'webgpu:wgsl', kernels: [{ name: 'map_clamp_0', text: 'fn main() {}\n' }] },
+    { target: 'vulkan:spirv1.3', kernels: [{ name: 'map_clamp_0', words: Uint32Array.of(0x07230203, 1, 0xffffffff) }] },
+  ];
+  const model: ArtifactModel = { graph: b.finish(), numerics: 'precise', shapes: {}, dims: {}, kernels };
+  const chunks = [...writeArtifact(model)];
+  const bytes = new Uint8Array(chunks.reduce((total, chunk) => total + chunk.length, 0));
+  let at = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, at);
+    at += chunk.length;
+  }
+  expect(readArtifact(bytes).kernels).toEqual(kernels);
+});
