@@ -164,10 +164,15 @@ export const fmaF32 = (a: number, b: number, c: number): number => Math.fround(f
 export const fmaF16 = (a: number, b: number, c: number): number => roundF16(fusedOdd(a, b, c));
 export const fmaBf16 = (a: number, b: number, c: number): number => roundBf16(fusedOdd(a, b, c));
 
+/** The bits of a double. */
+export function bitsOfF64(x: number): bigint {
+  scratch.setFloat64(0, x);
+  return scratch.getBigUint64(0);
+}
+
 /** A finite double as integer·2^exponent. */
 function decompose(x: number): { readonly integer: bigint; readonly exponent: number } {
-  scratch.setFloat64(0, x);
-  const bits = scratch.getBigUint64(0);
+  const bits = bitsOfF64(x);
   const biased = Number((bits >> 52n) & 0x7ffn);
   const fraction = bits & 0xfffffffffffffn;
   const magnitude = biased === 0 ? fraction : fraction | (1n << 52n);

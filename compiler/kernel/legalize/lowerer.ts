@@ -9,6 +9,7 @@
  * - other i64 u64, and f64: one u32x2 a lane, low word first.
  */
 import { TuttiError } from '../../error.js';
+import { bitsOfF64 } from '../../numeric.js';
 import { KernelBuilder, rangeOf } from '../builder.js';
 import { mathBinary, mathUnary } from '../math.js';
 import type { Target } from '../target.js';
@@ -40,6 +41,7 @@ import { visitInstructions } from '../walk.js';
 import { type Half, halfBits, halfValue, oddSumF32 } from './float16.js';
 import * as f64 from './float64.js';
 import * as int64 from './int64.js';
+import { rolled } from './rolled.js';
 import { chunk, isNative, PackedMemory, type Storage, storageLength, storageOf } from './storage.js';
 import { type Pair, pairType, Words } from './words.js';
 
@@ -794,7 +796,8 @@ export class Lowerer {
       if (fn === 'pow' || fn === 'atan2') mathBinary(scratch, fn, x, x);
       else mathUnary(scratch, fn, x);
       const { helpers } = scratch.finish({ name: fn, grid: [1, 1, 1], workgroup: [1, 1, 1] });
-      helper = helpers[helpers.length - 1];
+      const formula = helpers[helpers.length - 1];
+      helper = this.#native('f64') ? formula : rolled(formula);
       this.#mathHelpers.set(key, helper);
     }
     return helper;
@@ -1339,10 +1342,4 @@ export class Lowerer {
       cut.map((bits) => this.#fromBits(type.scalar, bits)),
     );
   }
-}
-
-function bitsOfF64(value: number): bigint {
-  const view = new DataView(new ArrayBuffer(8));
-  view.setFloat64(0, value);
-  return view.getBigUint64(0);
 }
