@@ -104,9 +104,9 @@ function withExternalData(
 }
 
 describe.skipIf(chromiumMissing)('in Chromium', () => {
-  const scratch = mkdtempSync(join(tmpdir(), 'web-'));
-  const sketchModel = exportOnnx(sketchNetwork());
-  const expectedSketch = wire(evaluateGraph(sketchNetwork(height, width), { image }).get('sketch') as HostTensor);
+  let scratch: string;
+  let sketchModel: Uint8Array;
+  let expectedSketch: Wire;
   let server: WebServer;
   let browser: Browser;
   let page: Page;
@@ -118,6 +118,9 @@ describe.skipIf(chromiumMissing)('in Chromium', () => {
   };
 
   beforeAll(async () => {
+    scratch = mkdtempSync(join(tmpdir(), 'web-'));
+    sketchModel = exportOnnx(sketchNetwork());
+    expectedSketch = wire(evaluateGraph(sketchNetwork(height, width), { image }).get('sketch') as HostTensor);
     put('web/tutti.web.js', (await bundleForBrowser({ file: 'web/index.ts' }, { minify: true })).code);
     const example = await bundleForBrowser({ file: 'examples/web/page.ts' }, { external: ['tutti/web'] });
     put('examples/web/page.js', example.code);
@@ -157,7 +160,7 @@ describe.skipIf(chromiumMissing)('in Chromium', () => {
   afterAll(async () => {
     await browser?.close();
     await server?.close();
-    rmSync(scratch, { recursive: true, force: true });
+    if (scratch !== undefined) rmSync(scratch, { recursive: true, force: true });
   });
 
   const run = (request: PageRun): Promise<PageResult> =>
