@@ -1,7 +1,10 @@
-/** Recorded commands: what a list holds, and how it is encoded at each submission. */
-import { TuttiError } from '../../compiler/error.js';
-import type { BufferRange, Command, CommandList, DeviceBuffer, Kernel, KernelCode } from '../backend.js';
+/** Turns commands into steps that WebGPU can encode: bind groups, uniforms, and kernels for copies and fills of odd bytes. */
+import type { BufferRange, Command, Target } from '../backend.js';
+import { checkCopy, checkDispatch, checkFill } from '../common/checks.js';
+import { foreignError } from '../common/errors.js';
 import { byteGrid, byteRange, copyCode, fillCode } from './bytes.js';
+import { ownBuffer, roundDown, roundUp, type WebGpuBuffer, WebGpuKernel } from './resources.js';
+import { type Dispatch, type Step, WebGpuCommandList } from './steps.js';
 
 const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 const UNIFORM_USAGE = 0x40 | 0x08; // UNIFORM | COPY_DST
@@ -9,222 +12,15 @@ const COMPUTE_STAGE = 4;
 /** Copies within one buffer go through a scratch buffer of at most this size, piece by piece. */
 const SCRATCH_BYTES = 16 << 20;
 
-export const roundUp = (value: number, multiple: number): number => Math.ceil(value / multiple) * multiple;
-const roundDown = (value: number, multiple: number): number => Math.floor(value / multiple) * multiple;
-
-/** A buffer of a device. Freed when its owner has freed it and no list holds it. */
-export class WebGpuBuffer implements DeviceBuffer {
-  readonly bytes: number;
-  /** `bytes` in whole words: WebGPU copies and binds nothing smaller. */
-  readonly size: number;
-  readonly gpu: GPUBuffer;
-  readonly #onFree: (buffer: WebGpuBuffer) => void;
-  #holders = 1;
-  #freed = false;
-
-  constructor(gpu: GPUBuffer, bytes: number, onFree: (buffer: WebGpuBuffer) => void) {
-    this.gpu = gpu;
-    this.bytes = bytes;
-    this.size = gpu.size;
-    this.#onFree = onFree;
-  }
-
-  get freed(): boolean {
-    return this.#freed;
-  }
-
-  free(): void {
-    if (this.#freed) return;
-    this.#freed = true;
-    this.drop();
-  }
-
-  hold(): void {
-    this.#holders++;
-  }
-
-  drop(): void {
-    if (--this.#holders > 0) return;
-    this.gpu.destroy();
-    this.#onFree(this);
-  }
-}
-
-export class WebGpuKernel implements Kernel {
-  readonly name: string;
-  readonly code: KernelCode;
-  #pipeline: GPUComputePipeline | undefined;
-
-  constructor(code: KernelCode, pipeline: GPUComputePipeline) {
-    this.name = code.name;
-    this.code = code;
-    this.#pipeline = pipeline;
-  }
-
-  get pipeline(): GPUComputePipeline {
-    if (!this.#pipeline) throw new TuttiError('E_USAGE', 'this kernel was released', { subject: this.name });
-    return this.#pipeline;
-  }
-
-  release(): void {
-    this.#pipeline = undefined;
-  }
-}
-
-/** One dispatch as the encoder needs it. */
-interface Dispatch {
-  readonly pipeline: GPUComputePipeline;
-  readonly group: GPUBindGroup;
-  readonly x: number;
-  readonly y: number;
-  readonly z: number;
-  /** False for the kernels that do copies and fills. */
-  readonly profiled: boolean;
-}
-
-type Step =
-  | { readonly kind: 'pass'; readonly dispatches: Dispatch[] }
-  | {
-      readonly kind: 'copy';
-      readonly from: GPUBuffer;
-      readonly fromOffset: number;
-      readonly to: GPUBuffer;
-      readonly toOffset: number;
-      readonly bytes: number;
-    }
-  | { readonly kind: 'clear'; readonly to: GPUBuffer; readonly offset: number; readonly bytes: number };
-
-export class WebGpuCommandList implements CommandList {
-  readonly steps: readonly Step[];
-  readonly dispatchCount: number;
-  readonly #buffers: readonly WebGpuBuffer[];
-  readonly #internal: readonly GPUBuffer[];
-  readonly #onRelease: (list: WebGpuCommandList) => void;
-  #released = false;
-
-  constructor(
-    steps: readonly Step[],
-    buffers: readonly WebGpuBuffer[],
-    internal: readonly GPUBuffer[],
-    onRelease: (list: WebGpuCommandList) => void,
-  ) {
-    this.steps = steps;
-    this.#buffers = buffers;
-    this.#internal = internal;
-    this.#onRelease = onRelease;
-    let count = 0;
-    for (const step of steps) {
-      if (step.kind === 'pass') for (const dispatch of step.dispatches) if (dispatch.profiled) count++;
-    }
-    this.dispatchCount = count;
-  }
-
-  get released(): boolean {
-    return this.#released;
-  }
-
-  release(): void {
-    if (this.#released) return;
-    this.#released = true;
-    for (const buffer of this.#buffers) buffer.drop();
-    for (const buffer of this.#internal) buffer.destroy();
-    this.#onRelease(this);
-  }
-}
-
-/** Encodes recorded steps. The loop over dispatches allocates nothing. */
-export function encodeSteps(encoder: GPUCommandEncoder, steps: readonly Step[]): void {
-  for (const step of steps) {
-    switch (step.kind) {
-      case 'pass': {
-        const pass = encoder.beginComputePass();
-        let pipeline: GPUComputePipeline | undefined;
-        for (const dispatch of step.dispatches) {
-          if (dispatch.pipeline !== pipeline) {
-            pipeline = dispatch.pipeline;
-            pass.setPipeline(pipeline);
-          }
-          pass.setBindGroup(0, dispatch.group);
-          pass.dispatchWorkgroups(dispatch.x, dispatch.y, dispatch.z);
-        }
-        pass.end();
-        break;
-      }
-      case 'copy':
-        encoder.copyBufferToBuffer(step.from, step.fromOffset, step.to, step.toOffset, step.bytes);
-        break;
-      case 'clear':
-        encoder.clearBuffer(step.to, step.offset, step.bytes);
-        break;
-      default:
-        step satisfies never;
-    }
-  }
-}
-
-/** As `encodeSteps`, but each dispatch in a pass of its own between two timestamps. */
-export function encodeProfiled(
-  encoder: GPUCommandEncoder,
-  steps: readonly Step[],
-  querySetOf: (dispatch: number) => readonly [GPUQuerySet, number],
-): void {
-  let index = 0;
-  for (const step of steps) {
-    if (step.kind !== 'pass') {
-      encodeSteps(encoder, [step]);
-      continue;
-    }
-    for (const dispatch of step.dispatches) {
-      let descriptor: GPUComputePassDescriptor | undefined;
-      if (dispatch.profiled) {
-        const [querySet, first] = querySetOf(index++);
-        descriptor = {
-          timestampWrites: { querySet, beginningOfPassWriteIndex: first, endOfPassWriteIndex: first + 1 },
-        };
-      }
-      const pass = encoder.beginComputePass(descriptor);
-      pass.setPipeline(dispatch.pipeline);
-      pass.setBindGroup(0, dispatch.group);
-      pass.dispatchWorkgroups(dispatch.x, dispatch.y, dispatch.z);
-      pass.end();
-    }
-  }
-}
-
 /** What recording needs of its device. */
 export interface Recording {
   readonly gpu: GPUDevice;
-  readonly limits: {
-    readonly grid: number;
-    readonly bindingBytes: number;
-    readonly storageAlignment: number;
-    readonly uniformAlignment: number;
-  };
+  readonly limits: Target['limits'];
+  /** Of the offsets of uniform bindings. */
+  readonly uniformAlignment: number;
   /** Layout of a group of `buffers` storage buffers, then a uniform buffer if `scalars`. */
   layout(buffers: number, scalars: boolean): GPUBindGroupLayout;
   bytePipeline(kind: 'copy' | 'fill'): GPUComputePipeline;
-}
-
-/** Checks that a range lies in a live buffer of ours, and returns that buffer. */
-export function ownBuffer(range: BufferRange, what: string): WebGpuBuffer {
-  const { buffer, offset, bytes } = range;
-  if (!(buffer instanceof WebGpuBuffer))
-    throw new TuttiError('E_USAGE', 'the buffer belongs to another backend', { subject: what });
-  if (buffer.freed) throw new TuttiError('E_USAGE', 'the buffer was freed', { subject: what });
-  if (
-    !Number.isInteger(offset) ||
-    !Number.isInteger(bytes) ||
-    offset < 0 ||
-    bytes < 0 ||
-    offset + bytes > buffer.bytes
-  ) {
-    throw new TuttiError('E_USAGE', 'range outside its buffer', {
-      subject: what,
-      expected: `within ${buffer.bytes} bytes`,
-      found: `${bytes} bytes at ${offset}`,
-    });
-  }
-  return buffer;
 }
 
 /** Turns commands into steps. One recorder makes one list, or the byte patches of one submission. */
@@ -240,6 +36,7 @@ export class Recorder {
   readonly #groups = new Map<string, GPUBindGroup>();
   readonly #bufferIds = new Map<GPUBuffer, number>();
   #uniformBuffer: GPUBuffer | undefined;
+  #uniformStride = 0;
   #scratch: { bytes: number; buffer: GPUBuffer | undefined } = { bytes: 0, buffer: undefined };
 
   constructor(to: Recording) {
@@ -269,13 +66,13 @@ export class Recorder {
 
   /** Writes uniforms and finishes. Every buffer of the list is held until it is released. */
   finish(onRelease: (list: WebGpuCommandList) => void): WebGpuCommandList {
-    const { gpu, limits } = this.#to;
+    const { gpu, uniformAlignment } = this.#to;
     if (this.#scratch.bytes > 0) {
       this.#scratch.buffer = gpu.createBuffer({ size: this.#scratch.bytes, usage: STORAGE_USAGE });
       this.#internal.push(this.#scratch.buffer);
     }
     if (this.#uniformData.length > 0) {
-      const stride = roundUp(Math.max(...this.#uniformData.map((data) => data.length)), limits.uniformAlignment);
+      const stride = roundUp(Math.max(...this.#uniformData.map((data) => data.length)), uniformAlignment);
       const all = new Uint8Array(stride * this.#uniformData.length);
       this.#uniformData.forEach((data, slot) => {
         all.set(data, slot * stride);
@@ -290,51 +87,15 @@ export class Recorder {
     return new WebGpuCommandList(this.#steps, [...this.#buffers], this.#internal, onRelease);
   }
 
-  #uniformStride = 0;
-
-  #dispatch({ kernel, grid, bindings, scalars }: Extract<Command, { kind: 'dispatch' }>): void {
-    if (!(kernel instanceof WebGpuKernel)) {
-      throw new TuttiError('E_USAGE', 'the kernel belongs to another backend', { subject: kernel.name });
-    }
+  #dispatch(command: Extract<Command, { kind: 'dispatch' }>): void {
+    const { kernel, grid, bindings, scalars } = command;
+    if (!(kernel instanceof WebGpuKernel)) throw foreignError('kernel');
     const { code, pipeline, name } = kernel;
-    const { limits } = this.#to;
-    const fail = (message: string, expected: string, found: string): never => {
-      throw new TuttiError('E_DEVICE', message, { subject: `kernel ${name}`, expected, found });
-    };
-    if (grid.some((count) => !Number.isInteger(count) || count < 0 || count > limits.grid)) {
-      fail(
-        'the grid exceeds what the device can dispatch',
-        `at most ${limits.grid} workgroups in each dimension`,
-        grid.join('×'),
-      );
-    }
-    if (bindings.length !== code.bindings.length) {
-      fail('wrong number of buffers', String(code.bindings.length), String(bindings.length));
-    }
-    if ((scalars?.length ?? 0) !== code.scalarBytes) {
-      fail('wrong size of scalar parameters', `${code.scalarBytes} bytes`, `${scalars?.length ?? 0} bytes`);
-    }
+    checkDispatch(command, code, this.#to.limits);
     const entries = bindings.map((range, i) => {
       const buffer = ownBuffer(range, `kernel ${name}, buffer ${i}`);
-      if (range.offset % limits.storageAlignment !== 0) {
-        fail(`buffer ${i} is bound at a bad offset`, `a multiple of ${limits.storageAlignment}`, String(range.offset));
-      }
-      const bytes = Math.max(roundUp(range.bytes, 4), 4);
-      if (bytes > limits.bindingBytes) {
-        fail(`buffer ${i} is too large to bind`, `at most ${limits.bindingBytes} bytes`, `${bytes} bytes`);
-      }
       this.#buffers.add(buffer);
-      return { buffer: buffer.gpu, offset: range.offset, size: bytes };
-    });
-    entries.forEach((a, i) => {
-      for (const b of entries.slice(0, i)) {
-        if (a.buffer !== b.buffer || a.offset >= b.offset + b.size || b.offset >= a.offset + a.size) continue;
-        fail(
-          'two bindings overlap',
-          'disjoint ranges',
-          `${a.size} bytes at ${a.offset} and ${b.size} bytes at ${b.offset}`,
-        );
-      }
+      return { buffer: buffer.gpu, offset: range.offset, size: Math.max(roundUp(range.bytes, 4), 4) };
     });
     if (grid.includes(0)) return;
     this.#push(pipeline, entries, scalars && scalars.length > 0 ? scalars : undefined, grid, true);
@@ -403,9 +164,7 @@ export class Recorder {
 
   #fill(to: BufferRange, byte: number): void {
     const buffer = ownBuffer(to, 'fill');
-    if (!Number.isInteger(byte) || byte < 0 || byte > 255) {
-      throw new TuttiError('E_USAGE', 'bad fill value', { subject: 'fill', expected: 'a byte', found: String(byte) });
-    }
+    checkFill(to, byte);
     if (to.bytes === 0) return;
     this.#buffers.add(buffer);
     const atEnd = to.offset + to.bytes === buffer.bytes; // what follows in the last word is padding
@@ -430,20 +189,8 @@ export class Recorder {
   #copy(from: BufferRange, to: BufferRange) {
     const source = ownBuffer(from, 'copy source');
     const target = ownBuffer(to, 'copy destination');
-    if (from.bytes !== to.bytes) {
-      throw new TuttiError('E_USAGE', 'a copy between ranges of different sizes', {
-        subject: 'copy',
-        expected: `${from.bytes} bytes`,
-        found: `${to.bytes} bytes`,
-      });
-    }
+    checkCopy(from, to);
     if (from.bytes === 0) return;
-    if (source === target && from.offset < to.offset + to.bytes && to.offset < from.offset + from.bytes) {
-      throw new TuttiError('E_USAGE', 'the ranges of a copy overlap', {
-        subject: 'copy',
-        found: `${from.bytes} bytes from ${from.offset} to ${to.offset}`,
-      });
-    }
     this.#buffers.add(source);
     this.#buffers.add(target);
     const whole = from.offset % 4 === 0 && to.offset % 4 === 0 && to.bytes % 4 === 0;
@@ -520,7 +267,7 @@ export class Recorder {
 
   /** Cuts a range into pieces that fit a binding with its alignment on both sides. */
   #windows(offset: number, bytes: number, each: (offset: number, bytes: number) => void): void {
-    const most = roundDown(this.#to.limits.bindingBytes, 4) - 2 * this.#to.limits.storageAlignment - 4;
+    const most = roundDown(this.#to.limits.storageBindingBytes, 4) - 2 * this.#to.limits.storageAlignment - 4;
     for (let done = 0; done < bytes; ) {
       // Pieces end on words, so that no two of them share one.
       const end = done + most >= bytes ? bytes : roundDown(offset + done + most, 4) - offset;
