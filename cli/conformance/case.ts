@@ -189,7 +189,7 @@ function judge(
   const verdict = (reason?: string) => ({ difference: maxDifference, ...(reason === undefined ? {} : { reason }) });
   // Without a finite difference, types, shapes or the places of NaN and infinities do not match.
   if (ok || !Number.isFinite(maxDifference)) return verdict(reason);
-  if (advice.cosineMin !== undefined && options.rtol === undefined && options.atol === undefined) {
+  if (advice.cosineMin !== undefined) {
     const cosine = cosineOf(actual, expected);
     if (cosine < advice.cosineMin) return verdict(`cosine ${cosine.toFixed(6)}, at least ${advice.cosineMin} expected`);
     const [best, right] = [argMax(actual), argMax(expected)];

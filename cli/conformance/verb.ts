@@ -31,7 +31,7 @@ export interface ConformanceReport {
   readonly failed: number;
   readonly unsupported: number;
   readonly hostNodes: number;
-  readonly cases: readonly Omit<CaseResult, 'ops' | 'hostNodes' | 'code'>[];
+  readonly cases: readonly Omit<CaseResult, 'hostNodes' | 'code'>[];
 }
 
 /** The bound that `--scaled` means where it says none: what the reference models ask. */
@@ -148,11 +148,12 @@ function reportOf(device: string, numerics: Numerics, results: readonly CaseResu
     failed: count('failed'),
     unsupported: count('unsupported'),
     hostNodes: results.reduce((sum, { hostNodes = 0 }) => sum + hostNodes, 0),
-    cases: results.map(({ name, status, reason, maxAbsDiff, ms }) => ({
+    cases: results.map(({ name, status, reason, maxAbsDiff, ops, ms }) => ({
       name,
       status,
       ...(reason === undefined ? {} : { reason }),
       ...(maxAbsDiff === undefined ? {} : { maxAbsDiff }),
+      ...(ops === undefined ? {} : { ops }),
       ms,
     })),
   };

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { ModelBuilder } from '../../compiler/builder/index.js';
 import { encode, exportOnnx, protoOf } from '../../compiler/frontends/onnx/index.js';
 import type { Graph } from '../../compiler/graph/types.js';
@@ -16,7 +16,7 @@ export interface CliResult {
 }
 
 /** The build that `npm test` has made; TUTTI_TEST_DIST names another one. */
-export const command = join(repository, process.env.TUTTI_TEST_DIST || 'dist', 'cli', 'main.js');
+export const command = resolve(repository, process.env.TUTTI_TEST_DIST || 'dist', 'cli', 'main.js');
 
 /** `tutti …` in a process of its own. */
 export function tutti(args: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<CliResult> {
