@@ -5,7 +5,7 @@
  * barrier a stage is enough. Im2col, transposes, conversions and padding happen on the way in.
  */
 import type { Target } from '../../kernel/target.js';
-import { type KArray, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
+import { isIntScalar, type KArray, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
 import { Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
@@ -39,6 +39,8 @@ export const invocationsOf = ({ blockM, blockN, rows, columns }: Block): number 
 /** The block with as deep a stage as the target's shared memory holds twice, or undefined where it is not legal. */
 export function fitted(block: Block, { accumulator }: Contraction, target: Target): Block | undefined {
   if (invocationsOf(block) > Math.min(target.limits.workgroupInvocations, target.limits.workgroupSize[0])) return undefined;
+  // Checking the bounds of a kernel takes time with the square of the integers that its loops carry.
+  if (isIntScalar(accumulator) && block.rows * block.columns > 32) return undefined;
   for (let { blockK } = block; blockK >= 4; blockK /= 2) {
     const bytes = (2 * blockK * (block.blockM + block.blockN) * scalarBits[accumulator]) / 8;
     if (bytes <= target.limits.sharedBytes) return { ...block, blockK };
