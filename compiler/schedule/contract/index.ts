@@ -89,8 +89,11 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
 function onGpu(group: Group, target: Target, contraction: Contraction): Schedule[] {
   const { batch, m, n, k } = contraction;
   const moves = group.anchor?.op === 'conv' && !isPointwise(group);
-  if (k < 4 || n < 4 || (m < 4 && !moves)) return [];
+  if (k < 4 || Math.max(m, n) < 4) return [];
   const plan = planRegisters(group, target);
+  // Few rows pay where columns come in vectors.
+  const streaming = plan.reading !== 'element' || group.constants.has(plan.contraction.rhs.value.id);
+  if (Math.min(m, n) < 4 && !plan.geometry && !streaming) return [];
   const candidates: Schedule[] = [{
     name: `registers ${plan.tile.rows}×${plan.tile.columns}`,
     cost: timeOf(contraction, target, 1 / plan.tile.cost),

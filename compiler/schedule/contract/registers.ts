@@ -10,10 +10,10 @@ import { Affine, delinearize, linearize } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering, range, scalarOf } from '../lowering.js';
-import { type Contraction, contractionOf, kernelExtents, multiplyAdd, type Operand } from './contraction.js';
+import { type Contraction, contractionOf, kernelExtents, multiplyAdd, type Operand, transposed } from './contraction.js';
 import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed } from './copy.js';
 import { type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
-import { packedLhs, type Reading, readingOf } from './packing.js';
+import { packedLhs, packedRhs, type Reading, readingOf } from './packing.js';
 import { vector } from './tiling.js';
 
 interface Tile {
@@ -37,8 +37,9 @@ interface Space {
 /** Where columns come from. */
 type Source =
   | { readonly kind: 'planes'; readonly geometry: Geometry; readonly copy: PlanesCopy }
-  /** [batch][k][pitch], aligned. */
+  /** [batch][k][pitch], aligned: a copy, or a constant in that form. */
   | { readonly kind: 'rows'; readonly copy: Copy }
+  | { readonly kind: 'constant'; readonly pitch: number; readonly data: DerivedConstant }
   | { readonly kind: 'operand'; readonly reading: Reading };
 
 /** Multiply-adds from which on the largest tiles pay for the time their compilation takes. */
@@ -83,10 +84,12 @@ export interface RegisterPlan {
 }
 
 export function planRegisters(group: Group, target: Target): RegisterPlan {
-  const contraction = contractionOf(group);
+  const plain = contractionOf(group);
+  // Vectors run along n: the problem is turned round where n is too short for them.
+  const contraction = plain.n < vector && plain.m > plain.n ? transposed(plain) : plain;
   const { n, k, rhs, rhsBatches } = contraction;
   const reading = readingOf(group, rhs, rhsBatches, n, k);
-  const geometry = reading === 'element' ? geometryOf(group) : undefined;
+  const geometry = reading === 'element' && contraction === plain ? geometryOf(group) : undefined;
   const isUsable = geometry && geometry.h.phases.length > 0 && geometry.w.phases.length > 0 && !isFlat(geometry);
   if (!isUsable) {
     const space = { lines: 1, width: n, classes: 1 };
@@ -104,6 +107,9 @@ export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan)
     const copy = copyPlanes(group, target, contraction, geometry, Math.ceil(space.width / tile.columns) * tile.columns);
     return [copy.kernel, lower({ kind: 'planes', geometry, copy })];
   }
+  const pitch = Math.ceil(contraction.n / vector) * vector;
+  const data = reading === 'along-row' || contraction.lhs.value === contraction.rhs.value ? undefined : packedRhs(group, contraction, pitch);
+  if (data) return [lower({ kind: 'constant', pitch, data })];
   // Columns that are read by several row tiles are worth a copy.
   if (reading === 'element' && contraction.m >= 8) {
     const copy = copyRows(group, target, contraction);
@@ -139,8 +145,13 @@ class RegisterTiles {
     const { lhs, lhsBatches, m, k, accumulator } = contraction;
     this.#packed = packedLhs(group, contraction, tile.rows);
     this.#lhsReading = this.#packed ? 'along-row' : readingOf(group, lhs, lhsBatches, m, k);
-    this.#lowering = new Lowering(group, target, new Map(this.#packed ? [[lhs.value.id, this.#packed]] : []));
-    this.#copied = source.kind === 'operand' ? undefined : this.#lowering.b.buffer('copy', accumulator, source.copy.length, 'read');
+    const derived = new Map<number, DerivedConstant>();
+    if (this.#packed) derived.set(lhs.value.id, this.#packed);
+    if (source.kind === 'constant') derived.set(contraction.rhs.value.id, source.data);
+    this.#lowering = new Lowering(group, target, derived);
+    this.#copied = source.kind === 'operand' ? undefined
+      : source.kind === 'constant' ? this.#lowering.buffer(contraction.rhs.value)
+        : this.#lowering.b.buffer('copy', accumulator, source.copy.length, 'read');
   }
 
   lower(): LoweredKernel {
@@ -172,7 +183,7 @@ class RegisterTiles {
     });
     const kernel = lowering.finish(grid, [along * across, 1, 1]);
     const bindings: Binding[] = [...lowering.bindings];
-    if (this.#source.kind !== 'operand') bindings.push(this.#source.copy.memory);
+    if (this.#source.kind === 'planes' || this.#source.kind === 'rows') bindings.push(this.#source.copy.memory);
     return trimmed(kernel, bindings);
   }
 
@@ -190,7 +201,10 @@ class RegisterTiles {
       case 'planes':
         return this.#planes(source.geometry, source.copy, batch, tileM, line, first, classAt, zeros);
       case 'rows':
-        return this.#overK([k], zeros, (step, count) => this.#copiedRows(source.copy, batch, first, step, count), batch, tileM);
+      case 'constant': {
+        const { pitch } = source.kind === 'rows' ? source.copy : source;
+        return this.#overK([k], zeros, (step, count) => this.#copiedRows(pitch, batch, first, step, count), batch, tileM);
+      }
       case 'operand': {
         const extents = source.reading === 'element' ? kernelExtents(node) : [k];
         const { rhs, n } = this.#contraction;
@@ -271,7 +285,7 @@ class RegisterTiles {
     return range(count).map((u) => places.map((at) => operand.element(lowering, batch, at, step.add(u), 1)));
   }
 
-  #copiedRows({ pitch }: Copy, batch: Affine, first: Affine, step: Affine, count: number): KValue[][] {
+  #copiedRows(pitch: number, batch: Affine, first: Affine, step: Affine, count: number): KValue[][] {
     const { b } = this.#lowering;
     const { k, rhsBatch } = this.#contraction;
     const last = pitch / vector - 1;
