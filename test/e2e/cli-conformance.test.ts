@@ -44,13 +44,16 @@ beforeAll(() => {
   writeFileSync(`${cases}/g_lenient/README.json`, JSON.stringify({ recommended_tolerance: { rtol: 0, atol: 0.2 } }));
   writeCase(`${cases}/h_last`, denseGraph(), [set([7, 8, 9])]);
   mkdirSync(`${cases}/not_a_case`);
-  // Loaded into the processes of the command: kills or stops the one that is given these cases.
+  // Loaded into the processes of the command: kills or stops the one that is given these cases. Listening to 'message'
+  // here would take the first ones away from the worker, which is not loaded yet.
   writeFileSync(
     path('fault.mjs'),
-    `if (process.send) process.on('message', (message) => {
-      if (message.job?.name === 'b_crash') process.kill(process.pid, 'SIGSEGV');
-      if (message.job?.name === 'c_hang') for (;;);
-    });`,
+    `const emit = process.emit;
+    process.emit = function (event, message, ...rest) {
+      if (event === 'message' && message.job?.name === 'b_crash') process.kill(process.pid, 'SIGSEGV');
+      if (event === 'message' && message.job?.name === 'c_hang') for (;;);
+      return emit.call(this, event, message, ...rest);
+    };`,
   );
 });
 afterAll(remove);
