@@ -51,7 +51,7 @@ export interface Operand {
 
 export function contractionOf(group: Group): Contraction {
   const node = group.anchor as Node;
-  if (node.op === 'dot') return dotContraction(node);
+  if (node.op === 'dot') return dotContraction(node, group);
   if (node.op === 'conv') return convContraction(node);
   throw new Error(`${node.op} is not a contraction`);
 }
@@ -72,7 +72,7 @@ function operand(value: Value, index: Operand['index'], accumulator: ScalarType)
   };
 }
 
-function dotContraction(node: NodeOf<'dot'>): Contraction {
+function dotContraction(node: NodeOf<'dot'>, group: Group): Contraction {
   const [lhs, rhs] = node.inputs;
   const { lhsBatch, rhsBatch, lhsContract, rhsContract } = node.attrs;
   const free = (shape: readonly number[], used: readonly number[]) => shape.map((_, d) => d).filter((d) => !used.includes(d));
@@ -82,18 +82,20 @@ function dotContraction(node: NodeOf<'dot'>): Contraction {
   const batchShape = pick(lhs, lhsBatch);
   const contractShape = pick(lhs, lhsContract);
   const accumulator = accumulatorFor(node);
-  const side = (value: Value, batchDims: readonly number[], freeDims: readonly number[], contractDims: readonly number[]) =>
-    operand(value, (batch, row, k) => {
+  const side = (result: Value, batchDims: readonly number[], freeDims: readonly number[], contractDims: readonly number[]) => {
+    const { value, dims } = beforeTransposes(result, group);
+    return operand(value, (batch, row, k) => {
       const index: Affine[] = new Array<Affine>(shapeOf(value).length);
-      const place = (dims: readonly number[], shape: readonly number[], flat: Affine) =>
+      const place = (to: readonly number[], shape: readonly number[], flat: Affine) =>
         delinearize(flat, shape).forEach((i, at) => {
-          index[dims[at]] = i;
+          index[dims[to[at]]] = i;
         });
       place(batchDims, batchShape, batch);
-      place(freeDims, pick(value, freeDims), row);
+      place(freeDims, pick(result, freeDims), row);
       place(contractDims, contractShape, k);
       return index;
     }, accumulator);
+  };
   return {
     node,
     batch: sizeOf(batchShape),
@@ -111,6 +113,15 @@ function dotContraction(node: NodeOf<'dot'>): Contraction {
       ...delinearize(batch, batchShape), ...delinearize(m, pick(lhs, lhsFree)), ...delinearize(n, pick(rhs, rhsFree)),
     ],
   };
+}
+
+/** What a chain of transposes of the group starts from, and which of its dims each dim of `value` is. */
+function beforeTransposes(value: Value, group: Group): { value: Value; dims: readonly number[] } {
+  const producer = group.nodes.find((node) => node.outputs[0] === value);
+  if (producer?.op !== 'transpose') return { value, dims: shapeOf(value).map((_, d) => d) };
+  const { permutation } = producer.attrs;
+  const before = beforeTransposes(producer.inputs[0], group);
+  return { value: before.value, dims: permutation.map((d) => before.dims[d]) };
 }
 
 /** Implicit GEMM: m runs over a group's output channels, n over output positions, k over (channel, kernel position). */

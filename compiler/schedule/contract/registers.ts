@@ -32,6 +32,8 @@ interface Space {
   readonly width: number;
   /** Residues of the output that are computed apart. */
   readonly classes: number;
+  /** Taps whose multiply-adds are written out. */
+  readonly taps: number;
 }
 
 /** Where columns come from. */
@@ -42,17 +44,17 @@ type Source =
   | { readonly kind: 'constant'; readonly pitch: number; readonly data: DerivedConstant }
   | { readonly kind: 'operand'; readonly reading: Reading };
 
-/** Multiply-adds from which on the largest tiles pay for the time their compilation takes. */
-const largeWork = 5e8;
+/** Multiply-adds per unrolled tap from which on the largest tiles pay for the time their compilation takes. */
+const largeWork = 1e8;
 
 /**
  * Rows × columns of a tile by cost per multiply-add: loads and address arithmetic are worth about 8 of them per row and
  * column (measured on lavapipe and SwiftShader: 16×16 : 8×16 : 8×8 : 4×8 = 1 : 0.83 : 0.68 : 0.54), padding is lost, and
  * so are compute units without work.
  */
-function chooseTile({ batch, m, k }: Contraction, { lines, width, classes }: Space, target: Target): Tile {
+function chooseTile({ batch, m, k }: Contraction, { lines, width, classes, taps }: Space, target: Target): Tile {
   const work = batch * m * lines * width * classes * k;
-  const limit = target.style === 'simt' || work < largeWork || classes > 1 ? 64 : 256;
+  const limit = target.style === 'simt' || work < largeWork * taps || classes > 1 ? 64 : 256;
   const invocations = target.style === 'simt' ? target.parallelism * 256 : target.parallelism * 16;
   let best = { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY };
   for (const rows of [1, 2, 4, 8, 16]) {
@@ -92,11 +94,11 @@ export function planRegisters(group: Group, target: Target): RegisterPlan {
   const geometry = reading === 'element' && contraction === plain ? geometryOf(group) : undefined;
   const isUsable = geometry && geometry.h.phases.length > 0 && geometry.w.phases.length > 0 && !isFlat(geometry);
   if (!isUsable) {
-    const space = { lines: 1, width: n, classes: 1 };
+    const space = { lines: 1, width: n, classes: 1, taps: 1 };
     return { contraction, reading, space, tile: chooseTile(contraction, space, target) };
   }
   const { h, w } = geometry;
-  const space = { lines: h.extent, width: w.extent, classes: h.inputDilation * w.inputDilation };
+  const space = { lines: h.extent, width: w.extent, classes: h.inputDilation * w.inputDilation, taps: w.kernel };
   return { contraction, geometry, reading, space, tile: chooseTile(contraction, space, target) };
 }
 
