@@ -46,7 +46,8 @@ function isWorthFolding(node: Node, inputs: readonly ConstantData[]): boolean {
   if (node.outputs.some((output) => output.type.dtype === 'string')) return true;
   const results = node.outputs.reduce((sum, output) => sum + bytesOfType(output), 0);
   const sources = inputs.reduce((sum, data) => sum + bytesOfData(data), 0);
-  if (node.op === 'broadcast' || node.op === 'iota') return results <= Math.max(sources, 64);
+  if (node.op === 'broadcast') return results <= sources;
+  if (node.op === 'iota') return results <= 64;
   return results <= eagerBytes || (inputs.length > 0 && results <= sources * growthLimit);
 }
 

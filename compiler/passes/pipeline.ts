@@ -8,6 +8,7 @@ import { decompose } from './decompose.js';
 import { eliminate } from './eliminate.js';
 import { foldConstants } from './fold.js';
 import { recognise } from './recognise.js';
+import { pullScales } from './scales.js';
 import { simplify } from './simplify.js';
 import { specialise } from './specialise.js';
 
@@ -35,6 +36,7 @@ export const pipeline: readonly Pass[] = [
     name: 'specialise', guarantees: 'all shapes are numbers, no source ops are left',
     run: (graph, { options }) => specialise(graph, { dims: options.dims, shapes: options.shapes, values: options.values }, resolvers),
   },
+  { name: 'pull scales', guarantees: 'contractions of quantised tensors sum integers', run: pullScales },
   { name: 'fold', guarantees: 'what depends on constants alone is a constant', run: fold },
   { name: 'decompose', guarantees: 'every op has a lowering family', run: decompose },
   { name: 'share', guarantees: 'equal subexpressions are one value, as the patterns expect', run: eliminate },

@@ -1,0 +1,139 @@
+// Graph passes: each rewrite happens where it should, not where it must not, and keeps the meaning.
+import { describe, expect, test } from 'vitest';
+import { GraphBuilder } from '../../compiler/graph/builder.js';
+import * as c from '../../compiler/graph/compose.js';
+import { evaluateGraph } from '../../compiler/graph/evaluate.js';
+import type { Graph, Value } from '../../compiler/graph/types.js';
+import { compareTensors } from '../../compiler/compare.js';
+import { eliminate } from '../../compiler/passes/eliminate.js';
+import { foldConstants } from '../../compiler/passes/fold.js';
+import { recognise } from '../../compiler/passes/recognise.js';
+import { pullScales } from '../../compiler/passes/scales.js';
+import { simplify } from '../../compiler/passes/simplify.js';
+import { emptyTensor, type HostTensor, sizeOf } from '../../compiler/tensor.js';
+
+function ramp(dtype: 'f32' | 'u8' | 'i8', shape: readonly number[], step = 1): HostTensor {
+  const tensor = emptyTensor(dtype, shape);
+  for (let i = 0; i < sizeOf(shape); i++) (tensor.data as Float32Array)[i] = ((i * 7 * step) % 23) - (dtype === 'u8' ? 0 : 11);
+  return tensor;
+}
+
+function build(make: (b: GraphBuilder) => Value | readonly Value[]): Graph {
+  const b = new GraphBuilder('test');
+  const made = make(b);
+  (Array.isArray(made) ? made : [made]).forEach((value: Value, i: number) => b.output(`y${i}`, value));
+  return b.finish();
+}
+
+function sameMeaning(before: Graph, after: Graph, inputs: Record<string, HostTensor>): void {
+  const feeds = new Map(Object.entries(inputs));
+  const [a, e] = [evaluateGraph(after, feeds), evaluateGraph(before, feeds)];
+  for (const [name, tensor] of e) {
+    expect(compareTensors(a.get(name) as HostTensor, tensor, { rtol: 1e-5, atol: 1e-5 }).reason).toBeUndefined();
+  }
+}
+const ops = (graph: Graph): string[] => graph.nodes.map((node) => node.op);
+
+describe('pull scales', () => {
+  const dequantised = (b: GraphBuilder, q: Value, scale: Value) =>
+    c.mul(b, c.cast(b, c.sub(b, c.cast(b, q, 'i32'), c.scalar(b, 3, 'i32')), 'f32'), scale);
+  const channel = (b: GraphBuilder, count: number) =>
+    c.reshape(b, b.constant({ dtype: 'f32', shape: [count], data: Float32Array.from({ length: count }, (_, i) => 0.1 + i / 8) }), [count, 1, 1, 1]);
+  const conv = { strides: [1, 1], padLow: [1, 1], padHigh: [1, 1], dilations: [1, 1], inputDilation: [1, 1], groups: 1, dtype: 'f32' as const };
+
+  test('per channel, out of a convolution', () => {
+    const graph = build((b) => {
+      const x = dequantised(b, b.input('x', 'u8', [1, 4, 5, 6]), c.scalar(b, 0.25, 'f32'));
+      const w = dequantised(b, b.constant(ramp('i8', [3, 4, 3, 3])), channel(b, 3));
+      return b.op('conv', [x, w], conv)[0];
+    });
+    const pulled = pullScales(graph);
+    const product = pulled.nodes.find((node) => node.op === 'conv');
+    expect(pulled.nodes.find((node) => node.outputs[0] === product?.inputs[0])?.op).toBe('cast');
+    sameMeaning(graph, pulled, { x: ramp('u8', [1, 4, 5, 6]) });
+  });
+
+  test('out of a product, along the free dim', () => {
+    const graph = build((b) => {
+      const x = dequantised(b, b.input('x', 'u8', [5, 7]), c.scalar(b, 0.5, 'f32'));
+      const scale = c.reshape(b, b.constant({ dtype: 'f32', shape: [4], data: Float32Array.of(1, 2, 0.5, 0.25) }), [4, 1]);
+      const w = dequantised(b, b.constant(ramp('i8', [4, 7])), scale);
+      return b.op('dot', [x, w], { lhsBatch: [], rhsBatch: [], lhsContract: [1], rhsContract: [1], dtype: 'f32' })[0];
+    });
+    const pulled = pullScales(graph);
+    expect(pulled.nodes.at(-1)?.op).toBe('mul');
+    sameMeaning(graph, pulled, { x: ramp('u8', [5, 7]) });
+  });
+
+  test('stays where the scale varies along what is summed, or nothing is quantised', () => {
+    const along = build((b) => {
+      const x = dequantised(b, b.input('x', 'u8', [5, 4]), c.scalar(b, 0.5, 'f32'));
+      const w = dequantised(b, b.constant(ramp('i8', [4, 6])), c.reshape(b, b.constant(ramp('f32', [4])), [4, 1]));
+      return c.matmul(b, x, w);
+    });
+    expect(ops(pullScales(along))).toEqual(ops(along));
+    const floats = build((b) => c.matmul(b, c.mul(b, b.input('x', 'f32', [2, 3]), c.scalar(b, 2, 'f32')), b.constant(ramp('f32', [3, 2]))));
+    expect(ops(pullScales(floats))).toEqual(ops(floats));
+  });
+});
+
+describe('recognise', () => {
+  const spelled = (b: GraphBuilder, x: Value, wrong = false): Value => {
+    const d = c.sub(b, x, c.mean(b, x, [-1], true));
+    const square = c.mul(b, d, wrong ? x : d);
+    const variance = c.mean(b, square, [-1], true);
+    return c.div(b, d, c.unary(b, 'sqrt', c.add(b, variance, c.scalar(b, 1e-5, 'f32'))));
+  };
+  test('a normalisation that is spelled out', () => {
+    const graph = build((b) => spelled(b, b.input('x', 'f32', [3, 8])));
+    const found = recognise(eliminate(foldConstants(graph).graph));
+    expect(ops(found)).toContain('normalize');
+    sameMeaning(graph, found, { x: ramp('f32', [3, 8]) });
+  });
+  test('not one that is something else', () => {
+    const graph = build((b) => spelled(b, b.input('x', 'f32', [3, 8]), true));
+    expect(ops(recognise(eliminate(foldConstants(graph).graph)))).not.toContain('normalize');
+  });
+});
+
+describe('simplify', () => {
+  test('drops what changes nothing and merges movement', () => {
+    const graph = build((b) => {
+      const x = b.input('x', 'f32', [2, 3, 4]);
+      const twice = b.op('transpose', [b.op('transpose', [x], { permutation: [2, 0, 1] })[0]], { permutation: [1, 2, 0] })[0];
+      const same = b.op('reshape', [b.op('reshape', [twice], { shape: [6, 4] })[0]], { shape: [2, 3, 4] })[0];
+      return c.add(b, c.mul(b, same, c.scalar(b, 1, 'f32')), c.scalar(b, 0, 'f32'));
+    });
+    const simplified = eliminate(simplify(simplify(graph)));
+    expect(simplified.nodes.length).toBe(0);
+  });
+  test('zero padding joins the convolution', () => {
+    const graph = build((b) => {
+      const padded = b.op('pad', [b.input('x', 'f32', [1, 2, 5, 5]), c.scalar(b, 0, 'f32')], { low: [0, 0, 1, 2], high: [0, 0, 0, 1], mode: 'constant' })[0];
+      const attrs = { strides: [1, 1], padLow: [0, 0], padHigh: [0, 0], dilations: [1, 1], inputDilation: [1, 1], groups: 1, dtype: 'f32' as const };
+      return b.op('conv', [padded, b.constant(ramp('f32', [3, 2, 3, 3]))], attrs)[0];
+    });
+    const simplified = eliminate(simplify(graph));
+    expect(ops(simplified)).toEqual(['conv']);
+    sameMeaning(graph, simplified, { x: ramp('f32', [1, 2, 5, 5]) });
+  });
+});
+
+describe('fold', () => {
+  test('computes what depends on constants alone, also behind broadcasts', () => {
+    const graph = build((b) => {
+      const w = b.constant(ramp('f32', [4, 4]));
+      return c.add(b, b.input('x', 'f32', [4, 4]), c.relu(b, c.mul(b, w, c.scalar(b, 2, 'f32'))));
+    });
+    const { graph: folded, count } = foldConstants(graph);
+    expect(count).toBeGreaterThan(0);
+    expect(ops(eliminate(folded))).toEqual(['add']);
+    sameMeaning(graph, folded, { x: ramp('f32', [4, 4]) });
+  });
+  test('does not blow constants up', () => {
+    const graph = build((b) => c.mul(b, b.input('x', 'f32', [256, 256]), c.broadcastTo(b, c.scalar(b, 2, 'f32'), [256, 256])));
+    const { graph: folded } = foldConstants(graph);
+    const bytes = [...folded.constants.values()].reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0);
+    expect(bytes).toBe(4);
+  });
+});
