@@ -9,7 +9,7 @@ import {
   type Range,
   scalarBits,
 } from '../../compiler/kernel/types.js';
-import { blocksOf, operandsOf } from '../../compiler/kernel/walk.js';
+import { blocksOf } from '../../compiler/kernel/walk.js';
 
 /** True if the exact result of the operation lies in the type for all operands in their ranges. */
 export function staysInside(fn: 'add' | 'sub' | 'mul', a: KValue, b: KValue, result: KValue): boolean {
@@ -34,22 +34,6 @@ export function unrollCount(inst: Extract<KInst, { op: 'for' }>): number {
   if (lower === undefined || upper === undefined) return 8;
   const count = Math.ceil((upper.max - lower.min) / inst.step);
   return count >= 1 && count <= 256 ? count : 8;
-}
-
-/** How often each value of the kernel is read. */
-export function countUses(kernel: KernelFunction): ReadonlyMap<KValue, number> {
-  const uses = new Map<KValue, number>();
-  const use = (value: KValue) => void uses.set(value, (uses.get(value) ?? 0) + 1);
-  const visit = (block: KBlock): void => {
-    for (const inst of block.instructions) {
-      operandsOf(inst).forEach(use);
-      if (inst.op === 'loop') use(inst.condition);
-      blocksOf(inst).forEach(visit);
-    }
-    block.yields.forEach(use);
-  };
-  for (const { body } of [...kernel.helpers, kernel]) visit(body);
-  return uses;
 }
 
 /** Float constants, splatted ones included. */

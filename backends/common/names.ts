@@ -1,0 +1,57 @@
+/**
+ * What the parts of a kernel are called in its generated code, by object.
+ *
+ * `Value` is what a renderer knows of a value (a C expression, a SPIR-V id), `Place` of memory, helpers and scalar
+ * parameters. Asking for what was never named is a bug of whoever made the kernel.
+ */
+import type { HelperFunction, KernelFunction, KMemory, KScalar, KValue } from '../../compiler/kernel/types.js';
+
+export class Names<Value, Place = string> {
+  readonly #kernel: KernelFunction;
+  readonly #values = new Map<KValue, Value>();
+  readonly #memories = new Map<KMemory, Place>();
+  readonly #helpers = new Map<HelperFunction, Place>();
+  readonly #scalars = new Map<KScalar, Place>();
+
+  constructor(kernel: KernelFunction) {
+    this.#kernel = kernel;
+  }
+
+  setValue(value: KValue, name: Value): void {
+    this.#values.set(value, name);
+  }
+  setMemory(memory: KMemory, name: Place): void {
+    this.#memories.set(memory, name);
+  }
+  setHelper(helper: HelperFunction, name: Place): void {
+    this.#helpers.set(helper, name);
+  }
+  setScalar(scalar: KScalar, name: Place): void {
+    this.#scalars.set(scalar, name);
+  }
+
+  value(value: KValue): Value {
+    return this.#values.get(value) ?? this.#missing(`value %${value.id} is used before it is defined`);
+  }
+  memory(memory: KMemory): Place {
+    return this.#memories.get(memory) ?? this.#missing(`${memory.name} is not a parameter or array of the kernel`);
+  }
+  helper(helper: HelperFunction): Place {
+    return this.#helpers.get(helper) ?? this.#missing(`helper ${helper.name} is called before it is defined`);
+  }
+  scalar(scalar: KScalar): Place {
+    return this.#scalars.get(scalar) ?? this.#missing(`scalar ${scalar.name} is not a parameter of the kernel`);
+  }
+
+  #missing(what: string): never {
+    throw new Error(`kernel ${this.#kernel.name}: ${what}`);
+  }
+}
+
+/** The error for what must not reach the renderer of `backend`. */
+export const unexpected = (kernel: KernelFunction, backend: string, what: string): Error =>
+  new Error(`kernel ${kernel.name}: the ${backend} renderer was given ${what}`);
+
+/** The error for functions that `expandMath` should have replaced. */
+export const unexpanded = (kernel: KernelFunction, backend: string, fn: string): Error =>
+  unexpected(kernel, backend, `${fn}: expandMath comes before rendering`);

@@ -1,0 +1,74 @@
+/** Conversions between types, with one rounding each, and bit casts, as C. */
+import { type Lanes, type ScalarType, scalarBits } from '../../compiler/kernel/types.js';
+import { cScalar, heldAs, isHalf, type MaskBits, storedAs } from './prelude.js';
+import { type Inst, paren, type Scope } from './scope.js';
+
+export function convert(scope: Scope, inst: Inst<'convert'>): void {
+  const { lanes } = inst.result.type;
+  const [from, to] = [inst.a.type.scalar, inst.result.type.scalar];
+  const a = scope.c(inst.a);
+  if (from === to) {
+    scope.names.setValue(inst.result, scope.ref(inst.a));
+    return;
+  }
+  if (to === 'bool') {
+    scope.let(inst.result, `${a} != 0`, scalarBits[heldAs(from as Exclude<ScalarType, 'bool'>)] as MaskBits);
+    return;
+  }
+  const held = heldAs(to);
+  const type = scope.prelude.type(held, lanes);
+  if (from === 'bool') {
+    if (lanes === 1) scope.let(inst.result, `(${type})${a}`);
+    else {
+      const mask = scope.as(inst.a, scalarBits[held] as MaskBits);
+      if (held === 'f32' || held === 'f64')
+        scope.let(inst.result, `(${type})(${mask} & ${held === 'f32' ? '0x3f800000' : '0x3ff0000000000000'})`);
+      else scope.let(inst.result, `(${type})(${mask} & 1)`);
+    }
+    return;
+  }
+  scope.let(inst.result, numericConvert(scope, a, from, to, lanes));
+}
+
+function numericConvert(
+  scope: Scope,
+  a: string,
+  from: Exclude<ScalarType, 'bool'>,
+  to: Exclude<ScalarType, 'bool'>,
+  lanes: Lanes,
+): string {
+  const [source, target] = [heldAs(from), heldAs(to)];
+  const cast = (text: string, type: typeof target) =>
+    lanes === 1
+      ? `(${cScalar(type)})${paren(text)}`
+      : `__builtin_convertvector(${text}, ${scope.prelude.type(type, lanes)})`;
+  if (source === 'f32' || source === 'f64') {
+    if (target !== 'f32' && target !== 'f64') return `${scope.prelude.saturate(source, target, lanes)}(${a})`;
+    if (!isHalf(to)) return source === target ? a : cast(a, target);
+    if (source === 'f32') return scope.rounded(a, to, lanes);
+    const callee = scope.prelude.roundDouble(to);
+    return `${lanes === 1 ? callee : scope.prelude.lanewise(callee, 'f32', ['f64'], lanes)}(${a})`;
+  }
+  if (!isHalf(to)) return cast(a, target);
+  if (scalarBits[from] <= 16) return scope.rounded(cast(a, 'f32'), to, lanes);
+  // One rounding in all: to double without loss of what decides, then to the half.
+  let wide = scalarBits[from] === 32 ? cast(a, 'f64') : '';
+  if (source === 'i64' || source === 'u64') {
+    const sticky = scope.prelude.stickyDouble(source);
+    wide = `${lanes === 1 ? sticky : scope.prelude.lanewise(sticky, 'f64', [source], lanes)}(${a})`;
+  }
+  const callee = scope.prelude.roundDouble(to);
+  return `${lanes === 1 ? callee : scope.prelude.lanewise(callee, 'f32', ['f64'], lanes)}(${wide})`;
+}
+
+export function bitcast(scope: Scope, inst: Inst<'bitcast'>): void {
+  const [from, to] = [inst.a.type, inst.result.type];
+  if (from.scalar === 'bool' || to.scalar === 'bool') throw scope.unexpected('bitcast of bool');
+  let text = scope.c(inst.a);
+  if (isHalf(from.scalar)) text = `${scope.prelude.pack(from.scalar, from.lanes)}(${text})`;
+  const [source, target] = [storedAs(from.scalar), storedAs(to.scalar)];
+  if (source !== target || from.lanes !== to.lanes)
+    text = `${scope.prelude.bitcast(source, from.lanes, target, to.lanes)}(${text})`;
+  if (isHalf(to.scalar)) text = `${scope.prelude.unpack(to.scalar, to.lanes)}(${text})`;
+  scope.let(inst.result, text);
+}

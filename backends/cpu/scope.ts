@@ -1,0 +1,92 @@
+/** The state of writing one kernel as C: what its values are called, the lines so far and the prelude they need. */
+import type { KernelFunction, KInst, KMemory, KType, KValue, Lanes, ScalarType } from '../../compiler/kernel/types.js';
+import type { Target } from '../backend.js';
+import { Names, unexpected } from '../common/names.js';
+import { Lines } from '../common/structured.js';
+import { countUses } from '../common/survey.js';
+import { collectFloatConstants } from './analysis.js';
+import { heldAs, isHalf, type MaskBits, Prelude, signedOf } from './prelude.js';
+
+export type Inst<Op extends KInst['op']> = Extract<KInst, { op: Op }>;
+
+/** C for a value. Vectors of bools are masks of `maskBits`. */
+export interface Ref {
+  readonly c: string;
+  readonly maskBits: MaskBits;
+}
+
+export class Scope {
+  readonly kernel: KernelFunction;
+  readonly target: Target;
+  readonly prelude = new Prelude();
+  readonly lines = new Lines();
+  readonly names: Names<Ref>;
+  readonly uses: ReadonlyMap<KValue, number>;
+  readonly floatConstants: ReadonlyMap<KValue, number>;
+  /** Products that may be contracted into a sum. */
+  readonly fastProducts = new Map<KValue, Inst<'binary'>>();
+
+  constructor(kernel: KernelFunction, target: Target) {
+    this.kernel = kernel;
+    this.target = target;
+    this.names = new Names(kernel);
+    this.uses = countUses(kernel);
+    this.floatConstants = collectFloatConstants(kernel);
+  }
+
+  line(text: string): void {
+    this.lines.add(text);
+  }
+
+  /** Declares `value` as a C constant. */
+  let(value: KValue, c: string, maskBits: MaskBits = 32): void {
+    const name = `v${value.id}`;
+    this.lines.add(`const ${this.type(value.type, maskBits)} ${name} = ${c};`);
+    this.names.setValue(value, { c: name, maskBits });
+  }
+
+  /** Gives `value` an existing expression. */
+  alias(value: KValue, c: string, maskBits: MaskBits = 32): void {
+    this.names.setValue(value, { c, maskBits });
+  }
+
+  type(type: KType, maskBits: MaskBits = 32): string {
+    if (type.scalar !== 'bool') return this.prelude.type(heldAs(type.scalar), type.lanes);
+    return type.lanes === 1 ? 'bool' : this.prelude.type(signedOf(maskBits), type.lanes);
+  }
+
+  ref(value: KValue): Ref {
+    return this.names.value(value);
+  }
+
+  c(value: KValue): string {
+    return this.ref(value).c;
+  }
+
+  /** The value with masks of the given width. */
+  as(value: KValue, maskBits: MaskBits): string {
+    const ref = this.ref(value);
+    if (value.type.scalar !== 'bool' || value.type.lanes === 1 || ref.maskBits === maskBits) return ref.c;
+    return `__builtin_convertvector(${ref.c}, ${this.prelude.maskType(maskBits, value.type.lanes)})`;
+  }
+
+  splat(text: string, type: KType, maskBits: MaskBits): string {
+    if (type.scalar === 'bool') return `${this.prelude.splat(signedOf(maskBits), type.lanes)}(-(int32_t)${text})`;
+    return `${this.prelude.splat(heldAs(type.scalar), type.lanes)}(${text})`;
+  }
+
+  rounded(text: string, scalar: ScalarType, lanes: Lanes): string {
+    return isHalf(scalar) ? `${this.prelude.round(scalar, lanes)}(${text})` : text;
+  }
+
+  memory(memory: KMemory): string {
+    return this.names.memory(memory);
+  }
+
+  unexpected(what: string): Error {
+    return unexpected(this.kernel, 'cpu', what);
+  }
+}
+
+/** In brackets, unless it is one word. */
+export const paren = (text: string): string => (/^\w+$/.test(text) ? text : `(${text})`);
