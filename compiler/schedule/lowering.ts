@@ -203,7 +203,22 @@ export class Lowering {
       const base = address.atLane(0);
       return truth(this.b.load(buffer, base.emit(this.b), lanes, base.divisor() % lanes === 0));
     }
+    if (coefficient !== undefined && coefficient > 1 && coefficient <= Math.min(4, lanes) && this.target.features.has('vectors')) {
+      return truth(this.#strided(buffer, address, coefficient, lanes));
+    }
     return truth(this.b.build(range(lanes).map((lane) => this.b.load(buffer, address.atLane(lane).emit(this.b)))));
+  }
+
+  /** Every `step`-th element: whole vectors and a shuffle. The last vector moves back to end at the last element. */
+  #strided(buffer: KBuffer, address: Affine, step: number, lanes: Lanes): KValue {
+    const { b } = this;
+    const base = address.atLane(0);
+    const start = (i: number) => (i === step - 1 ? (lanes - 1) * (step - 1) : i * lanes);
+    const windows = range(step).map((i) => b.load(buffer, base.add(start(i)).emit(b), lanes));
+    return b.build(range(lanes).map((lane) => {
+      const window = Math.min(step - 1, Math.floor((lane * step) / lanes));
+      return b.extract(windows[window], lane * step - start(window));
+    }));
   }
 
   /** Computes lane by lane where the lane matters. */

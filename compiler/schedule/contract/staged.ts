@@ -76,7 +76,9 @@ function planOf(contraction: Contraction, { h, w }: Geometry, target: Target, ha
   const work = (r: number) => Math.ceil((r * w.extent) / lanes) * m * k;
   const wanted = target.parallelism * 4;
   let blockBatch = 1;
-  while (blockBatch < batch && batch / blockBatch > wanted && work(rows) * blockBatch < worth) blockBatch *= 2;
+  while (batch / (2 * blockBatch) >= wanted && work(rows) * blockBatch < worth) blockBatch *= 2;
+  // Equal shares.
+  blockBatch = Math.ceil(batch / Math.ceil(batch / blockBatch));
   const tasks = (r: number) => Math.ceil(batch / blockBatch) * Math.ceil(h.extent / r);
   while (tasks(rows) < wanted && rows > 4 * (halo + 1) && work(rows) > 2 * worth) rows = Math.ceil(rows / 2);
   const { tileM, vectors, extent } = sizeOf(rows);
