@@ -231,27 +231,72 @@ export function bigintToOddF64(x: bigint): number {
   return x < 0n ? -y : y;
 }
 
+/** A number as the unevaluated sum of two doubles (T. J. Dekker, "A floating-point technique", 1971). */
+type Double2 = readonly [high: number, low: number];
+
+/** a + b exactly, for |a| ≥ |b|. */
+function fastSum(a: number, b: number): Double2 {
+  const high = a + b;
+  return [high, b - (high - a)];
+}
+
+/** a · b exactly, far from overflow and underflow. */
+function exactProduct(a: number, b: number): Double2 {
+  const split = (x: number): Double2 => {
+    const scaled = x * (2 ** 27 + 1);
+    const high = scaled - (scaled - x);
+    return [high, x - high];
+  };
+  const [ah, al] = split(a);
+  const [bh, bl] = split(b);
+  const high = a * b;
+  return [high, al * bl - (high - ah * bh - al * bh - ah * bl)];
+}
+
+function product2(a: Double2, b: Double2): Double2 {
+  const [high, low] = exactProduct(a[0], b[0]);
+  return fastSum(high, low + (a[0] * b[1] + a[1] * b[0]));
+}
+
+function quotient2(a: Double2, divisor: number): Double2 {
+  const high = a[0] / divisor;
+  const [back, rest] = exactProduct(high, divisor);
+  return fastSum(high, (a[0] - back - rest + a[1]) / divisor);
+}
+
+function sum2(a: Double2, b: Double2): Double2 {
+  const high = a[0] + b[0];
+  const part = high - a[0];
+  return fastSum(high, a[0] - (high - part) + (b[0] - part) + (a[1] + b[1]));
+}
+
+const twoOverRootPi: Double2 = [1.1283791670955126, 1.533545961316588e-17];
+
 /**
- * The error function in f64, to a few ulp. Below 2.5 the series erf(x) = 2/√π·e^(−x²)·Σ 2ⁿx^(2n+1)/(2n+1)!!, whose
- * terms are all positive; above it Laplace's continued fraction of erfc (Abramowitz & Stegun 7.1.6, 7.1.14).
+ * The error function in f64, to 1 ulp. Below 2.5 its Maclaurin series 2/√π·Σ (−1)ⁿx^(2n+1)/(n!·(2n+1)) with twice the
+ * digits, for its terms cancel; above it one minus Laplace's continued fraction of erfc, which is small there
+ * (Abramowitz & Stegun 7.1.5, 7.1.14).
  */
 export function erf(x: number): number {
   const z = Math.abs(x);
   if (Number.isNaN(x) || z === 0) return x;
+  // The cube of so small a number is lost; its product would be cut off as subnormal.
+  if (z < 2 ** -30) return x * twoOverRootPi[0];
   if (z >= 6) return Math.sign(x);
-  const square = z * z;
   if (z < 2.5) {
-    let term = z;
-    let sum = z;
-    for (let n = 1; term > sum * 1e-18; n++) {
-      term *= (2 * square) / (2 * n + 1);
-      sum += term;
+    const [high, low] = exactProduct(z, z);
+    const step: Double2 = [-high, -low];
+    let power: Double2 = [z, 0];
+    let sum: Double2 = power;
+    for (let n = 1; Math.abs(power[0]) > sum[0] * 2 ** -60; n++) {
+      power = quotient2(product2(power, step), n);
+      sum = sum2(sum, quotient2(power, 2 * n + 1));
     }
-    return Math.sign(x) * ((sum * 2 * Math.exp(-square)) / Math.sqrt(Math.PI));
+    return Math.sign(x) * product2(sum, twoOverRootPi)[0];
   }
   let fraction = 0;
   for (let n = 60; n >= 1; n--) fraction = n / 2 / (z + fraction);
-  return Math.sign(x) * (1 - Math.exp(-square) / Math.sqrt(Math.PI) / (z + fraction));
+  return Math.sign(x) * (1 - Math.exp(-z * z) / Math.sqrt(Math.PI) / (z + fraction));
 }
 
 /** C's pow: unlike JavaScript's, pow(1, y) and pow(-1, ±Inf) are 1. */

@@ -254,3 +254,59 @@ test('pow follows C where JavaScript does not', () => {
   ]);
   expect(pow(-8, 1 / 3)).toBeNaN();
 });
+
+describe('erf', () => {
+  /** erf by its Maclaurin series in fixed point of 400 bits: the reference of the test. */
+  function exactErf(x: number): { readonly value: bigint; readonly scale: number } {
+    const bits = 400n;
+    const one = 1n << bits;
+    const fixed = (y: number): bigint => (BigInt(Math.round(y * 2 ** 60)) * one) >> 60n;
+    // x is a multiple of 2^-60 in these tests.
+    const z = fixed(x);
+    const square = (z * z) >> bits;
+    let power = z;
+    let sum = z;
+    for (let n = 1n; power !== 0n && power !== -1n; n++) {
+      power = -((power * square) >> bits) / n;
+      sum += power / (2n * n + 1n);
+    }
+    // √π as the root of π, π by Machin's formula.
+    const arctan = (inverse: bigint): bigint => {
+      let term = one / inverse;
+      let total = term;
+      for (let n = 1n; term !== 0n; n++) {
+        term = -term / (inverse * inverse);
+        total += term / (2n * n + 1n);
+      }
+      return total;
+    };
+    const pi = 4n * (4n * arctan(5n) - arctan(239n));
+    let root = one * 2n;
+    for (let i = 0; i < 20; i++) root = (root + (pi * one) / root) >> 1n;
+    return { value: (2n * sum * one) / root, scale: 400 };
+  }
+
+  test('is within 2 ulp everywhere', () => {
+    let worst = 0;
+    for (let i = 1; i <= 600; i++) {
+      // The middle of the range, where the series cancels most, and a spread from 2^-8 to 6.
+      const x = i % 2 ? 2.2 + (i / 600) * 0.4 : Math.fround(2 ** -8 * 1.0105 ** (i * 1.15));
+      if (x >= 6) continue;
+      const { value, scale } = exactErf(x);
+      const found = erf(x);
+      const ulp = 2 ** (Math.floor(Math.log2(found)) - 52);
+      const difference = BigInt(Math.round(found * 2 ** 62)) * (1n << BigInt(scale - 62)) - value;
+      worst = Math.max(worst, Math.abs(Number(difference >> BigInt(scale - 120)) / 2 ** 120) / ulp);
+    }
+    expect(worst).toBeLessThan(2);
+    expect(worst).toBeGreaterThan(0);
+  });
+
+  test('is odd, keeps zeros and NaN, and reaches one', () => {
+    for (const x of [1e-310, 1e-20, 0.3, 1.7, 2.49999, 2.5, 4, 7]) expect(erf(-x)).toBe(-erf(x));
+    expect(erf(-0)).toBe(-0);
+    expect(erf(Number.NaN)).toBeNaN();
+    expect(erf(Number.NEGATIVE_INFINITY)).toBe(-1);
+    expect(erf(1e-20)).toBe(1e-20 * 1.1283791670955126);
+  });
+});
