@@ -6,10 +6,12 @@
  * machine: each kind of operation occurs once, a program says which one comes next, on which of the live values.
  *
  * One turn of the loop fetches the step's code word and constant, picks the operands from the registers, runs the
- * operation and writes its result to a register. A register holds 64 bits whatever the type of the value in it.
+ * operation and writes its result to a register. A register holds 64 bits whatever the type of the value in it. What
+ * no software operation comes before (the reduction of an angle, in 32-bit words) runs ahead of the loop as it is.
  */
 import { bitsOfF64 } from '../../numeric.js';
 import { KernelBuilder } from '../builder.js';
+import { Rebuilder } from '../rebuild.js';
 import { type HelperFunction, type KInst, type KValue, ktype, type ScalarType } from '../types.js';
 import { operandsOf } from '../walk.js';
 
@@ -37,6 +39,10 @@ interface Step {
 }
 
 interface Program {
+  /** What runs before the loop. */
+  readonly prelude: readonly KInst[];
+  /** Parameters and results of the prelude that the steps read, in the first registers. */
+  readonly inputs: readonly KValue[];
   /** One instruction for each kind of operation, the most frequent first; absent: the copy. */
   readonly operations: readonly (Computation | undefined)[];
   readonly steps: readonly { readonly code: number; readonly constant: bigint }[];
@@ -48,7 +54,7 @@ interface Program {
 /** An equal function whose body is a loop; the same one where it is short, has control flow or needs other types. */
 export function rolled(helper: HelperFunction): HelperFunction {
   const program = assemble(helper);
-  return program && program.steps.length >= fewSteps ? machine(helper, program) : helper;
+  return program ? machine(helper, program) : helper;
 }
 
 // --- from instructions to steps ------------------------------------------------------------------------------------
@@ -56,24 +62,41 @@ export function rolled(helper: HelperFunction): HelperFunction {
 const wide: ReadonlySet<ScalarType> = new Set(['i64', 'u64', 'f64']);
 const held: ReadonlySet<ScalarType> = new Set(['bool', 'i32', 'u32', ...wide]);
 const fits = ({ type }: KValue): boolean => type.lanes === 1 && held.has(type.scalar);
+/** Whether a register's bits mean the same number in either type. */
+const sameBits = (a: ScalarType, b: ScalarType): boolean => wide.has(a) === wide.has(b) && a !== 'bool' && b !== 'bool';
+/** Whether software computes it, and not only a word or two are picked or changed. */
+const isHeavy = (inst: KInst): boolean =>
+  (inst.op === 'binary' || (inst.op === 'unary' && inst.fn !== 'neg' && inst.fn !== 'abs')) &&
+  inst.result.type.scalar === 'f64';
 
-/** The steps of a straight-line function in order, and its result; undefined where it has something else. */
-function stepsOf(helper: HelperFunction): { readonly steps: readonly Step[]; readonly output: KValue } | undefined {
+interface Straight {
+  readonly prelude: readonly KInst[];
+  readonly steps: readonly Step[];
+  readonly output: KValue;
+}
+
+/** A straight-line function in parts; undefined where it has something else. */
+function partsOf(helper: HelperFunction): Straight | undefined {
+  if (!helper.params.every(fits)) return undefined;
   const copies = new Map<KValue, Operand>();
   const source = (value: KValue): Operand => copies.get(value) ?? value;
+  const prelude: KInst[] = [];
   const steps: Step[] = [];
-  if (!helper.params.every(fits)) return undefined;
+  const late = new Set<KValue>();
   for (const inst of helper.body.instructions) {
     if (!('result' in inst) || !fits(inst.result)) return undefined;
+    if (inst.op === 'const') copies.set(inst.result, bitsOf(inst.result.type.scalar, inst.value));
+    if (!isHeavy(inst) && !operandsOf(inst).some((value) => late.has(value))) {
+      prelude.push(inst);
+      continue;
+    }
+    late.add(inst.result);
     switch (inst.op) {
-      case 'const':
-        copies.set(inst.result, bitsOf(inst.result.type.scalar, inst.value));
-        break;
       case 'assume':
         copies.set(inst.result, source(inst.a));
         break;
       case 'bitcast':
-        if (!wide.has(inst.a.type.scalar) || !wide.has(inst.result.type.scalar)) return undefined;
+        if (!sameBits(inst.a.type.scalar, inst.result.type.scalar)) return undefined;
         copies.set(inst.result, source(inst.a));
         break;
       case 'unary':
@@ -88,7 +111,7 @@ function stepsOf(helper: HelperFunction): { readonly steps: readonly Step[]; rea
     }
   }
   const output = source(helper.body.yields[0]);
-  return typeof output === 'bigint' ? undefined : { steps: liveSteps(steps, output), output };
+  return typeof output === 'bigint' ? undefined : { prelude, steps: liveSteps(steps, output), output };
 }
 
 /** A step has room for one constant: others are copied to registers before it. */
@@ -132,11 +155,14 @@ function liveSteps(steps: readonly Step[], output: KValue): readonly Step[] {
 // --- from steps to a program ---------------------------------------------------------------------------------------
 
 function assemble(helper: HelperFunction): Program | undefined {
-  const found = stepsOf(helper);
-  if (!found) return undefined;
-  const { steps, output } = found;
+  const parts = partsOf(helper);
+  if (!parts || parts.steps.length < fewSteps) return undefined;
+  const { prelude, steps, output } = parts;
+  const computed = new Set<Operand>(steps.map(({ result }) => result));
+  const read = new Set(steps.flatMap(({ operands }) => operands));
+  const inputs = [...read].filter((operand) => typeof operand !== 'bigint' && !computed.has(operand)) as KValue[];
   const operations = operationsOf(steps);
-  const { places, registers } = allocate(helper.params, steps, output);
+  const { places, registers } = allocate(inputs, steps, output);
   // The constant comes after the registers.
   if (registers + 1 > fieldValues || operations.size > fieldValues) return undefined;
   const words = steps.map((step) => {
@@ -146,12 +172,14 @@ function assemble(helper: HelperFunction): Program | undefined {
     const code = fields.reduce((sum, value, i) => sum + value * 2 ** (i * fieldBits), step.negate ? 2 ** negateBit : 0);
     return { code, constant: step.operands.find((operand) => typeof operand === 'bigint') ?? 0n };
   });
-  const last = steps[steps.length - 1];
   return {
+    prelude,
+    inputs,
     operations: [...operations.values()].map(({ inst }) => inst),
     steps: words,
     registers,
-    output: last === undefined ? helper.params.indexOf(output) : (places.get(last) as Placement).target,
+    // Nothing but the result is needed after the last step, so that is what it computes.
+    output: (places.get(steps[steps.length - 1]) as Placement).target,
   };
 }
 
@@ -180,16 +208,16 @@ interface Placement {
 
 /** Gives every value a register from its step to its last use. */
 function allocate(
-  params: readonly KValue[],
+  inputs: readonly KValue[],
   steps: readonly Step[],
   output: KValue,
 ): { readonly places: ReadonlyMap<Step, Placement>; readonly registers: number } {
   const lastUse = new Map<Operand, number>();
   for (const [at, { operands }] of steps.entries()) for (const operand of operands) lastUse.set(operand, at);
   lastUse.set(output, steps.length);
-  const registerOf = new Map<Operand, number>(params.map((param, i) => [param, i]));
+  const registerOf = new Map<Operand, number>(inputs.map((input, i) => [input, i]));
   const free: number[] = [];
-  let registers = params.length;
+  let registers = inputs.length;
   const places = new Map<Step, Placement>();
   for (const [at, step] of steps.entries()) {
     const operands = step.operands.map((operand) => registerOf.get(operand));
@@ -211,8 +239,11 @@ function machine(helper: HelperFunction, program: Program): HelperFunction {
   const b = new KernelBuilder();
   const args = helper.params.map(({ type }) => b.constant(0, type.scalar));
   b.call(helper.name, args, helper.result, (params) => {
-    const zero = b.constant(0n, 'u64');
-    const initial = Array.from({ length: program.registers }, (_, i) => (params[i] ? toBits(b, params[i]) : zero));
+    const prelude = new Prelude(b);
+    helper.params.forEach((param, i) => void prelude.set(param, params[i]));
+    for (const inst of program.prelude) prelude.copy(inst);
+    const inputs = program.inputs.map((input) => toBits(b, prelude.get(input)));
+    const initial = Array.from({ length: program.registers }, (_, i) => inputs[i] ?? b.constant(0n, 'u64'));
     const final = b.for(0, program.steps.length, 1, initial, (step, registers) => {
       const [code, constant] = fetch(b, program, step, 0, program.steps.length);
       const codeField = (i: number): KValue => fieldOf(b, code, i);
@@ -228,6 +259,12 @@ function machine(helper: HelperFunction, program: Program): HelperFunction {
   });
   const { helpers } = b.finish({ name: helper.name, grid: [1, 1, 1], workgroup: [1, 1, 1] });
   return helpers[helpers.length - 1];
+}
+
+class Prelude extends Rebuilder {
+  copy(inst: KInst): void {
+    this.instruction(inst);
+  }
 }
 
 const fieldOf = (b: KernelBuilder, code: KValue, i: number): KValue =>
@@ -247,8 +284,16 @@ function fetch(b: KernelBuilder, program: Program, step: KValue, low: number, hi
   const words = program.steps.slice(low, high);
   const within = b.and(b.convert(step, 'u32'), b.constant(fetchGroup - 1, 'u32'));
   return [
-    pick(b, words.map(({ code }) => b.constant(code, 'u32')), within),
-    pick(b, words.map(({ constant }) => b.constant(constant, 'u64')), within),
+    pick(
+      b,
+      words.map(({ code }) => b.constant(code, 'u32')),
+      within,
+    ),
+    pick(
+      b,
+      words.map(({ constant }) => b.constant(constant, 'u64')),
+      within,
+    ),
   ];
 }
 
