@@ -5,7 +5,8 @@
  * access is aligned to its lanes and that every store covers a whole element: a store into one lane may rewrite the
  * others, and would race with the neighbour invocation.
  */
-import type { KBlock, KernelFunction, KMemory } from '../../compiler/kernel/types.js';
+import type { KernelFunction, KMemory } from '../../compiler/kernel/types.js';
+import { type Accesses, Survey } from '../common/survey.js';
 
 export interface MemoryView {
   /** Lanes of one element of the declared array. */
@@ -16,25 +17,9 @@ export interface MemoryView {
   readonly exchanged: boolean;
 }
 
-interface Accesses {
-  readonly loads: Set<number>;
-  readonly stores: Set<number>;
-  unaligned: boolean;
-  atomic: boolean;
-}
-
 export function memoryViews(kernel: KernelFunction): ReadonlyMap<KMemory, MemoryView> {
-  const accesses = new Map<KMemory, Accesses>();
-  collect(kernel.body, (memory) => {
-    let known = accesses.get(memory);
-    if (!known) {
-      known = { loads: new Set(), stores: new Set(), unaligned: false, atomic: false };
-      accesses.set(memory, known);
-    }
-    return known;
-  });
   const views = new Map<KMemory, MemoryView>();
-  for (const [memory, access] of accesses) {
+  for (const [memory, access] of Survey.of(kernel).accesses) {
     views.set(memory, {
       width: widthOf(memory, access),
       atomic: access.atomic,
@@ -53,37 +38,4 @@ function widthOf(memory: KMemory, { loads, stores, unaligned, atomic }: Accesses
   if (memory.length % width !== 0 && (loads.size > 1 || !loads.has(width)) && loads.size > 0) return 1;
   for (const lanes of stores) if (lanes !== width) return 1;
   return width;
-}
-
-function collect(block: KBlock, of: (memory: KMemory) => Accesses): void {
-  for (const inst of block.instructions) {
-    switch (inst.op) {
-      case 'load': {
-        const access = of(inst.memory);
-        access.loads.add(inst.result.type.lanes);
-        if (inst.result.type.lanes > 1 && !inst.aligned) access.unaligned = true;
-        break;
-      }
-      case 'store': {
-        const access = of(inst.memory);
-        access.stores.add(inst.value.type.lanes);
-        if (inst.value.type.lanes > 1 && !inst.aligned) access.unaligned = true;
-        break;
-      }
-      case 'atomic':
-      case 'atomic_compare_exchange':
-        of(inst.memory).atomic = true;
-        break;
-      case 'for':
-      case 'loop':
-        collect(inst.body, of);
-        break;
-      case 'if':
-        collect(inst.then, of);
-        collect(inst.else, of);
-        break;
-      default:
-        break;
-    }
-  }
 }

@@ -17,6 +17,8 @@ export function scalarName(scalar: ScalarType): string {
   return name;
 }
 
+export const isVector = (type: KType): boolean => type.lanes > 1;
+
 /** `f32`, `vec4<f32>`. */
 export function typeName({ scalar, lanes }: KType): string {
   if (lanes === 1) return scalarName(scalar);
