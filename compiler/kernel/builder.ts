@@ -275,8 +275,11 @@ export class KernelBuilder {
     body: (index: KValue, carried: readonly KValue[]) => readonly KValue[] | void,
     options: { unroll?: boolean } = {},
   ): readonly KValue[] {
-    const low = typeof lower === 'number' ? this.constant(lower) : lower;
-    const high = typeof upper === 'number' ? this.constant(upper) : upper;
+    // A number counts in the type of the other bound.
+    const { scalar } = [lower, upper].find((bound) => typeof bound !== 'number')?.type ?? ktype('i32');
+    const low = typeof lower === 'number' ? this.constant(lower, scalar) : lower;
+    const high = typeof upper === 'number' ? this.constant(upper, scalar) : upper;
+    if (!sameType(low.type, high.type)) throw new Error(`for from ${show(low.type)} to ${show(high.type)}`);
     const lowRange = rangeOf(low);
     const highRange = rangeOf(high);
     if (lowRange && highRange) {

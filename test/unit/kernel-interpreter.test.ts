@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';
 import type { KernelFunction } from '../../compiler/kernel/types.js';
+import { verify } from '../../compiler/kernel/verify.js';
 
 const grid1 = (x: number) => [x, 1, 1] as const;
 
@@ -86,6 +87,36 @@ describe('grids and control flow', () => {
     const data = new BigInt64Array(3);
     interpret(b.finish({ name: 'swap', grid: grid1(1), workgroup: grid1(1) }), [data]);
     expect([...data]).toEqual([2n, 1n, 6n]);
+  });
+
+  test.each(['i64', 'u64'] as const)('a loop counts in %s exactly, from a number too', (scalar) => {
+    const b = new KernelBuilder();
+    const input = b.buffer('input', scalar, 2, 'read');
+    const out = b.buffer('out', scalar, 3, 'write');
+    const [lower, upper] = [b.load(input, b.constant(0)), b.load(input, b.constant(1))];
+    const zero = b.constant(0n, scalar);
+    const [count, last] = b.for(lower, upper, 2, [zero, zero], (index, [n]) => [b.addc(n, 1), index]);
+    const [fromNumber] = b.for(0, b.sub(upper, lower), 1, [zero], (index, [n]) => [b.add(n, index)]);
+    for (const [i, value] of [count, last, fromNumber].entries()) b.store(out, b.constant(i), value);
+    const kernel = b.finish({ name: 'count', grid: grid1(1), workgroup: grid1(1) });
+    verify(kernel, { stage: 'scheduled' });
+    const run = (from: bigint, to: bigint) => {
+      const bounds = scalar === 'i64' ? BigInt64Array.of(from, to) : BigUint64Array.of(from, to);
+      const data = scalar === 'i64' ? new BigInt64Array(3) : new BigUint64Array(3);
+      interpret(kernel, [bounds, data]);
+      return [...data];
+    };
+    expect(run(3n, 8n)).toEqual([3n, 7n, 10n]);
+    // Beyond the integers that doubles hold, and for u64 beyond those of i64; the last step leaves the type.
+    const end = scalar === 'i64' ? 2n ** 63n - 1n : 2n ** 64n - 1n;
+    expect(run(2n ** 53n + 1n, 2n ** 53n + 6n)).toEqual([3n, 2n ** 53n + 5n, 10n]);
+    expect(run(end - 5n, end)).toEqual([3n, end - 1n, 10n]);
+  });
+
+  test('bounds of two types are refused', () => {
+    const b = new KernelBuilder();
+    const upper = b.scalar('upper', 'u32');
+    expect(() => b.for(b.constant(0), upper, 1, [], () => [])).toThrow('for from i32 to u32');
   });
 
   test('a loop whose bounds leave no iteration yields its initial values', () => {
