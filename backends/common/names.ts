@@ -1,17 +1,17 @@
 /**
  * What the parts of a kernel are called in its generated code, by object.
  *
- * `Value` is what a renderer knows of a value (a C expression, a SPIR-V id), `Place` of memory, helpers and scalar
- * parameters. Asking for what was never named is a bug of whoever made the kernel.
+ * `Value` is what a renderer knows of a value (a C expression, a SPIR-V id); memory, helpers and scalar parameters may
+ * be named in ways of their own. Asking for what was never named is a bug of whoever made the kernel.
  */
 import type { HelperFunction, KernelFunction, KMemory, KScalar, KValue } from '../../compiler/kernel/types.js';
 
-export class Names<Value, Place = string> {
+export class Names<Value, Memory = string, Helper = string, Scalar = string> {
   readonly #kernel: KernelFunction;
   readonly #values = new Map<KValue, Value>();
-  readonly #memories = new Map<KMemory, Place>();
-  readonly #helpers = new Map<HelperFunction, Place>();
-  readonly #scalars = new Map<KScalar, Place>();
+  readonly #memories = new Map<KMemory, Memory>();
+  readonly #helpers = new Map<HelperFunction, Helper>();
+  readonly #scalars = new Map<KScalar, Scalar>();
 
   constructor(kernel: KernelFunction) {
     this.#kernel = kernel;
@@ -20,26 +20,26 @@ export class Names<Value, Place = string> {
   setValue(value: KValue, name: Value): void {
     this.#values.set(value, name);
   }
-  setMemory(memory: KMemory, name: Place): void {
+  setMemory(memory: KMemory, name: Memory): void {
     this.#memories.set(memory, name);
   }
-  setHelper(helper: HelperFunction, name: Place): void {
+  setHelper(helper: HelperFunction, name: Helper): void {
     this.#helpers.set(helper, name);
   }
-  setScalar(scalar: KScalar, name: Place): void {
+  setScalar(scalar: KScalar, name: Scalar): void {
     this.#scalars.set(scalar, name);
   }
 
   value(value: KValue): Value {
     return this.#values.get(value) ?? this.#missing(`value %${value.id} is used before it is defined`);
   }
-  memory(memory: KMemory): Place {
+  memory(memory: KMemory): Memory {
     return this.#memories.get(memory) ?? this.#missing(`${memory.name} is not a parameter or array of the kernel`);
   }
-  helper(helper: HelperFunction): Place {
+  helper(helper: HelperFunction): Helper {
     return this.#helpers.get(helper) ?? this.#missing(`helper ${helper.name} is called before it is defined`);
   }
-  scalar(scalar: KScalar): Place {
+  scalar(scalar: KScalar): Scalar {
     return this.#scalars.get(scalar) ?? this.#missing(`scalar ${scalar.name} is not a parameter of the kernel`);
   }
 
