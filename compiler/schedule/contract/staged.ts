@@ -274,9 +274,9 @@ class StagedConvolution {
     const planesOf = h.phases.length * w.phases.length;
     lowering.for(0, extent / (lanes * vectors), 1, [], (column) => {
       const first = column.scale(lanes * vectors);
-      const tap = (channel: Affine, at: { k: Affine; phase: number; shift: Affine }, tapW: Tap, carried: readonly KValue[]): readonly KValue[] => {
+      const tap = (channel: Affine, at: { k: Affine; phase: number; shift: Affine }, tapW: { k: Affine; phase: number; shift: Affine }, carried: readonly KValue[]): readonly KValue[] => {
         const planeAt = channel.scale(planesOf).add(h.phases.indexOf(at.phase) * w.phases.length + w.phases.indexOf(tapW.phase)).scale(plane);
-        const from = planeAt.add(at.shift.sub(h.minShift).scale(pitch)).add(margin + tapW.shift).add(first);
+        const from = planeAt.add(at.shift.sub(h.minShift).scale(pitch)).add(tapW.shift).add(margin).add(first);
         const step = channel.scale(h.kernel).add(at.k).scale(w.kernel).add(tapW.k);
         const columns = range(vectors).map((v) => b.load(this.#copy, from.add(v * lanes).emit(b), lanes));
         return range(tileM).flatMap((r) => {
@@ -286,14 +286,11 @@ class StagedConvolution {
       };
       const zeros = range(tileM * vectors).map(() => this.#zero(lanes));
       const isSmall = tapsH.length * tapsW.length * tileM * vectors <= unrollLimit;
+      const rowIsSmall = tapsW.length * tileM * vectors <= unrollLimit;
       const sums = lowering.for(0, this.#channels, 1, zeros, (channel, carried) => {
-        const rowOf = (k: Affine, phase: number, shift: Affine, sums: readonly KValue[]) =>
-          tapsW.reduce((now, tapW) => tap(channel, { k, phase, shift }, tapW, now), sums);
-        const constant = Affine.constant;
-        if (isSmall) return tapsH.reduce((now, { k, phase, shift }) => rowOf(constant(k), phase, constant(shift), now), carried);
-        return progressions(tapsH).reduce((now, [{ k, phase, shift }, count, stepK, stepShift]) =>
-          lowering.for(0, count, 1, now, (i, inner) =>
-            rowOf(i.scale(stepK).add(k), phase, i.scale(stepShift).add(shift), inner)), carried);
+        const whole = (at: { k: Affine; phase: number; shift: Affine }, now: readonly KValue[]) =>
+          overTaps(lowering, tapsW, rowIsSmall, now, (tapW, inner) => tap(channel, at, tapW, inner));
+        return overTaps(lowering, tapsH, isSmall, carried, whole);
       });
       sums.forEach((sum, i) => {
         const [r, v] = [Math.floor(i / vectors), i % vectors];
@@ -323,4 +320,15 @@ class StagedConvolution {
       }));
     }));
   }
+}
+
+/** Every tap in turn: written out, or as loops over progressions. */
+function overTaps(
+  lowering: Lowering, taps: readonly Tap[], unrolled: boolean, initial: readonly KValue[],
+  body: (tap: { k: Affine; phase: number; shift: Affine }, carried: readonly KValue[]) => readonly KValue[],
+): readonly KValue[] {
+  const { constant } = Affine;
+  if (unrolled) return taps.reduce((now, { k, phase, shift }) => body({ k: constant(k), phase, shift: constant(shift) }, now), initial);
+  return progressions(taps).reduce((now, [{ k, phase, shift }, count, stepK, stepShift]) =>
+    lowering.for(0, count, 1, now, (i, inner) => body({ k: i.scale(stepK).add(k), phase, shift: i.scale(stepShift).add(shift) }, inner)), initial);
 }
