@@ -4,7 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
-import { cpus, release } from 'node:os';
+import { cpus, loadavg, release } from 'node:os';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
 import { packageRoot } from '../backends/native.js';
@@ -26,7 +26,7 @@ interface Flags {
   readonly duration: string;
 }
 
-/** What figures without which they mean little. */
+/** Without these, figures mean little. */
 function circumstances(): Record<string, unknown> {
   let commit: string | undefined;
   try {
@@ -46,6 +46,8 @@ function circumstances(): Record<string, unknown> {
     cpu: first?.model,
     cores: cpus().length,
     kernel: release(),
+    // Others at work falsify timings, and not of all runtimes alike.
+    loadAverage: loadavg()[0],
   };
 }
 
