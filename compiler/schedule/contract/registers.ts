@@ -98,7 +98,7 @@ export function planRegisters(group: Group, target: Target): RegisterPlan {
     return { contraction, reading, space, tile: chooseTile(contraction, space, target) };
   }
   const { h, w } = geometry;
-  const space = { lines: h.extent, width: w.extent, classes: h.inputDilation * w.inputDilation, taps: Math.min(w.kernel, unrolledTaps) };
+  const space = { lines: h.extent, width: w.extent, classes: h.inputDilation * w.inputDilation, taps: w.kernel };
   return { contraction, geometry, reading, space, tile: chooseTile(contraction, space, target) };
 }
 
@@ -224,21 +224,6 @@ class RegisterTiles {
       multiplyAdd(this.#lowering, factors[Math.floor(i / columns)], values[i % columns], carried[i]));
   }
 
-  /**
-   * Several steps of k at once. Where a multiply-add rounds twice, the products of the steps are added up before they
-   * join the running sums: the same number of operations, and fewer roundings of large numbers.
-   */
-  #multiplySteps(factors: readonly (readonly KValue[])[], values: readonly (readonly KValue[])[], carried: readonly KValue[]): readonly KValue[] {
-    const { b, target } = this.#lowering;
-    if (target.features.has('fma')) return factors.reduce((now, row, u) => this.#multiply(row, values[u], now), carried);
-    if (factors.length === 0) return carried;
-    const { columns } = this.#tile;
-    return carried.map((sum, i) => {
-      const products = factors.map((row, u) => b.mul(row[Math.floor(i / columns)], values[u][i % columns]));
-      return b.add(sum, products.reduce((total, product) => b.add(total, product)));
-    });
-  }
-
   /** Loops over k, four steps at a time where they can be read together. */
   #overK(
     extents: readonly number[], initial: readonly KValue[], columnsAt: (step: Affine, count: number) => KValue[][], batch: Affine, tileM: Affine,
@@ -251,7 +236,7 @@ class RegisterTiles {
         const step = linearize([...at, from], extents);
         const factors = this.#factors(batch, tileM, step, count);
         const values = columnsAt(step, count);
-        return this.#multiplySteps(factors, values, sums);
+        return range(count).reduce((now, u) => this.#multiply(factors[u], values[u], now), sums);
       };
       const whole = Math.floor(extent / vector);
       const sums = lowering.for(0, whole, 1, carried, (i, inner) => steps(i.scale(vector), vector, inner));
@@ -334,30 +319,17 @@ class RegisterTiles {
         [image, groupAt.scale(channels).add(channel), Affine.constant(phasesH.indexOf(at.phase))],
         [this.#contraction.batch / groups, groups * channels, phasesH.length],
       ).scale(phasesW.length);
-      // `moved` is a multiple of the vector.
-      const element = (phase: number, shift: number, moved: Affine, column: number): KValue => {
+      const element = ({ phase, shift }: Tap, column: number): KValue => {
         const offset = shift - w.minShift + column;
         const aligned = Math.floor(offset / vector) * vector;
         const row = plane.add(phasesW.indexOf(phase)).scale(rows).add(line).add(at.shift.sub(h.minShift));
-        const from = row.scale(pitch).add(first).add(moved).add(aligned);
+        const from = row.scale(pitch).add(first).add(aligned);
         return b.extract(b.load(this.#copied as KBuffer, from.emit(b), vector, true), offset - aligned);
       };
-      const tap = (k: Affine, phase: number, shift: number, moved: Affine, now: readonly KValue[]): readonly KValue[] => {
-        const step = channel.scale(h.kernel).add(at.k).scale(w.kernel).add(k);
+      return tapsW.reduce((now, tap) => {
+        const step = channel.scale(h.kernel).add(at.k).scale(w.kernel).add(tap.k);
         const [factors] = this.#factors(batch, tileM, step, 1);
-        return this.#multiply(factors, range(columns).map((column) => element(phase, shift, moved, column)), now);
-      };
-      const still = Affine.constant(0);
-      const single = (taps: readonly Tap[], now: readonly KValue[]) =>
-        taps.reduce((sums, { k: tapK, phase, shift }) => tap(Affine.constant(tapK), phase, shift, still, sums), now);
-      if (tapsW.length <= unrolledTaps) return single(tapsW, carried);
-      // Long rows of a kernel: as many taps at a time as keep the vectors aligned.
-      return progressions(tapsW).reduce((now, [{ k: k0, phase, shift }, count, stepK, stepShift]) => {
-        const chunks = Math.floor(count / vector);
-        const sums = lowering.for(0, chunks, 1, now, (i, inner) => range(vector).reduce((sum, j) =>
-          tap(i.scale(vector * stepK).add(k0 + j * stepK), phase, shift + j * stepShift, i.scale(vector * stepShift), sum), inner));
-        const rest = range(count - chunks * vector).map((j) => chunks * vector + j);
-        return single(rest.map((j) => ({ k: k0 + j * stepK, phase, shift: shift + j * stepShift })), sums);
+        return this.#multiply(factors, range(columns).map((column) => element(tap, column)), now);
       }, carried);
     };
     return lowering.for(0, channels, 1, zeros, (channel, carried) =>
@@ -407,9 +379,6 @@ class RegisterTiles {
       store(r, c, () => b.load(array, r.scale(columns).add(c.scale(lanes)).emit(b), lanes, true))));
   }
 }
-
-/** Taps of a kernel's row that are written out. */
-const unrolledTaps = 7;
 
 /** Nodes of epilogues that may be written out for every vector of a tile. */
 export const unrolledStores = 64;
