@@ -56,6 +56,10 @@ function dimOf(input: number, output: number, kernel: number, stride: number, pa
   };
 }
 
+/** Planes and classes of a dim that code may be written out for; beyond, gathering element by element is better. */
+const mostResidues = 4;
+
+/** The taps of a convolution, or undefined where it has no such form: three spatial dims, long strides. */
 export function geometryOf(group: Group): Geometry | undefined {
   const node = group.anchor;
   if (node?.op !== 'conv') return undefined;
@@ -64,6 +68,7 @@ export function geometryOf(group: Group): Geometry | undefined {
   const dims = inputs.map((input, d) =>
     dimOf(input, outputs[d], kernels[d], strides[d], Number(padLow[d]), dilations[d], inputDilation[d]));
   if (dims.some((dim, d) => dim.stride > 1 && inputDilation[d] > 1)) return undefined;
+  if (dims.some((dim) => dim.phases.length > mostResidues || dim.classes.length > mostResidues)) return undefined;
   const isTrivial = ({ input, output, kernel }: Dim, d: number) => input === 1 && output === 1 && kernel === 1 && Number(padLow[d]) === 0;
   const real = range(dims.length).filter((d) => !isTrivial(dims[d], d));
   if (real.length > 2) return undefined;
