@@ -9,15 +9,7 @@ import {
   type KScalar, type KType, type KValue, ktype, type Lanes, type MathBinaryFn, type Range, type ScalarType,
   type SubgroupFn, sameType, scalarBits, type UnaryFn,
 } from './types.js';
-
-type PureInst = Extract<KInst, { result: KValue }>;
-type Distribute<T> = T extends unknown ? Omit<T, 'result'> : never;
-type PureBody = Distribute<PureInst>;
-
-interface Scope {
-  readonly instructions: KInst[];
-  readonly known: Map<string, KValue>;
-}
+import { type PureBody, ValueTable } from './value_table.js';
 
 const intRanges: Partial<Record<ScalarType, Range>> = {
   i8: { min: -128, max: 127 },
@@ -35,7 +27,9 @@ export class KernelBuilder {
   readonly #params: KParam[] = [];
   readonly #arrays: KArray[] = [];
   readonly #helpers = new Map<string, HelperFunction>();
-  #scopes: Scope[] = [{ instructions: [], known: new Map() }];
+  /** Instructions of the open blocks, innermost last. */
+  #blocks: KInst[][] = [[]];
+  #table = new ValueTable();
   readonly #constants = new Map<KValue, number | bigint>();
   #nextId = 0;
 
@@ -246,7 +240,7 @@ export class KernelBuilder {
     if (value.type.scalar !== memory.scalar) {
       throw new Error(`store of ${show(value.type)} into ${memory.name}: ${memory.scalar}`);
     }
-    this.#current.instructions.push({ op: 'store', memory, index, value, aligned: aligned || value.type.lanes === 1 });
+    this.#current.push({ op: 'store', memory, index, value, aligned: aligned || value.type.lanes === 1 });
   }
 
   atomic(fn: AtomicFn, memory: KMemory, index: KValue, value: KValue): KValue {
@@ -256,7 +250,7 @@ export class KernelBuilder {
     return this.#append({ op: 'atomic_compare_exchange', memory, index, expected, value }, value.type);
   }
   barrier(): void {
-    this.#current.instructions.push({ op: 'barrier' });
+    this.#current.push({ op: 'barrier' });
   }
   subgroup(fn: SubgroupFn, a: KValue, delta = 0): KValue {
     // A sum leaves the interval, and a shuffle may read a lane that does not exist.
@@ -301,7 +295,7 @@ export class KernelBuilder {
     const carried: Carried[] = initial.map((value, i) => ({
       initial: value, inner: inner[i], result: this.#value(value.type),
     }));
-    this.#current.instructions.push({
+    this.#current.push({
       op: 'for', index, lower: low, upper: high, step, carried, body: block,
       ...(options.unroll ? { unroll: true } : {}),
     });
@@ -323,7 +317,7 @@ export class KernelBuilder {
     const carried: Carried[] = initial.map((value, i) => ({
       initial: value, inner: inner[i], result: this.#value(value.type),
     }));
-    this.#current.instructions.push({ op: 'loop', carried, body: block, condition: condition as KValue });
+    this.#current.push({ op: 'loop', carried, body: block, condition: condition as KValue });
     return carried.map((c) => c.result);
   }
 
@@ -341,7 +335,7 @@ export class KernelBuilder {
       const [a, b] = [rangeOf(value), rangeOf(elseBlock.yields[i])];
       return this.#value(value.type, a && b && { min: Math.min(a.min, b.min), max: Math.max(a.max, b.max) });
     });
-    this.#current.instructions.push({ op: 'if', condition, then: thenBlock, else: elseBlock, results });
+    this.#current.push({ op: 'if', condition, then: thenBlock, else: elseBlock, results });
     return results;
   }
 
@@ -356,13 +350,14 @@ export class KernelBuilder {
   ): KValue {
     let callee = this.#helpers.get(name);
     if (!callee) {
-      const outer = this.#scopes;
-      this.#scopes = [{ instructions: [], known: new Map() }];
+      const [blocks, table] = [this.#blocks, this.#table];
+      const instructions: KInst[] = [];
+      this.#blocks = [instructions];
+      this.#table = new ValueTable();
       const params = args.map((arg) => this.#value(arg.type));
       const value = body(params);
-      const [scope] = this.#scopes;
-      this.#scopes = outer;
-      callee = { name, params, result, body: { instructions: scope.instructions, yields: [value] } };
+      [this.#blocks, this.#table] = [blocks, table];
+      callee = { name, params, result, body: { instructions, yields: [value] } };
       this.#helpers.set(name, callee);
     }
     return this.emit({ op: 'call', callee, args }, result);
@@ -377,7 +372,6 @@ export class KernelBuilder {
     workgroup: readonly [number, number, number];
     subgroupSize?: number;
   }): KernelFunction {
-    const [scope] = this.#scopes;
     return {
       name: options.name,
       sources: options.sources ?? [],
@@ -386,7 +380,7 @@ export class KernelBuilder {
       params: this.#params,
       arrays: this.#arrays,
       helpers: [...this.#helpers.values()],
-      body: { instructions: scope.instructions, yields: [] },
+      body: { instructions: this.#blocks[0], yields: [] },
       ...(options.subgroupSize === undefined ? {} : { subgroupSize: options.subgroupSize }),
     };
   }
@@ -395,25 +389,21 @@ export class KernelBuilder {
 
   /** Appends a pure instruction, or returns the value of an equal one in scope. */
   emit(body: PureBody, type: KType, range?: Range): KValue {
-    // What is known of an assumption or a builtin is not in its operands.
-    const claims = body.op === 'assume' || body.op === 'builtin';
-    const key = claims && range ? `${keyOf(body, type)}|${range.min}|${range.max}` : keyOf(body, type);
-    for (const scope of this.#scopes) {
-      const known = scope.known.get(key);
-      if (known) return known;
-    }
+    const slot = this.#table.slot(body, type, range);
+    const known = slot.table.get(slot.key);
+    if (known) return known;
     const value = this.#append(body, type, range);
-    this.#current.known.set(key, value);
+    this.#table.enter(slot, value);
     return value;
   }
 
-  get #current(): Scope {
-    return this.#scopes[this.#scopes.length - 1];
+  get #current(): KInst[] {
+    return this.#blocks[this.#blocks.length - 1];
   }
 
   #append(body: PureBody, type: KType, range?: Range): KValue {
     const result = this.#value(type, range);
-    this.#current.instructions.push({ ...body, result } as KInst);
+    this.#current.push({ ...body, result } as KInst);
     return result;
   }
 
@@ -423,13 +413,14 @@ export class KernelBuilder {
   }
 
   #block(build: () => readonly KValue[]): KBlock {
-    const scope: Scope = { instructions: [], known: new Map() };
-    this.#scopes.push(scope);
+    const instructions: KInst[] = [];
+    this.#blocks.push(instructions);
+    this.#table.open();
     try {
-      const yields = build();
-      return { instructions: scope.instructions, yields };
+      return { instructions, yields: build() };
     } finally {
-      this.#scopes.pop();
+      this.#table.close();
+      this.#blocks.pop();
     }
   }
 
@@ -572,40 +563,5 @@ function decideCompare(fn: CompareFn, a: Range | undefined, b: Range | undefined
 }
 
 const show = (type: KType): string => (type.lanes === 1 ? type.scalar : `${type.scalar}x${type.lanes}`);
-
-/** Equal keys mean equal values: operands by id, memory by name, everything else literally. The frequent ops first. */
-function keyOf(body: PureBody, type: KType): string {
-  const head = `${body.op}:${type.scalar}${type.lanes}`;
-  switch (body.op) {
-    case 'binary':
-      return `${head}|${body.fn}|${body.a.id}|${body.b.id}${body.fast ? '|f' : ''}`;
-    case 'const':
-      return `${head}|${Object.is(body.value, -0) ? '-0' : body.value}`;
-    case 'load':
-      return `${head}|${body.memory.name}|${body.index.id}|${body.aligned}`;
-    case 'fma':
-      return `${head}|${body.a.id}|${body.b.id}|${body.c.id}`;
-    case 'compare':
-      return `${head}|${body.fn}|${body.a.id}|${body.b.id}`;
-    case 'select':
-      return `${head}|${body.condition.id}|${body.a.id}|${body.b.id}`;
-    case 'unary':
-      return `${head}|${body.fn}|${body.a.id}${body.fast ? '|f' : ''}`;
-    case 'convert':
-    case 'bitcast':
-    case 'splat':
-      return `${head}|${body.a.id}`;
-    case 'extract':
-      return `${head}|${body.a.id}|${body.lane}`;
-    default:
-      return head + Object.entries(body).map(([name, field]) => (name === 'op' ? '' : `|${keyOfField(field)}`)).join('');
-  }
-}
-
-function keyOfField(field: unknown): string {
-  if (typeof field !== 'object' || field === null) return String(field);
-  if (Array.isArray(field)) return field.map((value: KValue) => value.id).join(',');
-  return 'id' in field ? `%${field.id}` : `@${(field as { name: string }).name}`;
-}
 
 export { isFloatScalar, isIntScalar };
