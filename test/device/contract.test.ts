@@ -3,8 +3,8 @@
  * slowly, but executes them. Small integers keep sums exact, so that results must be equal.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { backends } from '../../backends/registry.js';
 import type { Backend, Device, Driver } from '../../backends/backend.js';
+import { backends } from '../../backends/registry.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
@@ -26,14 +26,42 @@ function integers(shape: readonly number[], seed: number): HostTensor {
 }
 
 type Make = (shape: readonly number[]) => Value;
-const attrs = { strides: [1, 1], padLow: [1, 1], padHigh: [1, 1], dilations: [1, 1], inputDilation: [1, 1], groups: 1, dtype: 'f32' as const };
+const attrs = {
+  strides: [1, 1],
+  padLow: [1, 1],
+  padHigh: [1, 1],
+  dilations: [1, 1],
+  inputDilation: [1, 1],
+  groups: 1,
+  dtype: 'f32' as const,
+};
 const cases: readonly { readonly name: string; readonly build: (b: GraphBuilder, x: Make, w: Make) => Value }[] = [
   { name: 'product', build: (b, x) => c.matmul(b, x([150, 72]), x([72, 200])) },
   { name: 'odd product', build: (b, x) => c.matmul(b, x([131, 37]), x([37, 141])) },
-  { name: 'transposed product with weights', build: (b, x, w) => c.relu(b, c.matmul(b, x([2, 70, 40]), c.transpose(b, w([90, 40]), [1, 0]))) },
-  { name: 'conv', build: (b, x, w) => c.relu(b, c.add(b, b.op('conv', [x([1, 10, 13, 12]), w([70, 10, 3, 3])], attrs)[0], w([70, 1, 1]))) },
-  { name: 'strided grouped conv', build: (b, x, w) => b.op('conv', [x([1, 12, 15, 17]), w([80, 6, 3, 3])], { ...attrs, groups: 2, strides: [2, 2] })[0] },
-  { name: 'transposed conv', build: (b, x, w) => b.op('conv', [x([1, 12, 7, 9]), w([16, 12, 4, 4])], { ...attrs, inputDilation: [2, 2], padLow: [2, 2], padHigh: [2, 2] })[0] },
+  {
+    name: 'transposed product with weights',
+    build: (b, x, w) => c.relu(b, c.matmul(b, x([2, 70, 40]), c.transpose(b, w([90, 40]), [1, 0]))),
+  },
+  {
+    name: 'conv',
+    build: (b, x, w) =>
+      c.relu(b, c.add(b, b.op('conv', [x([1, 10, 13, 12]), w([70, 10, 3, 3])], attrs)[0], w([70, 1, 1]))),
+  },
+  {
+    name: 'strided grouped conv',
+    build: (b, x, w) =>
+      b.op('conv', [x([1, 12, 15, 17]), w([80, 6, 3, 3])], { ...attrs, groups: 2, strides: [2, 2] })[0],
+  },
+  {
+    name: 'transposed conv',
+    build: (b, x, w) =>
+      b.op('conv', [x([1, 12, 7, 9]), w([16, 12, 4, 4])], {
+        ...attrs,
+        inputDilation: [2, 2],
+        padLow: [2, 2],
+        padHigh: [2, 2],
+      })[0],
+  },
 ];
 
 describe('contraction on a Vulkan device', () => {
@@ -50,7 +78,13 @@ describe('contraction on a Vulkan device', () => {
   });
   afterAll(async () => device?.close());
 
-  async function run(graph: Graph, target: Target, at: number, inputs: Readonly<Record<string, HostTensor>>, open: Device) {
+  async function run(
+    graph: Graph,
+    target: Target,
+    at: number,
+    inputs: Readonly<Record<string, HostTensor>>,
+    open: Device,
+  ) {
     const [group] = fuse(graph, target);
     const schedule = schedules(group, target)[at];
     if (!schedule) return undefined;
@@ -58,12 +92,20 @@ describe('contraction on a Vulkan device', () => {
     const output = graph.outputs[0].value;
     const result = emptyTensor('f32', output.type.shape as readonly number[]);
     const buffers = new Map<Binding, ReturnType<Device['allocate']>>();
-    const writes: { to: { buffer: ReturnType<Device['allocate']>; offset: number; bytes: number }; data: Uint8Array }[] = [];
+    const writes: {
+      to: { buffer: ReturnType<Device['allocate']>; offset: number; bytes: number };
+      data: Uint8Array;
+    }[] = [];
     for (const binding of lowered.flatMap(({ bindings }) => bindings)) {
       if (buffers.has(binding)) continue;
-      const data = 'kind' in binding ? (binding.kind === 'temporary' ? new Uint8Array(binding.bytes) : bytesOfTensor(binding.data.load()))
-        : binding === output ? bytesOfTensor(result)
-          : bytesOfTensor(inputs[binding.name] ?? graph.constants.get(binding.id)?.load() as HostTensor);
+      const data =
+        'kind' in binding
+          ? binding.kind === 'temporary'
+            ? new Uint8Array(binding.bytes)
+            : bytesOfTensor(binding.data.load())
+          : binding === output
+            ? bytesOfTensor(result)
+            : bytesOfTensor(inputs[binding.name] ?? (graph.constants.get(binding.id)?.load() as HostTensor));
       const buffer = open.allocate(data.byteLength);
       buffers.set(binding, buffer);
       writes.push({ to: { buffer, offset: 0, bytes: data.byteLength }, data });
@@ -74,10 +116,12 @@ describe('contraction on a Vulkan device', () => {
       const buffer = buffers.get(binding) as ReturnType<Device['allocate']>;
       return { buffer, offset: 0, bytes: buffer.bytes };
     };
-    const list = await open.record(lowered.flatMap(({ bindings }, i) => [
-      { kind: 'dispatch' as const, kernel: loaded[i], grid: kernels[i].grid, bindings: bindings.map(whole) },
-      { kind: 'barrier' as const },
-    ]));
+    const list = await open.record(
+      lowered.flatMap(({ bindings }, i) => [
+        { kind: 'dispatch' as const, kernel: loaded[i], grid: kernels[i].grid, bindings: bindings.map(whole) },
+        { kind: 'barrier' as const },
+      ]),
+    );
     await open.queue.submit({ list, writes, reads: [{ from: whole(output), into: bytesOfTensor(result) }] });
     list.release();
     for (const buffer of buffers.values()) buffer.free();
@@ -90,11 +134,18 @@ describe('contraction on a Vulkan device', () => {
       const b = new GraphBuilder(name);
       const inputs: Record<string, HostTensor> = {};
       let count = 0;
-      b.output('y', build(b, (shape) => {
-        const input = `x${++count}`;
-        inputs[input] = integers(shape, count);
-        return b.input(input, 'f32', shape);
-      }, (shape) => b.constant(integers(shape, ++count))));
+      b.output(
+        'y',
+        build(
+          b,
+          (shape) => {
+            const input = `x${++count}`;
+            inputs[input] = integers(shape, count);
+            return b.input(input, 'f32', shape);
+          },
+          (shape) => b.constant(integers(shape, ++count)),
+        ),
+      );
       const graph = b.finish();
       const want = runReference(graph, inputs).get('y') as HostTensor;
       const forms: string[] = [];
@@ -105,7 +156,9 @@ describe('contraction on a Vulkan device', () => {
         forms.push(done.form.split(' ')[0]);
         expect(done.result.data, done.form).toEqual(want.data);
       }
-      expect(new Set(forms)).toEqual(new Set(name === 'transposed conv' ? ['registers', 'direct'] : ['registers', 'shared', 'direct']));
+      expect(new Set(forms)).toEqual(
+        new Set(name === 'transposed conv' ? ['registers', 'direct'] : ['registers', 'shared', 'direct']),
+      );
     });
   }
 });

@@ -1,9 +1,9 @@
 /** Every form of contraction against the reference evaluator, chosen by hand so that small shapes reach all of them. */
 import { describe, expect, test } from 'vitest';
+import type { DType } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import { elementsOf, tensorOfElements, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
-import type { DType } from '../../compiler/dtype.js';
 import type { Value } from '../../compiler/graph/types.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';
 import type { Target } from '../../compiler/kernel/target.js';
@@ -24,7 +24,9 @@ function integers(dtype: DType, shape: readonly number[], seed: number): HostTen
     state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
     return low + ((state >> 16) % 9);
   });
-  return dtype === 'i64' ? tensorOfElements(dtype, shape, BigInt64Array.from(values, BigInt)) : tensorOfNumbers(dtype, shape, values);
+  return dtype === 'i64'
+    ? tensorOfElements(dtype, shape, BigInt64Array.from(values, BigInt))
+    : tensorOfNumbers(dtype, shape, values);
 }
 
 type Make = (dtype: DType, shape: readonly number[]) => Value;
@@ -33,32 +35,83 @@ interface Case {
   readonly build: (b: GraphBuilder, input: Make, weights: Make) => Value;
 }
 
-const attrs = { strides: [1, 1], padLow: [1, 1], padHigh: [1, 1], dilations: [1, 1], inputDilation: [1, 1], groups: 1, dtype: 'f32' as const };
+const attrs = {
+  strides: [1, 1],
+  padLow: [1, 1],
+  padHigh: [1, 1],
+  dilations: [1, 1],
+  inputDilation: [1, 1],
+  groups: 1,
+  dtype: 'f32' as const,
+};
 const bias = (b: GraphBuilder, y: Value, v: Value) => c.relu(b, c.add(b, y, v));
 const cases: readonly Case[] = [
   { name: 'product', build: (b, x) => c.matmul(b, x('f32', [37, 24]), x('f32', [24, 44])) },
   { name: 'product, odd', build: (b, x) => c.matmul(b, x('f32', [33, 19]), x('f32', [19, 35])) },
-  { name: 'product of transposed', build: (b, x) =>
-    c.matmul(b, c.transpose(b, x('f32', [20, 36]), [1, 0]), c.transpose(b, x('f32', [40, 20]), [1, 0])) },
-  { name: 'batched product with weights', build: (b, x, w) => bias(b, c.matmul(b, w('f32', [2, 36, 20]), x('f32', [2, 20, 28])), x('f32', [28])) },
-  { name: 'conv with weights', build: (b, x, w) =>
-    bias(b, b.op('conv', [x('f32', [2, 5, 6, 8]), w('f32', [36, 5, 3, 3])], attrs)[0], w('f32', [36, 1, 1])) },
-  { name: 'strided conv', build: (b, x) => b.op('conv', [x('f32', [1, 6, 9, 11]), x('f32', [8, 3, 3, 3])], { ...attrs, groups: 2, strides: [2, 2] })[0] },
-  { name: 'depthwise', build: (b, x, w) => b.op('conv', [x('f32', [1, 6, 9, 11]), w('f32', [6, 1, 3, 3])], { ...attrs, groups: 6 })[0] },
-  { name: 'transposed conv', build: (b, x, w) =>
-    b.op('conv', [x('f32', [1, 4, 5, 6]), w('f32', [6, 4, 4, 4])], { ...attrs, inputDilation: [2, 2], padLow: [2, 2], padHigh: [2, 2] })[0] },
-  { name: 'integers of 32 bits', build: (b, x, w) => c.matmul(b, c.cast(b, x('u8', [9, 21]), 'i32'), c.cast(b, w('i8', [21, 20]), 'i32')) },
-  { name: 'conv of integers', build: (b, x, w) =>
-    b.op('conv', [c.cast(b, x('u8', [1, 4, 6, 7]), 'i32'), c.cast(b, w('i8', [5, 4, 3, 3]), 'i32')], { ...attrs, dtype: 'i32' })[0] },
+  {
+    name: 'product of transposed',
+    build: (b, x) =>
+      c.matmul(b, c.transpose(b, x('f32', [20, 36]), [1, 0]), c.transpose(b, x('f32', [40, 20]), [1, 0])),
+  },
+  {
+    name: 'batched product with weights',
+    build: (b, x, w) => bias(b, c.matmul(b, w('f32', [2, 36, 20]), x('f32', [2, 20, 28])), x('f32', [28])),
+  },
+  {
+    name: 'conv with weights',
+    build: (b, x, w) =>
+      bias(b, b.op('conv', [x('f32', [2, 5, 6, 8]), w('f32', [36, 5, 3, 3])], attrs)[0], w('f32', [36, 1, 1])),
+  },
+  {
+    name: 'strided conv',
+    build: (b, x) =>
+      b.op('conv', [x('f32', [1, 6, 9, 11]), x('f32', [8, 3, 3, 3])], { ...attrs, groups: 2, strides: [2, 2] })[0],
+  },
+  {
+    name: 'depthwise',
+    build: (b, x, w) => b.op('conv', [x('f32', [1, 6, 9, 11]), w('f32', [6, 1, 3, 3])], { ...attrs, groups: 6 })[0],
+  },
+  {
+    name: 'transposed conv',
+    build: (b, x, w) =>
+      b.op('conv', [x('f32', [1, 4, 5, 6]), w('f32', [6, 4, 4, 4])], {
+        ...attrs,
+        inputDilation: [2, 2],
+        padLow: [2, 2],
+        padHigh: [2, 2],
+      })[0],
+  },
+  {
+    name: 'integers of 32 bits',
+    build: (b, x, w) => c.matmul(b, c.cast(b, x('u8', [9, 21]), 'i32'), c.cast(b, w('i8', [21, 20]), 'i32')),
+  },
+  {
+    name: 'conv of integers',
+    build: (b, x, w) =>
+      b.op('conv', [c.cast(b, x('u8', [1, 4, 6, 7]), 'i32'), c.cast(b, w('i8', [5, 4, 3, 3]), 'i32')], {
+        ...attrs,
+        dtype: 'i32',
+      })[0],
+  },
   { name: 'integers of 64 bits', build: (b, x, w) => c.matmul(b, x('i64', [7, 12]), w('i64', [12, 20])) },
   { name: 'doubles', build: (b, x, w) => c.matmul(b, x('f64', [7, 12]), w('f64', [12, 20])) },
-  { name: 'conv of doubles', build: (b, x, w) => b.op('conv', [x('f64', [1, 4, 6, 7]), w('f64', [5, 4, 3, 3])], { ...attrs, dtype: 'f64' })[0] },
+  {
+    name: 'conv of doubles',
+    build: (b, x, w) => b.op('conv', [x('f64', [1, 4, 6, 7]), w('f64', [5, 4, 3, 3])], { ...attrs, dtype: 'f64' })[0],
+  },
   { name: 'halves', build: (b, x, w) => c.matmul(b, x('f16', [7, 12]), w('f16', [12, 20])) },
-  { name: 'conv of halves', build: (b, x, w) => b.op('conv', [x('f16', [1, 4, 6, 7]), w('f16', [5, 4, 3, 3])], { ...attrs, dtype: 'f16' })[0] },
+  {
+    name: 'conv of halves',
+    build: (b, x, w) => b.op('conv', [x('f16', [1, 4, 6, 7]), w('f16', [5, 4, 3, 3])], { ...attrs, dtype: 'f16' })[0],
+  },
 ];
 
 /** Runs a graph that is one contraction, in the form at `at`; undefined if there is none. */
-function run({ build, name }: Case, target: Target, at: number): { form: string; got: HostTensor; want: HostTensor } | undefined {
+function run(
+  { build, name }: Case,
+  target: Target,
+  at: number,
+): { form: string; got: HostTensor; want: HostTensor } | undefined {
   const b = new GraphBuilder(name);
   const inputs: Record<string, HostTensor> = {};
   let count = 0;
@@ -67,7 +120,10 @@ function run({ build, name }: Case, target: Target, at: number): { form: string;
     inputs[`x${count}`] = tensor;
     return b.input(`x${count}`, dtype, shape);
   };
-  b.output('y', build(b, input, (dtype, shape) => b.constant(integers(dtype, shape, ++count))));
+  b.output(
+    'y',
+    build(b, input, (dtype, shape) => b.constant(integers(dtype, shape, ++count))),
+  );
   const graph = b.finish();
   const tensors = new Map<number, HostTensor>(graph.inputs.map((value) => [value.id, inputs[value.name]]));
   for (const [id, data] of graph.constants) tensors.set(id, data.load());
@@ -76,8 +132,10 @@ function run({ build, name }: Case, target: Target, at: number): { form: string;
     const known = memories.get(binding);
     if (known) return known;
     const make = (): Uint8Array => {
-      if ('kind' in binding) return binding.kind === 'temporary' ? new Uint8Array(binding.bytes) : bytesOfTensor(binding.data.load());
-      const tensor = tensors.get(binding.id) ?? emptyTensor(binding.type.dtype, binding.type.shape as readonly number[]);
+      if ('kind' in binding)
+        return binding.kind === 'temporary' ? new Uint8Array(binding.bytes) : bytesOfTensor(binding.data.load());
+      const tensor =
+        tensors.get(binding.id) ?? emptyTensor(binding.type.dtype, binding.type.shape as readonly number[]);
       tensors.set(binding.id, tensor);
       return bytesOfTensor(tensor);
     };
@@ -97,7 +155,11 @@ function run({ build, name }: Case, target: Target, at: number): { form: string;
     }
   }
   if (form === undefined) return undefined;
-  return { form, got: tensors.get(graph.outputs[0].value.id) as HostTensor, want: runReference(graph, inputs).get('y') as HostTensor };
+  return {
+    form,
+    got: tensors.get(graph.outputs[0].value.id) as HostTensor,
+    want: runReference(graph, inputs).get('y') as HostTensor,
+  };
 }
 
 for (const [style, target] of Object.entries(testTargets)) {
@@ -109,7 +171,9 @@ for (const [style, target] of Object.entries(testTargets)) {
           const result = run(example, target, at);
           if (!result) continue;
           forms.push(result.form);
-          expect([...elementsOf(result.got)].map(Number), result.form).toEqual([...elementsOf(result.want)].map(Number));
+          expect([...elementsOf(result.got)].map(Number), result.form).toEqual(
+            [...elementsOf(result.want)].map(Number),
+          );
         }
         expect(forms).toContain('direct');
         expect(forms.length).toBeGreaterThan(1);

@@ -7,7 +7,7 @@
 import type { Node, NodeOf, Value } from '../../graph/types.js';
 import { isFloatScalar, type KValue, type Lanes, type ScalarType } from '../../kernel/types.js';
 import { sizeOf } from '../../tensor.js';
-import { Affine, delinearize } from '../affine.js';
+import { type Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
 import { type Index, type Lowering, scalarOf, shapeOf } from '../lowering.js';
 import { accumulatorOf } from '../reduce.js';
@@ -75,26 +75,36 @@ function operand(value: Value, index: Operand['index'], accumulator: ScalarType)
 function dotContraction(node: NodeOf<'dot'>, group: Group): Contraction {
   const [lhs, rhs] = node.inputs;
   const { lhsBatch, rhsBatch, lhsContract, rhsContract } = node.attrs;
-  const free = (shape: readonly number[], used: readonly number[]) => shape.map((_, d) => d).filter((d) => !used.includes(d));
+  const free = (shape: readonly number[], used: readonly number[]) =>
+    shape.map((_, d) => d).filter((d) => !used.includes(d));
   const lhsFree = free(shapeOf(lhs), [...lhsBatch, ...lhsContract]);
   const rhsFree = free(shapeOf(rhs), [...rhsBatch, ...rhsContract]);
   const pick = (value: Value, dims: readonly number[]) => dims.map((d) => shapeOf(value)[d]);
   const batchShape = pick(lhs, lhsBatch);
   const contractShape = pick(lhs, lhsContract);
   const accumulator = accumulatorFor(node);
-  const side = (result: Value, batchDims: readonly number[], freeDims: readonly number[], contractDims: readonly number[]) => {
+  const side = (
+    result: Value,
+    batchDims: readonly number[],
+    freeDims: readonly number[],
+    contractDims: readonly number[],
+  ) => {
     const { value, dims } = beforeTransposes(result, group);
-    return operand(value, (batch, row, k) => {
-      const index: Affine[] = new Array<Affine>(shapeOf(value).length);
-      const place = (to: readonly number[], shape: readonly number[], flat: Affine) =>
-        delinearize(flat, shape).forEach((i, at) => {
-          index[dims[to[at]]] = i;
-        });
-      place(batchDims, batchShape, batch);
-      place(freeDims, pick(result, freeDims), row);
-      place(contractDims, contractShape, k);
-      return index;
-    }, accumulator);
+    return operand(
+      value,
+      (batch, row, k) => {
+        const index: Affine[] = new Array<Affine>(shapeOf(value).length);
+        const place = (to: readonly number[], shape: readonly number[], flat: Affine) =>
+          delinearize(flat, shape).forEach((i, at) => {
+            index[dims[to[at]]] = i;
+          });
+        place(batchDims, batchShape, batch);
+        place(freeDims, pick(result, freeDims), row);
+        place(contractDims, contractShape, k);
+        return index;
+      },
+      accumulator,
+    );
   };
   return {
     node,
@@ -110,7 +120,9 @@ function dotContraction(node: NodeOf<'dot'>, group: Group): Contraction {
     lhs: side(lhs, lhsBatch, lhsFree, lhsContract),
     rhs: side(rhs, rhsBatch, rhsFree, rhsContract),
     result: ({ batch, m, n }) => [
-      ...delinearize(batch, batchShape), ...delinearize(m, pick(lhs, lhsFree)), ...delinearize(n, pick(rhs, rhsFree)),
+      ...delinearize(batch, batchShape),
+      ...delinearize(m, pick(lhs, lhsFree)),
+      ...delinearize(n, pick(rhs, rhsFree)),
     ],
   };
 }
@@ -137,10 +149,14 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
     const [image, group] = delinearize(batch, [images, groups]);
     return [image, group];
   };
-  const weights = operand(w, (batch, row, k) => {
-    const [, group] = split(batch);
-    return [group.scale(m).add(row), ...delinearize(k, [perGroup, ...kernel])];
-  }, accumulator);
+  const weights = operand(
+    w,
+    (batch, row, k) => {
+      const [, group] = split(batch);
+      return [group.scale(m).add(row), ...delinearize(k, [perGroup, ...kernel])];
+    },
+    accumulator,
+  );
   /** Spatial index in the input, dilated by zeros; may be negative or beyond. */
   const inputIndex = (batch: Affine, row: Affine, k: Affine): Index => {
     const [image, group] = split(batch);
@@ -154,10 +170,12 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
   };
   const bounds = [images, channels, ...extents.map((extent, d) => (extent - 1) * inputDilation[d] + 1)];
   const dilated = inputDilation.some((step) => step !== 1);
-  const padded = dilated || positions.some((position, d) => {
-    const first = -Number(padLow[d]);
-    return first < 0 || first + (position - 1) * strides[d] + (kernel[d] - 1) * dilations[d] >= extents[d];
-  });
+  const padded =
+    dilated ||
+    positions.some((position, d) => {
+      const first = -Number(padLow[d]);
+      return first < 0 || first + (position - 1) * strides[d] + (kernel[d] - 1) * dilations[d] >= extents[d];
+    });
   const input: Operand = {
     value: x,
     index: inputIndex,
@@ -175,7 +193,12 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
     },
   };
   return {
-    node, batch: images * groups, m, n: sizeOf(positions), k: perGroup * sizeOf(kernel), accumulator,
+    node,
+    batch: images * groups,
+    m,
+    n: sizeOf(positions),
+    k: perGroup * sizeOf(kernel),
+    accumulator,
     lhs: weights,
     rhs: input,
     lhsBatches: groups,
@@ -191,8 +214,13 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
 
 /** Reads an input with zeros between its elements: only multiples of the dilation exist. */
 function undilated(
-  lowering: Lowering, at: Index, bounds: readonly number[], dilation: readonly number[], lanes: Lanes,
-  read: (index: Index, lanes: Lanes) => KValue, zero: () => KValue,
+  lowering: Lowering,
+  at: Index,
+  bounds: readonly number[],
+  dilation: readonly number[],
+  lanes: Lanes,
+  read: (index: Index, lanes: Lanes) => KValue,
+  zero: () => KValue,
 ): KValue {
   const { b } = lowering;
   const one = (index: Index): KValue => {

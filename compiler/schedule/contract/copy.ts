@@ -37,7 +37,13 @@ function regular({ phases, stride }: Dim): readonly number[] {
 }
 
 /** @param columns Columns of a row that tiles may touch before shifts are added. */
-export function copyPlanes(group: Group, target: Target, contraction: Contraction, { h, w, spatial }: Geometry, columns: number): PlanesCopy {
+export function copyPlanes(
+  group: Group,
+  target: Target,
+  contraction: Contraction,
+  { h, w, spatial }: Geometry,
+  columns: number,
+): PlanesCopy {
   const { rhs } = contraction;
   const bounds = shapeOf(rhs.value);
   const [images, channels] = bounds;
@@ -45,39 +51,80 @@ export function copyPlanes(group: Group, target: Target, contraction: Contractio
   const pitch = roundUp(columns + w.maxShift - w.minShift, vector);
   const [phasesH, phasesW] = [regular(h), regular(w)];
   const shape = [images, channels, phasesH.length, phasesW.length, rows, pitch / vector];
-  const phaseOf = (phases: readonly number[], at: Affine) => at.scale(phases.length > 1 ? phases[1] - phases[0] : 0).add(phases[0]);
-  return copyOf(group, target, contraction, pitch, shape, (lowering, [image, channel, ph, pw, row, column]) => {
-    const { b } = lowering;
-    const zero = () => b.constant(scalarOf(rhs.value) === 'i64' || scalarOf(rhs.value) === 'u64' ? 0n : 0, scalarOf(rhs.value));
-    return b.build(range(vector).map((lane) => {
-      const y = row.add(h.minShift).scale(h.stride).add(phaseOf(phasesH, ph));
-      const x = column.scale(vector).add(lane + w.minShift).scale(w.stride).add(phaseOf(phasesW, pw));
-      return lowering.inside([image, channel, ...spatial(y, x)], bounds, 1, (at) => lowering.value(rhs.value, at, 1), zero);
-    }));
-  }, { rows, phasesH, phasesW });
+  const phaseOf = (phases: readonly number[], at: Affine) =>
+    at.scale(phases.length > 1 ? phases[1] - phases[0] : 0).add(phases[0]);
+  return copyOf(
+    group,
+    target,
+    contraction,
+    pitch,
+    shape,
+    (lowering, [image, channel, ph, pw, row, column]) => {
+      const { b } = lowering;
+      const zero = () =>
+        b.constant(scalarOf(rhs.value) === 'i64' || scalarOf(rhs.value) === 'u64' ? 0n : 0, scalarOf(rhs.value));
+      return b.build(
+        range(vector).map((lane) => {
+          const y = row.add(h.minShift).scale(h.stride).add(phaseOf(phasesH, ph));
+          const x = column
+            .scale(vector)
+            .add(lane + w.minShift)
+            .scale(w.stride)
+            .add(phaseOf(phasesW, pw));
+          return lowering.inside(
+            [image, channel, ...spatial(y, x)],
+            bounds,
+            1,
+            (at) => lowering.value(rhs.value, at, 1),
+            zero,
+          );
+        }),
+      );
+    },
+    { rows, phasesH, phasesW },
+  );
 }
 
 /** [batch][k][pitch]. */
 export function copyRows(group: Group, target: Target, contraction: Contraction): Copy {
   const { rhs, rhsBatches, k, n } = contraction;
   const pitch = roundUp(n, vector);
-  return copyOf(group, target, contraction, pitch, [rhsBatches, k, pitch / vector], (lowering, [batch, step, column]) => {
-    const { b } = lowering;
-    return b.build(range(vector).map((lane) => {
-      const at = column.scale(vector).add(lane);
-      const inside = at.range.max < n ? at : Affine.of(b.min(at.emit(b), b.constant(n - 1)), b);
-      return rhs.element(lowering, batch, inside, step, 1);
-    }));
-  }, {});
+  return copyOf(
+    group,
+    target,
+    contraction,
+    pitch,
+    [rhsBatches, k, pitch / vector],
+    (lowering, [batch, step, column]) => {
+      const { b } = lowering;
+      return b.build(
+        range(vector).map((lane) => {
+          const at = column.scale(vector).add(lane);
+          const inside = at.range.max < n ? at : Affine.of(b.min(at.emit(b), b.constant(n - 1)), b);
+          return rhs.element(lowering, batch, inside, step, 1);
+        }),
+      );
+    },
+    {},
+  );
 }
 
 function copyOf<Extra extends object>(
-  group: Group, target: Target, contraction: Contraction, pitch: number, shape: readonly number[],
-  element: (lowering: Lowering, index: readonly Affine[]) => ReturnType<Lowering['value']>, extra: Extra,
+  group: Group,
+  target: Target,
+  contraction: Contraction,
+  pitch: number,
+  shape: readonly number[],
+  element: (lowering: Lowering, index: readonly Affine[]) => ReturnType<Lowering['value']>,
+  extra: Extra,
 ): Copy & Extra {
   const { accumulator } = contraction;
   const length = shape.reduce((product, extent) => product * extent, 1) * vector;
-  const memory: Temporary = { kind: 'temporary', name: `${contraction.rhs.value.name}.copy`, bytes: (length * scalarBits[accumulator]) / 8 };
+  const memory: Temporary = {
+    kind: 'temporary',
+    name: `${contraction.rhs.value.name}.copy`,
+    bytes: (length * scalarBits[accumulator]) / 8,
+  };
   const lowering = new Lowering(group, target);
   const { b } = lowering;
   const buffer = b.buffer('copy', accumulator, length, 'write');
@@ -90,7 +137,13 @@ function copyOf<Extra extends object>(
     });
   });
   const kernel = lowering.finish(grid, [workgroup, 1, 1]);
-  return { memory, length, pitch, kernel: trimmed({ ...kernel, name: `${kernel.name}_copy` }, [...lowering.bindings, memory]), ...extra };
+  return {
+    memory,
+    length,
+    pitch,
+    kernel: trimmed({ ...kernel, name: `${kernel.name}_copy` }, [...lowering.bindings, memory]),
+    ...extra,
+  };
 }
 
 /** The kernel without the buffers that it does not touch. */

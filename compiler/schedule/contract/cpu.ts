@@ -11,8 +11,8 @@
 import type { Target } from '../../kernel/target.js';
 import { type KArray, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
 import { Affine, delinearize } from '../affine.js';
-import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import type { Group } from '../group.js';
+import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering, range, scalarOf, shapeOf } from '../lowering.js';
 import { type Contraction, contractionOf, multiplyAdd, transposed } from './contraction.js';
 import { packedLhs, packedRhs, stridesOf } from './packing.js';
@@ -89,7 +89,10 @@ function chooseTiling({ batch, m, n, k, accumulator }: Contraction, target: Targ
 }
 
 /** Where the columns of a register tile come from. */
-type RhsSource = { readonly kind: 'constant' } | { readonly kind: 'memory' } | { readonly kind: 'panel'; readonly panel: KArray };
+type RhsSource =
+  | { readonly kind: 'constant' }
+  | { readonly kind: 'memory' }
+  | { readonly kind: 'panel'; readonly panel: KArray };
 
 /** True if `tileN` neighbouring columns of the rhs are neighbours in memory that needs no conversion. */
 function isContiguous(group: Group, { rhs, rhsBatches, n, k, accumulator }: Contraction): boolean {
@@ -122,10 +125,17 @@ class PackedContraction {
     this.#lowering = new Lowering(group, target, derived);
     const { b } = this.#lowering;
     const severalBlocks = blockK < contraction.k;
-    this.#rhs = columns ? { kind: 'constant' }
-      : n >= lanes && Math.ceil(m / tileM) <= 2 && isContiguous(group, contraction) ? { kind: 'memory' }
+    this.#rhs = columns
+      ? { kind: 'constant' }
+      : n >= lanes && Math.ceil(m / tileM) <= 2 && isContiguous(group, contraction)
+        ? { kind: 'memory' }
         : { kind: 'panel', panel: b.array('panel', 'shared', accumulator, blockN * blockK * tileN) };
-    this.#sums = b.array('sums', 'shared', accumulator, severalBlocks ? blockM * blockN * tileM * tileN : tileM * tileN);
+    this.#sums = b.array(
+      'sums',
+      'shared',
+      accumulator,
+      severalBlocks ? blockM * blockN * tileM * tileN : tileM * tileN,
+    );
     this.#rows = this.#lhs ? undefined : b.array('rows', 'shared', accumulator, blockK * tileM);
   }
 
@@ -159,11 +169,18 @@ class PackedContraction {
         // The last block may be short: its length is exact when there is one block, else bounded.
         const length = blocks === 1 ? Affine.constant(k) : this.#blockLength(firstK);
         const { panel } = this.#rhs.kind === 'panel' ? this.#rhs : {};
-        if (panel) overTiles(blockN, columnTile, tilesN, (tile, i) => this.#packPanel(panel, batch, tile, i, firstK, length));
+        if (panel)
+          overTiles(blockN, columnTile, tilesN, (tile, i) => this.#packPanel(panel, batch, tile, i, firstK, length));
         overTiles(blockM, rowTile, tilesM, (row, mi) => {
           if (!this.#lhs) this.#packRows(batch, row, firstK, length);
           overTiles(blockN, columnTile, tilesN, (column, ni) => {
-            const slot = blocks === 1 ? Affine.constant(0) : mi.scale(blockN).add(ni).scale(tileM * tileN);
+            const slot =
+              blocks === 1
+                ? Affine.constant(0)
+                : mi
+                    .scale(blockN)
+                    .add(ni)
+                    .scale(tileM * tileN);
             this.#tile(batch, row, column, ni, firstK, length, slot, blocks > 1);
             if (blocks === 1) this.#finish(batch, row, column, slot);
           });
@@ -178,7 +195,15 @@ class PackedContraction {
         lowering.for(0, blocks, 1, [], (at) => run(at));
         overTiles(blockM, rowTile, tilesM, (row, mi) => {
           overTiles(blockN, columnTile, tilesN, (column, ni) => {
-            this.#finish(batch, row, column, mi.scale(blockN).add(ni).scale(tileM * tileN));
+            this.#finish(
+              batch,
+              row,
+              column,
+              mi
+                .scale(blockN)
+                .add(ni)
+                .scale(tileM * tileN),
+            );
           });
         });
       }
@@ -194,7 +219,11 @@ class PackedContraction {
 
   #splat(value: number, lanes: Lanes): KValue {
     const { accumulator } = this.#contraction;
-    return this.#lowering.b.constant(accumulator === 'i64' || accumulator === 'u64' ? BigInt(value) : value, accumulator, lanes);
+    return this.#lowering.b.constant(
+      accumulator === 'i64' || accumulator === 'u64' ? BigInt(value) : value,
+      accumulator,
+      lanes,
+    );
   }
 
   /** Steps of k of a block, as an index in [0, k) and its place in the block. */
@@ -252,8 +281,12 @@ class PackedContraction {
     if (node.op !== 'conv') return lanes;
     const extent = shapeOf(node.outputs[0]).at(-1) as number;
     const { attrs } = node;
-    const pointwise = shapeOf(node.inputs[1]).slice(2).every((e) => e === 1)
-      && [...attrs.strides, ...attrs.inputDilation].every((s) => s === 1) && [...attrs.padLow, ...attrs.padHigh].every((p) => p === 0);
+    const pointwise =
+      shapeOf(node.inputs[1])
+        .slice(2)
+        .every((e) => e === 1) &&
+      [...attrs.strides, ...attrs.inputDilation].every((s) => s === 1) &&
+      [...attrs.padLow, ...attrs.padHigh].every((p) => p === 0);
     if (pointwise) return lanes;
     return ([16, 8, 4, 2] as const).find((width) => width <= lanes && extent % width === 0) ?? 1;
   }
@@ -276,14 +309,22 @@ class PackedContraction {
 
   /** Multiplies one tile and leaves its sums in scratch memory at `slot`: [tileM][tileN]. */
   #tile(
-    batch: Affine, row: Affine, column: Affine, panel: Affine, firstK: Affine, length: Affine, slot: Affine, accumulate: boolean,
+    batch: Affine,
+    row: Affine,
+    column: Affine,
+    panel: Affine,
+    firstK: Affine,
+    length: Affine,
+    slot: Affine,
+    accumulate: boolean,
   ): void {
     const lowering = this.#lowering;
     const { b } = lowering;
     const { lanes, tileM, tileN, vectors } = this.#tiling;
     const place = (r: number, v: number) => slot.add(r * tileN + v * lanes).emit(b);
     const initial = range(tileM * vectors).map((i) =>
-      accumulate ? b.load(this.#sums, place(Math.floor(i / vectors), i % vectors), lanes, true) : this.#splat(0, lanes));
+      accumulate ? b.load(this.#sums, place(Math.floor(i / vectors), i % vectors), lanes, true) : this.#splat(0, lanes),
+    );
     const columns = this.#columns(batch, column, panel, firstK);
     const sums = lowering.for(0, length.emit(b), 1, initial, (step, carried) => {
       const loaded = columns(step);
@@ -314,19 +355,49 @@ class PackedContraction {
     const source = this.#rhs;
     switch (source.kind) {
       case 'panel':
-        return (step) => range(vectors).map((v) =>
-          b.load(source.panel, panel.scale(blockK * tileN).add(step.scale(tileN)).add(v * lanes).emit(b), lanes, true));
+        return (step) =>
+          range(vectors).map((v) =>
+            b.load(
+              source.panel,
+              panel
+                .scale(blockK * tileN)
+                .add(step.scale(tileN))
+                .add(v * lanes)
+                .emit(b),
+              lanes,
+              true,
+            ),
+          );
       case 'constant': {
-        const tile = rhsBatch(batch).scale(Math.ceil(n / tileN)).add(column);
+        const tile = rhsBatch(batch)
+          .scale(Math.ceil(n / tileN))
+          .add(column);
         const buffer = lowering.buffer(rhs.value);
         if (!buffer) throw new Error('the packed rhs is not bound');
-        return (step) => range(vectors).map((v) =>
-          b.load(buffer, tile.scale(k).add(this.#absolute(firstK, step)).scale(tileN).add(v * lanes).emit(b), lanes, true));
+        return (step) =>
+          range(vectors).map((v) =>
+            b.load(
+              buffer,
+              tile
+                .scale(k)
+                .add(this.#absolute(firstK, step))
+                .scale(tileN)
+                .add(v * lanes)
+                .emit(b),
+              lanes,
+              true,
+            ),
+          );
       }
       case 'memory': {
         const firsts = range(vectors).map((v) => this.#firstColumn(column.scale(tileN).add(v * lanes), lanes));
-        return (step) => firsts.map((first) =>
-          lowering.widen(rhs.element(lowering, batch, first.add(Affine.lane(lanes)), this.#absolute(firstK, step), lanes), lanes));
+        return (step) =>
+          firsts.map((first) =>
+            lowering.widen(
+              rhs.element(lowering, batch, first.add(Affine.lane(lanes)), this.#absolute(firstK, step), lanes),
+              lanes,
+            ),
+          );
       }
       default:
         return source satisfies never;
@@ -338,7 +409,10 @@ class PackedContraction {
     const { tileM } = this.#tiling;
     if (!this.#lhs) return b.load(this.#rows as KArray, step.scale(tileM).add(r).emit(b));
     const { lhs, k, m } = this.#contraction;
-    const tile = this.#contraction.lhsBatch(batch).scale(Math.ceil(m / tileM)).add(row);
+    const tile = this.#contraction
+      .lhsBatch(batch)
+      .scale(Math.ceil(m / tileM))
+      .add(row);
     const buffer = this.#lowering.buffer(lhs.value);
     if (!buffer) throw new Error('the packed lhs is not bound');
     return b.load(buffer, tile.scale(k).add(this.#absolute(firstK, step)).scale(tileM).add(r).emit(b));
@@ -351,37 +425,55 @@ class PackedContraction {
     const { m, n } = this.#contraction;
     const { lanes, tileM, tileN, vectors } = this.#tiling;
     const store = (rowAt: Affine, columnAt: Affine, sum: KValue, width: Lanes): void =>
-      finish(lowering, this.#group, this.#contraction, { batch, m: rowAt, n: columnAt.add(Affine.lane(width)) }, sum, width);
+      finish(
+        lowering,
+        this.#group,
+        this.#contraction,
+        { batch, m: rowAt, n: columnAt.add(Affine.lane(width)) },
+        sum,
+        width,
+      );
     const { kind } = this.#rhs;
     // Constant panels are padded with zeros, others overlap at the end of a row.
     const overlaps = kind !== 'constant' && n >= lanes;
     const owned = this.#tiling.blockN * tileN >= n || n % tileN === 0 || n % tileN > lanes;
-    lowering.for(0, tileM, 1, [], (r) => lowering.guarded(row.scale(tileM).add(r), m, (rowAt) => {
-      lowering.for(0, vectors, 1, [], (v) => {
-        const from = slot.add(r.scale(tileN)).add(v.scale(lanes));
-        const first = column.scale(tileN).add(v.scale(lanes));
-        const whole = (at: Affine) => store(rowAt, at, b.load(this.#sums, from.emit(b), lanes, true), lanes);
-        if (first.range.max + lanes <= n) {
-          whole(first);
-          return;
-        }
-        const value = first.emit(b);
-        if (overlaps && owned) {
-          // The overlapping vector belongs to this task as well: it stores the same values again.
-          lowering.if(b.compare('lt', value, b.constant(n)), () => whole(this.#firstColumn(first, lanes)));
-          return;
-        }
-        const byLane = () => {
-          const moved = overlaps ? Affine.of(b.clamp(b.sub(value, b.constant(n - lanes)), 0, lanes - 1), b) : Affine.constant(0);
-          lowering.for(0, lanes, 1, [], (lane) => lowering.guarded(first.add(lane), n, (at) => {
-            const source = from.emit(b);
-            const place = b.min(lane.add(moved).emit(b), b.constant(lanes - 1));
-            store(rowAt, at, b.load(this.#sums, b.add(source, place)), 1);
-          }));
-        };
-        if (n < lanes) byLane();
-        else lowering.if(b.compare('le', value, b.constant(n - lanes)), () => whole(Affine.of(b.assume(value, 0, n - lanes), b)), byLane);
-      });
-    }));
+    lowering.for(0, tileM, 1, [], (r) =>
+      lowering.guarded(row.scale(tileM).add(r), m, (rowAt) => {
+        lowering.for(0, vectors, 1, [], (v) => {
+          const from = slot.add(r.scale(tileN)).add(v.scale(lanes));
+          const first = column.scale(tileN).add(v.scale(lanes));
+          const whole = (at: Affine) => store(rowAt, at, b.load(this.#sums, from.emit(b), lanes, true), lanes);
+          if (first.range.max + lanes <= n) {
+            whole(first);
+            return;
+          }
+          const value = first.emit(b);
+          if (overlaps && owned) {
+            // The overlapping vector belongs to this task as well: it stores the same values again.
+            lowering.if(b.compare('lt', value, b.constant(n)), () => whole(this.#firstColumn(first, lanes)));
+            return;
+          }
+          const byLane = () => {
+            const moved = overlaps
+              ? Affine.of(b.clamp(b.sub(value, b.constant(n - lanes)), 0, lanes - 1), b)
+              : Affine.constant(0);
+            lowering.for(0, lanes, 1, [], (lane) =>
+              lowering.guarded(first.add(lane), n, (at) => {
+                const source = from.emit(b);
+                const place = b.min(lane.add(moved).emit(b), b.constant(lanes - 1));
+                store(rowAt, at, b.load(this.#sums, b.add(source, place)), 1);
+              }),
+            );
+          };
+          if (n < lanes) byLane();
+          else
+            lowering.if(
+              b.compare('le', value, b.constant(n - lanes)),
+              () => whole(Affine.of(b.assume(value, 0, n - lanes), b)),
+              byLane,
+            );
+        });
+      }),
+    );
   }
 }

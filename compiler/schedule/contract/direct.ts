@@ -4,7 +4,7 @@
  */
 import type { Target } from '../../kernel/target.js';
 import type { KernelFunction, KValue, Lanes } from '../../kernel/types.js';
-import { Affine, delinearize, linearize } from '../affine.js';
+import { type Affine, delinearize, linearize } from '../affine.js';
 import type { Group } from '../group.js';
 import { type Index, type Lowering, scalarOf, shapeOf } from '../lowering.js';
 import { lowerMap } from '../map.js';
@@ -27,7 +27,8 @@ function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, la
   // One loop a kernel dim keeps divisions out of the loops.
   const extents = kernelExtents(node);
   const nest = (d: number, at: Affine[], carried: readonly KValue[]): readonly KValue[] => {
-    if (d < extents.length) return lowering.for(0, extents[d], 1, carried, (i, inner) => nest(d + 1, [...at, i], inner));
+    if (d < extents.length)
+      return lowering.for(0, extents[d], 1, carried, (i, inner) => nest(d + 1, [...at, i], inner));
     const flat = linearize(at, extents);
     const x = contraction.lhs.element(lowering, place.batch, place.m, flat, wide);
     const y = contraction.rhs.element(lowering, place.batch, place.n, flat, wide);

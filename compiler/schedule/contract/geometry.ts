@@ -39,16 +39,32 @@ export interface Geometry {
 
 const trivial: Dim = dimOf(1, 1, 1, 1, 0, 1, 1);
 
-function dimOf(input: number, output: number, kernel: number, stride: number, padLow: number, dilation: number, inputDilation: number): Dim {
-  const classes = range(inputDilation).map((residue) => range(kernel).flatMap((k): Tap[] => {
-    const offset = residue + k * dilation - padLow;
-    if (inputDilation > 1) return offset % inputDilation === 0 ? [{ k, phase: 0, shift: offset / inputDilation }] : [];
-    const shift = Math.floor(offset / stride);
-    return [{ k, phase: offset - shift * stride, shift }];
-  }));
+function dimOf(
+  input: number,
+  output: number,
+  kernel: number,
+  stride: number,
+  padLow: number,
+  dilation: number,
+  inputDilation: number,
+): Dim {
+  const classes = range(inputDilation).map((residue) =>
+    range(kernel).flatMap((k): Tap[] => {
+      const offset = residue + k * dilation - padLow;
+      if (inputDilation > 1)
+        return offset % inputDilation === 0 ? [{ k, phase: 0, shift: offset / inputDilation }] : [];
+      const shift = Math.floor(offset / stride);
+      return [{ k, phase: offset - shift * stride, shift }];
+    }),
+  );
   const shifts = classes.flat().map((tap) => tap.shift);
   return {
-    input, output, kernel, stride, inputDilation, classes,
+    input,
+    output,
+    kernel,
+    stride,
+    inputDilation,
+    classes,
     phases: [...new Set(classes.flat().map((tap) => tap.phase))].sort((p, q) => p - q),
     minShift: Math.min(...shifts),
     maxShift: Math.max(...shifts),
@@ -66,10 +82,12 @@ export function geometryOf(group: Group): Geometry | undefined {
   const { strides, padLow, dilations, inputDilation } = node.attrs;
   const [inputs, kernels, outputs] = [node.inputs[0], node.inputs[1], node.outputs[0]].map((v) => shapeOf(v).slice(2));
   const dims = inputs.map((input, d) =>
-    dimOf(input, outputs[d], kernels[d], strides[d], Number(padLow[d]), dilations[d], inputDilation[d]));
+    dimOf(input, outputs[d], kernels[d], strides[d], Number(padLow[d]), dilations[d], inputDilation[d]),
+  );
   if (dims.some((dim, d) => dim.stride > 1 && inputDilation[d] > 1)) return undefined;
   if (dims.some((dim) => dim.phases.length > mostResidues || dim.classes.length > mostResidues)) return undefined;
-  const isTrivial = ({ input, output, kernel }: Dim, d: number) => input === 1 && output === 1 && kernel === 1 && Number(padLow[d]) === 0;
+  const isTrivial = ({ input, output, kernel }: Dim, d: number) =>
+    input === 1 && output === 1 && kernel === 1 && Number(padLow[d]) === 0;
   const real = range(dims.length).filter((d) => !isTrivial(dims[d], d));
   if (real.length > 2) return undefined;
   const [hAt, wAt] = real.length === 2 ? real : [-1, real[0] ?? -1];
@@ -87,6 +105,8 @@ export const countOf = (dim: Dim, phase: number): number => Math.max(0, Math.cei
 export function progressions(taps: readonly Tap[]): [first: Tap, count: number, stepK: number, stepShift: number][] {
   return [...new Set(taps.map((tap) => tap.phase))].map((phase) => {
     const own = taps.filter((tap) => tap.phase === phase);
-    return own.length === 1 ? [own[0], 1, 0, 0] : [own[0], own.length, own[1].k - own[0].k, own[1].shift - own[0].shift];
+    return own.length === 1
+      ? [own[0], 1, 0, 0]
+      : [own[0], own.length, own[1].k - own[0].k, own[1].shift - own[0].shift];
   });
 }

@@ -7,7 +7,7 @@
  * shared memory are what the ratio of loads to multiply-adds allows.
  */
 import type { Target } from '../../kernel/target.js';
-import { type Group } from '../group.js';
+import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { shapeOf } from '../lowering.js';
 import { type Contraction, contractionOf } from './contraction.js';
@@ -88,17 +88,18 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
 
 function onGpu(group: Group, target: Target, contraction: Contraction): Schedule[] {
   const { batch, m, n, k } = contraction;
-  const moves = group.anchor?.op === 'conv' && !isPointwise(group);
   if (k < 4 || Math.max(m, n) < 4) return [];
   const plan = planRegisters(group, target);
   // Few rows pay where columns come in vectors.
   const streaming = plan.reading !== 'element' || group.constants.has(plan.contraction.rhs.value.id);
   if (Math.min(m, n) < 4 && !plan.geometry && !streaming) return [];
-  const candidates: Schedule[] = [{
-    name: `registers ${plan.tile.rows}×${plan.tile.columns}`,
-    cost: timeOf(contraction, target, 1 / plan.tile.cost),
-    lower: () => lowerRegisters(group, target, plan),
-  }];
+  const candidates: Schedule[] = [
+    {
+      name: `registers ${plan.tile.rows}×${plan.tile.columns}`,
+      cost: timeOf(contraction, target, 1 / plan.tile.cost),
+      lower: () => lowerRegisters(group, target, plan),
+    },
+  ];
   // Barriers are cheap on real GPUs only; zeros between elements would be multiplied.
   const isSparse = group.anchor?.op === 'conv' && group.anchor.attrs.inputDilation.some((step) => step > 1);
   if (target.style !== 'simt' || isSparse) return candidates;
@@ -122,6 +123,11 @@ function onGpu(group: Group, target: Target, contraction: Contraction): Schedule
 function isPointwise({ anchor }: Group): boolean {
   if (anchor?.op !== 'conv') return false;
   const { strides, inputDilation, padLow, padHigh } = anchor.attrs;
-  return shapeOf(anchor.inputs[1]).slice(2).every((extent) => extent === 1)
-    && [...strides, ...inputDilation].every((step) => step === 1) && [...padLow, ...padHigh].every((pad) => Number(pad) === 0);
+  return (
+    shapeOf(anchor.inputs[1])
+      .slice(2)
+      .every((extent) => extent === 1) &&
+    [...strides, ...inputDilation].every((step) => step === 1) &&
+    [...padLow, ...padHigh].every((pad) => Number(pad) === 0)
+  );
 }

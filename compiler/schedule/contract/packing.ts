@@ -4,13 +4,13 @@
  * are zeros.
  */
 import type { ConstantData, Value } from '../../graph/types.js';
-import type { ScalarType } from '../../kernel/types.js';
 import { KernelBuilder } from '../../kernel/builder.js';
+import type { ScalarType } from '../../kernel/types.js';
 import { emptyTensor, sizeOf } from '../../tensor.js';
 import { Affine, linearize } from '../affine.js';
+import type { Group } from '../group.js';
 import type { DerivedConstant } from '../lowered.js';
 import { scalarOf, shapeOf } from '../lowering.js';
-import type { Group } from '../group.js';
 import type { Contraction, Operand } from './contraction.js';
 import { vector } from './tiling.js';
 
@@ -42,10 +42,16 @@ export function stridesOf(operand: Operand, { batches, rows, k }: PackedShape): 
     return address.terms.find((term) => term.atom.key === atom.key)?.coefficient ?? 0;
   };
   if (address.terms.some(({ atom }) => atom.kind !== 'value')) return undefined;
-  return { batch: coefficient(batchAt) as number, row: coefficient(rowAt) as number, k: coefficient(kAt) as number, offset: address.constant };
+  return {
+    batch: coefficient(batchAt) as number,
+    row: coefficient(rowAt) as number,
+    k: coefficient(kAt) as number,
+    offset: address.constant,
+  };
 }
 
-export const packedLength = ({ batches, rows, k, width }: PackedShape): number => batches * Math.ceil(rows / width) * k * width;
+export const packedLength = ({ batches, rows, k, width }: PackedShape): number =>
+  batches * Math.ceil(rows / width) * k * width;
 
 /** The packed form of a constant operand. Data is read when the result is. */
 export function packConstant(value: Value, data: ConstantData, shape: PackedShape, strides: Strides): DerivedConstant {
@@ -78,7 +84,12 @@ export function packedRhs(group: Group, contraction: Contraction, width: number)
   return packedOperand(group, rhs, accumulator, { batches: rhsBatches, rows: n, k, width });
 }
 
-function packedOperand(group: Group, operand: Operand, accumulator: ScalarType, shape: PackedShape): DerivedConstant | undefined {
+function packedOperand(
+  group: Group,
+  operand: Operand,
+  accumulator: ScalarType,
+  shape: PackedShape,
+): DerivedConstant | undefined {
   const { value } = operand;
   const own = group.constants.get(value.id);
   if (!own || scalarOf(value) !== accumulator || !group.reads.includes(value)) return undefined;
@@ -100,13 +111,20 @@ export function readingOf(group: Group, operand: Operand, batches: number, rows:
   return 'element';
 }
 
-function pack(source: Float32Array, target: Float32Array, { batches, rows, k, width }: PackedShape, strides: Strides, length: number): void {
+function pack(
+  source: Float32Array,
+  target: Float32Array,
+  { batches, rows, k, width }: PackedShape,
+  strides: Strides,
+  length: number,
+): void {
   let at = 0;
   for (let batch = 0; batch < batches; batch++) {
     for (let first = 0; first < rows; first += width) {
       const count = Math.min(width, rows - first);
       const base = strides.offset + batch * strides.batch + first * strides.row;
-      if (base + (count - 1) * strides.row + (k - 1) * strides.k >= length) throw new RangeError('packing reads beyond the constant');
+      if (base + (count - 1) * strides.row + (k - 1) * strides.k >= length)
+        throw new RangeError('packing reads beyond the constant');
       for (let step = 0; step < k; step++) {
         let from = base + step * strides.k;
         for (let row = 0; row < count; row++, from += strides.row) target[at + row] = source[from];

@@ -10,7 +10,14 @@ import { Affine, delinearize, linearize } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering, range, scalarOf } from '../lowering.js';
-import { type Contraction, contractionOf, kernelExtents, multiplyAdd, type Operand, transposed } from './contraction.js';
+import {
+  type Contraction,
+  contractionOf,
+  kernelExtents,
+  multiplyAdd,
+  type Operand,
+  transposed,
+} from './contraction.js';
 import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed } from './copy.js';
 import { type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
 import { packedLhs, packedRhs, type Reading, readingOf } from './packing.js';
@@ -110,7 +117,10 @@ export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan)
     return [copy.kernel, lower({ kind: 'planes', geometry, copy })];
   }
   const pitch = Math.ceil(contraction.n / vector) * vector;
-  const data = reading === 'along-row' || contraction.lhs.value === contraction.rhs.value ? undefined : packedRhs(group, contraction, pitch);
+  const data =
+    reading === 'along-row' || contraction.lhs.value === contraction.rhs.value
+      ? undefined
+      : packedRhs(group, contraction, pitch);
   if (data) return [lower({ kind: 'constant', pitch, data })];
   // Columns that are read by several row tiles are worth a copy.
   if (reading === 'element' && contraction.m >= 8) {
@@ -122,12 +132,13 @@ export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan)
 
 /** One tap, no movement: a matrix product. */
 const isFlat = ({ h, w }: Geometry): boolean =>
-  [h, w].every(({ kernel, stride, inputDilation, minShift, maxShift }) =>
-    kernel === 1 && stride === 1 && inputDilation === 1 && minShift === 0 && maxShift === 0);
+  [h, w].every(
+    ({ kernel, stride, inputDilation, minShift, maxShift }) =>
+      kernel === 1 && stride === 1 && inputDilation === 1 && minShift === 0 && maxShift === 0,
+  );
 
 class RegisterTiles {
   readonly #group: Group;
-  readonly #target: Target;
   readonly #contraction: Contraction;
   readonly #space: Space;
   readonly #tile: Tile;
@@ -139,7 +150,6 @@ class RegisterTiles {
 
   constructor(group: Group, target: Target, contraction: Contraction, space: Space, tile: Tile, source: Source) {
     this.#group = group;
-    this.#target = target;
     this.#contraction = contraction;
     this.#space = space;
     this.#tile = tile;
@@ -151,9 +161,12 @@ class RegisterTiles {
     if (this.#packed) derived.set(lhs.value.id, this.#packed);
     if (source.kind === 'constant') derived.set(contraction.rhs.value.id, source.data);
     this.#lowering = new Lowering(group, target, derived);
-    this.#copied = source.kind === 'operand' ? undefined
-      : source.kind === 'constant' ? this.#lowering.buffer(contraction.rhs.value)
-        : this.#lowering.b.buffer('copy', accumulator, source.copy.length, 'read');
+    this.#copied =
+      source.kind === 'operand'
+        ? undefined
+        : source.kind === 'constant'
+          ? this.#lowering.buffer(contraction.rhs.value)
+          : this.#lowering.b.buffer('copy', accumulator, source.copy.length, 'read');
   }
 
   lower(): LoweredKernel {
@@ -168,21 +181,25 @@ class RegisterTiles {
     const [local] = [Affine.of(b.builtin('local_id', 0, along * across), b)];
     const [localM, localN] = delinearize(local, [across, along]);
     const counts = [classes, batch, Math.ceil(tilesM / across), Math.ceil(tilesN / along)];
-    const grid = lowering.workgroups(counts.reduce((p, c) => p * c, 1), (index) => {
-      const [classAt, batchAt, groupM, groupN] = delinearize(index, counts);
-      lowering.guarded(groupM.scale(across).add(localM), tilesM, (tileM) => {
-        lowering.guarded(groupN.scale(along).add(localN), tilesN, (tileN) => {
-          const [line, segment] = delinearize(tileN, [lines, segments]);
-          const first = segment.scale(columns);
-          const byClass = (at: number): void => {
-            const here = () => this.#finish(batchAt, tileM, line, first, at, this.#sums(batchAt, tileM, line, first, at));
-            if (at === classes - 1) here();
-            else lowering.if(b.compare('eq', classAt.emit(b), b.constant(at)), here, () => byClass(at + 1));
-          };
-          byClass(0);
+    const grid = lowering.workgroups(
+      counts.reduce((p, c) => p * c, 1),
+      (index) => {
+        const [classAt, batchAt, groupM, groupN] = delinearize(index, counts);
+        lowering.guarded(groupM.scale(across).add(localM), tilesM, (tileM) => {
+          lowering.guarded(groupN.scale(along).add(localN), tilesN, (tileN) => {
+            const [line, segment] = delinearize(tileN, [lines, segments]);
+            const first = segment.scale(columns);
+            const byClass = (at: number): void => {
+              const here = () =>
+                this.#finish(batchAt, tileM, line, first, at, this.#sums(batchAt, tileM, line, first, at));
+              if (at === classes - 1) here();
+              else lowering.if(b.compare('eq', classAt.emit(b), b.constant(at)), here, () => byClass(at + 1));
+            };
+            byClass(0);
+          });
         });
-      });
-    });
+      },
+    );
     const kernel = lowering.finish(grid, [along * across, 1, 1]);
     const bindings: Binding[] = [...lowering.bindings];
     if (this.#source.kind === 'planes' || this.#source.kind === 'rows') bindings.push(this.#source.copy.memory);
@@ -205,12 +222,19 @@ class RegisterTiles {
       case 'rows':
       case 'constant': {
         const { pitch } = source.kind === 'rows' ? source.copy : source;
-        return this.#overK([k], zeros, (step, count) => this.#copiedRows(pitch, batch, first, step, count), batch, tileM);
+        return this.#overK(
+          [k],
+          zeros,
+          (step, count) => this.#copiedRows(pitch, batch, first, step, count),
+          batch,
+          tileM,
+        );
       }
       case 'operand': {
         const extents = source.reading === 'element' ? kernelExtents(node) : [k];
         const { rhs, n } = this.#contraction;
-        const columnsAt = (step: Affine, count: number) => this.#read(rhs, source.reading, batch, first, n, columns, step, count);
+        const columnsAt = (step: Affine, count: number) =>
+          this.#read(rhs, source.reading, batch, first, n, columns, step, count);
         return this.#overK(extents, zeros, columnsAt, batch, tileM);
       }
       default:
@@ -221,16 +245,22 @@ class RegisterTiles {
   #multiply(factors: readonly KValue[], values: readonly KValue[], carried: readonly KValue[]): readonly KValue[] {
     const { rows, columns } = this.#tile;
     return range(rows * columns).map((i) =>
-      multiplyAdd(this.#lowering, factors[Math.floor(i / columns)], values[i % columns], carried[i]));
+      multiplyAdd(this.#lowering, factors[Math.floor(i / columns)], values[i % columns], carried[i]),
+    );
   }
 
   /** Loops over k, four steps at a time where they can be read together. */
   #overK(
-    extents: readonly number[], initial: readonly KValue[], columnsAt: (step: Affine, count: number) => KValue[][], batch: Affine, tileM: Affine,
+    extents: readonly number[],
+    initial: readonly KValue[],
+    columnsAt: (step: Affine, count: number) => KValue[][],
+    batch: Affine,
+    tileM: Affine,
   ): readonly KValue[] {
     const lowering = this.#lowering;
     const nest = (d: number, at: readonly Affine[], carried: readonly KValue[]): readonly KValue[] => {
-      if (d < extents.length - 1) return lowering.for(0, extents[d], 1, carried, (i, inner) => nest(d + 1, [...at, i], inner));
+      if (d < extents.length - 1)
+        return lowering.for(0, extents[d], 1, carried, (i, inner) => nest(d + 1, [...at, i], inner));
       const extent = extents[d];
       const steps = (from: Affine, count: number, sums: readonly KValue[]): readonly KValue[] => {
         const step = linearize([...at, from], extents);
@@ -254,7 +284,9 @@ class RegisterTiles {
     if (!this.#packed) return this.#read(lhs, this.#lhsReading, batch, tileM.scale(rows), m, rows, step, count);
     const buffer = lowering.buffer(lhs.value);
     if (!buffer) throw new Error('the packed lhs is not bound');
-    const tile = lhsBatch(batch).scale(Math.ceil(m / rows)).add(tileM);
+    const tile = lhsBatch(batch)
+      .scale(Math.ceil(m / rows))
+      .add(tileM);
     const width = Math.min(rows, vector) as Lanes;
     return range(count).map((u) => {
       const from = tile.scale(k).add(step).add(u).scale(rows);
@@ -267,21 +299,37 @@ class RegisterTiles {
 
   /** [count][extent] elements of an operand from `first` row and `step` of k; rows beyond the end repeat others. */
   #read(
-    operand: Operand, reading: Reading, batch: Affine, first: Affine, total: number, extent: number, step: Affine, count: number,
+    operand: Operand,
+    reading: Reading,
+    batch: Affine,
+    first: Affine,
+    total: number,
+    extent: number,
+    step: Affine,
+    count: number,
   ): KValue[][] {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const limited = (at: Affine, last: number) => (at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b));
+    const limited = (at: Affine, last: number) =>
+      at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b);
     const lanes = (value: KValue) => range(vector).map((lane) => b.extract(value, lane));
     if (reading === 'along-k' && count === vector) {
       const byRow = range(extent).map((r) =>
-        lanes(operand.element(lowering, batch, limited(first.add(r), total - 1), step.add(Affine.lane(vector)), vector)));
+        lanes(
+          operand.element(lowering, batch, limited(first.add(r), total - 1), step.add(Affine.lane(vector)), vector),
+        ),
+      );
       return range(count).map((u) => byRow.map((row) => row[u]));
     }
     if (reading === 'along-row' && extent % vector === 0) {
-      const firsts = range(extent / vector).map((i) => limited(first.add(i * vector).div(vector), total / vector - 1).scale(vector));
-      return range(count).map((u) => firsts.flatMap((at) =>
-        lanes(operand.element(lowering, batch, at.add(Affine.lane(vector)), step.add(u), vector))));
+      const firsts = range(extent / vector).map((i) =>
+        limited(first.add(i * vector).div(vector), total / vector - 1).scale(vector),
+      );
+      return range(count).map((u) =>
+        firsts.flatMap((at) =>
+          lanes(operand.element(lowering, batch, at.add(Affine.lane(vector)), step.add(u), vector)),
+        ),
+      );
     }
     const places = range(extent).map((r) => limited(first.add(r), total - 1));
     return range(count).map((u) => places.map((at) => operand.element(lowering, batch, at, step.add(u), 1)));
@@ -295,15 +343,29 @@ class RegisterTiles {
       const at = first.add(i * vector).div(vector);
       return (at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b)).scale(vector);
     });
-    return range(count).map((u) => columns.flatMap((column) => {
-      const loaded = b.load(this.#copied as KBuffer, rhsBatch(batch).scale(k).add(step).add(u).scale(pitch).add(column).emit(b), vector, true);
-      return range(vector).map((lane) => b.extract(loaded, lane));
-    }));
+    return range(count).map((u) =>
+      columns.flatMap((column) => {
+        const loaded = b.load(
+          this.#copied as KBuffer,
+          rhsBatch(batch).scale(k).add(step).add(u).scale(pitch).add(column).emit(b),
+          vector,
+          true,
+        );
+        return range(vector).map((lane) => b.extract(loaded, lane));
+      }),
+    );
   }
 
   /** Sums over channels and taps; a row of the kernel shares its aligned loads. */
   #planes(
-    { h, w }: Geometry, copy: PlanesCopy, batch: Affine, tileM: Affine, line: Affine, first: Affine, classAt: number, zeros: readonly KValue[],
+    { h, w }: Geometry,
+    copy: PlanesCopy,
+    batch: Affine,
+    tileM: Affine,
+    line: Affine,
+    first: Affine,
+    classAt: number,
+    zeros: readonly KValue[],
   ): readonly KValue[] {
     const lowering = this.#lowering;
     const { b } = lowering;
@@ -314,7 +376,11 @@ class RegisterTiles {
     const groups = this.#contraction.lhsBatches;
     const [image, groupAt] = delinearize(batch, [this.#contraction.batch / groups, groups]);
     const { rows, pitch, phasesH, phasesW } = copy;
-    const rowOf = (channel: Affine, at: { k: Affine; phase: number; shift: Affine }, carried: readonly KValue[]): readonly KValue[] => {
+    const rowOf = (
+      channel: Affine,
+      at: { k: Affine; phase: number; shift: Affine },
+      carried: readonly KValue[],
+    ): readonly KValue[] => {
       const plane = linearize(
         [image, groupAt.scale(channels).add(channel), Affine.constant(phasesH.indexOf(at.phase))],
         [this.#contraction.batch / groups, groups * channels, phasesH.length],
@@ -329,13 +395,22 @@ class RegisterTiles {
       return tapsW.reduce((now, tap) => {
         const step = channel.scale(h.kernel).add(at.k).scale(w.kernel).add(tap.k);
         const [factors] = this.#factors(batch, tileM, step, 1);
-        return this.#multiply(factors, range(columns).map((column) => element(tap, column)), now);
+        return this.#multiply(
+          factors,
+          range(columns).map((column) => element(tap, column)),
+          now,
+        );
       }, carried);
     };
     return lowering.for(0, channels, 1, zeros, (channel, carried) =>
-      progressions(tapsH).reduce((now, [{ k: k0, phase, shift }, count, stepK, stepShift]) =>
-        lowering.for(0, count, 1, now, (i, inner) =>
-          rowOf(channel, { k: i.scale(stepK).add(k0), phase, shift: i.scale(stepShift).add(shift) }, inner)), carried));
+      progressions(tapsH).reduce(
+        (now, [{ k: k0, phase, shift }, count, stepK, stepShift]) =>
+          lowering.for(0, count, 1, now, (i, inner) =>
+            rowOf(channel, { k: i.scale(stepK).add(k0), phase, shift: i.scale(stepShift).add(shift) }, inner),
+          ),
+        carried,
+      ),
+    );
   }
 
   // --- results -----------------------------------------------------------------------------------------------------
@@ -355,28 +430,39 @@ class RegisterTiles {
     const lanes: Lanes = width % vector === 0 && (w?.inputDilation ?? 1) === 1 ? vector : 1;
     const place = (lineAt: Affine, column: Affine): Affine => {
       const across = column.scale(lanes).add(Affine.lane(lanes));
-      return h && w ? lineAt.scale(h.inputDilation).add(classH).scale(w.output).add(across.scale(w.inputDilation)).add(classW) : across;
+      return h && w
+        ? lineAt.scale(h.inputDilation).add(classH).scale(w.output).add(across.scale(w.inputDilation)).add(classW)
+        : across;
     };
     const store = (r: Affine, c: Affine, sum: () => KValue): void =>
       lowering.guarded(tileM.scale(rows).add(r), m, (row) =>
         lowering.guarded(first.div(lanes).add(c), width / lanes, (column) =>
           lowering.guarded(line, height, (lineAt) =>
-            finish(lowering, this.#group, this.#contraction, { batch, m: row, n: place(lineAt, column) }, sum(), lanes))));
+            finish(lowering, this.#group, this.#contraction, { batch, m: row, n: place(lineAt, column) }, sum(), lanes),
+          ),
+        ),
+      );
     const [downs, rights] = [rows, columns / lanes];
     const own = this.#group.nodes.length - 1;
     if (downs * rights * (own + 1) <= unrolledStores) {
       for (const r of range(downs)) {
         for (const c of range(rights)) {
-          store(Affine.constant(r), Affine.constant(c), () => b.build(range(lanes).map((lane) => sums[r * columns + c * lanes + lane])));
+          store(Affine.constant(r), Affine.constant(c), () =>
+            b.build(range(lanes).map((lane) => sums[r * columns + c * lanes + lane])),
+          );
         }
       }
       return;
     }
     // Through an array, so that the code of the epilogue is there once.
     const array = b.array(`tile${classAt}`, 'private', accumulator, rows * columns);
-    for (const i of range((rows * columns) / vector)) b.store(array, b.constant(i * vector), b.build(sums.slice(i * vector, (i + 1) * vector)), true);
-    lowering.for(0, downs, 1, [], (r) => lowering.for(0, rights, 1, [], (c) =>
-      store(r, c, () => b.load(array, r.scale(columns).add(c.scale(lanes)).emit(b), lanes, true))));
+    for (const i of range((rows * columns) / vector))
+      b.store(array, b.constant(i * vector), b.build(sums.slice(i * vector, (i + 1) * vector)), true);
+    lowering.for(0, downs, 1, [], (r) =>
+      lowering.for(0, rights, 1, [], (c) =>
+        store(r, c, () => b.load(array, r.scale(columns).add(c.scale(lanes)).emit(b), lanes, true)),
+      ),
+    );
   }
 }
 
@@ -385,7 +471,12 @@ export const unrolledStores = 64;
 
 /** Epilogue and store of one finished vector of sums. */
 export function finish(
-  lowering: Lowering, group: Group, contraction: Contraction, place: { batch: Affine; m: Affine; n: Affine }, sum: KValue, lanes: Lanes,
+  lowering: Lowering,
+  group: Group,
+  contraction: Contraction,
+  place: { batch: Affine; m: Affine; n: Affine },
+  sum: KValue,
+  lanes: Lanes,
 ): void {
   const { node } = contraction;
   const [result] = node.outputs;

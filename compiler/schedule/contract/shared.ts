@@ -12,9 +12,9 @@ import type { LoweredKernel } from '../lowered.js';
 import { Lowering, range } from '../lowering.js';
 import { type Contraction, multiplyAdd, type Operand } from './contraction.js';
 import { trimmed } from './copy.js';
-import { packedLhs, readingOf, type Reading } from './packing.js';
-import { vector } from './tiling.js';
+import { packedLhs, type Reading, readingOf } from './packing.js';
 import { finish, unrolledStores } from './registers.js';
+import { vector } from './tiling.js';
 
 export interface Block {
   readonly blockM: number;
@@ -38,7 +38,8 @@ export const invocationsOf = ({ blockM, blockN, rows, columns }: Block): number 
 
 /** The block with as deep a stage as the target's shared memory holds twice, or undefined where it is not legal. */
 export function fitted(block: Block, { accumulator }: Contraction, target: Target): Block | undefined {
-  if (invocationsOf(block) > Math.min(target.limits.workgroupInvocations, target.limits.workgroupSize[0])) return undefined;
+  if (invocationsOf(block) > Math.min(target.limits.workgroupInvocations, target.limits.workgroupSize[0]))
+    return undefined;
   // Checking the bounds of a kernel takes time with the square of the integers that its loops carry.
   if (isIntScalar(accumulator) && block.rows * block.columns > 32) return undefined;
   for (let { blockK } = block; blockK >= 4; blockK /= 2) {
@@ -104,7 +105,9 @@ class SharedTiles {
   /** Column of the i-th of an invocation's vectors: neighbours take neighbouring vectors, so that no bank is hit twice. */
   #column(i: number): Affine {
     const { blockN, columns } = this.#block;
-    return this.#place().column.scale(vector).add((i * blockN) / (columns / vector));
+    return this.#place()
+      .column.scale(vector)
+      .add((i * blockN) / (columns / vector));
   }
 
   #sums(batch: Affine, rowBlock: Affine, columnBlock: Affine): readonly KValue[] {
@@ -121,38 +124,67 @@ class SharedTiles {
     b.barrier();
     const stages = Math.ceil(k / blockK);
     const { row } = this.#place();
-    return lowering.for(0, stages, 1, range(rows * columns).map(() => zero), (stage, carried) => {
-      const half = stage.mod(2);
-      const next = stage.add(1);
-      const [leftNext, rightNext] = [left.load(next), right.load(next)];
-      const sums = lowering.for(0, blockK, 1, carried, (step, inner) => {
-        const lanes = (array: KArray, at: Affine) => {
-          const loaded = b.load(array, at.emit(b), vector, true);
-          return range(vector).map((lane) => b.extract(loaded, lane));
-        };
-        const depth = half.scale(blockK).add(step);
-        const factors = range(rows / vector).flatMap((i) => lanes(this.#left, depth.scale(blockM).add(row.scale(rows)).add(i * vector)));
-        const values = range(columns / vector).flatMap((i) => lanes(this.#right, depth.scale(blockN).add(this.#column(i))));
-        return range(rows * columns).map((i) => multiplyAdd(lowering, factors[Math.floor(i / columns)], values[i % columns], inner[i]));
-      }, { unroll: true });
-      const other = next.mod(2);
-      left.store(leftNext, other);
-      right.store(rightNext, other);
-      b.barrier();
-      return sums;
-    });
+    return lowering.for(
+      0,
+      stages,
+      1,
+      range(rows * columns).map(() => zero),
+      (stage, carried) => {
+        const half = stage.mod(2);
+        const next = stage.add(1);
+        const [leftNext, rightNext] = [left.load(next), right.load(next)];
+        const sums = lowering.for(
+          0,
+          blockK,
+          1,
+          carried,
+          (step, inner) => {
+            const lanes = (array: KArray, at: Affine) => {
+              const loaded = b.load(array, at.emit(b), vector, true);
+              return range(vector).map((lane) => b.extract(loaded, lane));
+            };
+            const depth = half.scale(blockK).add(step);
+            const factors = range(rows / vector).flatMap((i) =>
+              lanes(
+                this.#left,
+                depth
+                  .scale(blockM)
+                  .add(row.scale(rows))
+                  .add(i * vector),
+              ),
+            );
+            const values = range(columns / vector).flatMap((i) =>
+              lanes(this.#right, depth.scale(blockN).add(this.#column(i))),
+            );
+            return range(rows * columns).map((i) =>
+              multiplyAdd(lowering, factors[Math.floor(i / columns)], values[i % columns], inner[i]),
+            );
+          },
+          { unroll: true },
+        );
+        const other = next.mod(2);
+        left.store(leftNext, other);
+        right.store(rightNext, other);
+        b.barrier();
+        return sums;
+      },
+    );
   }
 
   #leftStager(batch: Affine, rowBlock: Affine): Stager {
     const { b } = this.#lowering;
     const { lhs, lhsBatches, lhsBatch, m, k } = this.#contraction;
     const { blockM } = this.#block;
-    if (!this.#isPacked) return this.#stager(this.#left, lhs, readingOf(this.#group, lhs, lhsBatches, m, k), batch, rowBlock, m, blockM);
+    if (!this.#isPacked)
+      return this.#stager(this.#left, lhs, readingOf(this.#group, lhs, lhsBatches, m, k), batch, rowBlock, m, blockM);
     const buffer = this.#lowering.buffer(lhs.value);
     if (!buffer) throw new Error('the packed lhs is not bound');
-    const panel = lhsBatch(batch).scale(Math.ceil(m / blockM)).add(rowBlock);
+    const panel = lhsBatch(batch)
+      .scale(Math.ceil(m / blockM))
+      .add(rowBlock);
     return this.#vectors(this.#left, blockM, (step, at) =>
-      b.load(buffer, panel.scale(k).add(step).scale(blockM).add(at).emit(b), vector, true));
+      b.load(buffer, panel.scale(k).add(step).scale(blockM).add(at).emit(b), vector, true),
+    );
   }
 
   #rightStager(batch: Affine, columnBlock: Affine): Stager {
@@ -161,10 +193,19 @@ class SharedTiles {
     return this.#stager(this.#right, rhs, reading, batch, columnBlock, n, this.#block.blockN);
   }
 
-  #stager(array: KArray, operand: Operand, reading: Reading, batch: Affine, block: Affine, total: number, extent: number): Stager {
+  #stager(
+    array: KArray,
+    operand: Operand,
+    reading: Reading,
+    batch: Affine,
+    block: Affine,
+    total: number,
+    extent: number,
+  ): Stager {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const limited = (at: Affine, last: number) => (at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b));
+    const limited = (at: Affine, last: number) =>
+      at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b);
     const first = block.scale(extent);
     switch (reading) {
       case 'along-row':
@@ -174,9 +215,12 @@ class SharedTiles {
         });
       case 'along-k':
         return this.#alongK(array, extent, (row, step) =>
-          operand.element(lowering, batch, limited(first.add(row), total - 1), step.add(Affine.lane(vector)), vector));
+          operand.element(lowering, batch, limited(first.add(row), total - 1), step.add(Affine.lane(vector)), vector),
+        );
       case 'element':
-        return this.#elements(array, extent, (row, step) => operand.element(lowering, batch, limited(first.add(row), total - 1), step, 1));
+        return this.#elements(array, extent, (row, step) =>
+          operand.element(lowering, batch, limited(first.add(row), total - 1), step, 1),
+        );
       default:
         return reading satisfies never;
     }
@@ -206,7 +250,10 @@ class SharedTiles {
     const value = at.emit(b);
     // Multiples of the width, so that vectors stay aligned.
     const last = Math.floor(k / width) - 1;
-    const limited = width === 1 ? Affine.of(b.min(value, b.constant(last)), b) : Affine.of(b.min(at.div(width).emit(b), b.constant(last)), b).scale(width);
+    const limited =
+      width === 1
+        ? Affine.of(b.min(value, b.constant(last)), b)
+        : Affine.of(b.min(at.div(width).emit(b), b.constant(last)), b).scale(width);
     return { k: limited, exists: b.compare('le', value, b.constant(k - width)) };
   }
 
@@ -214,7 +261,11 @@ class SharedTiles {
     if (!exists) return value;
     const { b } = this.#lowering;
     const { scalar, lanes } = value.type;
-    return b.select(this.#lowering.widen(exists, lanes), value, b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar, lanes));
+    return b.select(
+      this.#lowering.widen(exists, lanes),
+      value,
+      b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar, lanes),
+    );
   }
 
   /** Vectors along rows: stored as they were loaded. */
@@ -225,14 +276,25 @@ class SharedTiles {
     const shape = [blockK, extent / vector];
     const count = (blockK * extent) / vector;
     return {
-      load: (stage) => this.#deal(count, (piece) => {
-        const [step, row] = delinearize(piece, shape);
-        const { k, exists } = this.#step(stage, step, 1);
-        return this.#masked(lowering.widen(element(k, row.scale(vector)), vector), exists);
-      }),
+      load: (stage) =>
+        this.#deal(count, (piece) => {
+          const [step, row] = delinearize(piece, shape);
+          const { k, exists } = this.#step(stage, step, 1);
+          return this.#masked(lowering.widen(element(k, row.scale(vector)), vector), exists);
+        }),
       store: (values, half) => {
         this.#deal(count, (piece, guard) => ({ piece, guard })).forEach(({ piece, guard }, i) => {
-          guard(() => b.store(array, half.scale(blockK * extent).add(piece.scale(vector)).emit(b), values[i], true));
+          guard(() =>
+            b.store(
+              array,
+              half
+                .scale(blockK * extent)
+                .add(piece.scale(vector))
+                .emit(b),
+              values[i],
+              true,
+            ),
+          );
         });
       },
     };
@@ -246,11 +308,12 @@ class SharedTiles {
     const shape = [extent, blockK / vector];
     const count = (blockK * extent) / vector;
     return {
-      load: (stage) => this.#deal(count, (piece) => {
-        const [row, group] = delinearize(piece, shape);
-        const { k, exists } = this.#step(stage, group.scale(vector), vector);
-        return this.#masked(lowering.widen(element(row, k), vector), exists);
-      }),
+      load: (stage) =>
+        this.#deal(count, (piece) => {
+          const [row, group] = delinearize(piece, shape);
+          const { k, exists } = this.#step(stage, group.scale(vector), vector);
+          return this.#masked(lowering.widen(element(row, k), vector), exists);
+        }),
       store: (values, half) => {
         this.#deal(count, (piece, guard) => ({ piece, guard })).forEach(({ piece, guard }, i) => {
           guard(() => {
@@ -272,11 +335,12 @@ class SharedTiles {
     const shape = [blockK, extent];
     const count = blockK * extent;
     return {
-      load: (stage) => this.#deal(count, (piece) => {
-        const [step, row] = delinearize(piece, shape);
-        const { k, exists } = this.#step(stage, step, 1);
-        return this.#masked(element(row, k), exists);
-      }),
+      load: (stage) =>
+        this.#deal(count, (piece) => {
+          const [step, row] = delinearize(piece, shape);
+          const { k, exists } = this.#step(stage, step, 1);
+          return this.#masked(element(row, k), exists);
+        }),
       store: (values, half) => {
         this.#deal(count, (piece, guard) => ({ piece, guard })).forEach(({ piece, guard }, i) => {
           guard(() => b.store(array, half.scale(count).add(piece).emit(b), values[i]));
@@ -295,9 +359,21 @@ class SharedTiles {
     const pieces = columns / vector;
     const store = (r: Affine, i: Affine, part: number, sum: () => KValue): void =>
       lowering.guarded(rowBlock.scale(blockM).add(row.scale(rows)).add(r), m, (rowAt) => {
-        const column = columnBlock.scale(blockN).add(this.#column(0)).add(i.scale(blockN / pieces)).add(part);
+        const column = columnBlock
+          .scale(blockN)
+          .add(this.#column(0))
+          .add(i.scale(blockN / pieces))
+          .add(part);
         lowering.guarded(column.div(lanes), n / lanes, (at) =>
-          finish(lowering, this.#group, this.#contraction, { batch, m: rowAt, n: at.scale(lanes).add(Affine.lane(lanes)) }, sum(), lanes));
+          finish(
+            lowering,
+            this.#group,
+            this.#contraction,
+            { batch, m: rowAt, n: at.scale(lanes).add(Affine.lane(lanes)) },
+            sum(),
+            lanes,
+          ),
+        );
       });
     const parts = range(vector / lanes);
     if (((rows * columns) / lanes) * this.#group.nodes.length <= unrolledStores) {
@@ -312,11 +388,14 @@ class SharedTiles {
       return;
     }
     const array = b.array('tile', 'private', accumulator, rows * columns);
-    for (const i of range((rows * columns) / vector)) b.store(array, b.constant(i * vector), b.build(sums.slice(i * vector, (i + 1) * vector)), true);
-    lowering.for(0, rows, 1, [], (r) => lowering.for(0, pieces, 1, [], (i) => {
-      for (const part of parts) {
-        store(r, i, part, () => b.load(array, r.scale(columns).add(i.scale(vector)).add(part).emit(b), lanes, true));
-      }
-    }));
+    for (const i of range((rows * columns) / vector))
+      b.store(array, b.constant(i * vector), b.build(sums.slice(i * vector, (i + 1) * vector)), true);
+    lowering.for(0, rows, 1, [], (r) =>
+      lowering.for(0, pieces, 1, [], (i) => {
+        for (const part of parts) {
+          store(r, i, part, () => b.load(array, r.scale(columns).add(i.scale(vector)).add(part).emit(b), lanes, true));
+        }
+      }),
+    );
   }
 }

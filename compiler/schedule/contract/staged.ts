@@ -9,8 +9,8 @@
 import type { Target } from '../../kernel/target.js';
 import { type KArray, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
 import { Affine, delinearize } from '../affine.js';
-import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import type { Group } from '../group.js';
+import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import { type Index, Lowering, range } from '../lowering.js';
 import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
 import { countOf, type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
@@ -36,13 +36,22 @@ interface Plan {
   readonly blockBatch: number;
 }
 
-function planOf(contraction: Contraction, { h, w }: Geometry, target: Target, hasPackedWeights: boolean): Plan | undefined {
+function planOf(
+  contraction: Contraction,
+  { h, w }: Geometry,
+  target: Target,
+  hasPackedWeights: boolean,
+): Plan | undefined {
   const { m, batch, k, accumulator } = contraction;
   const lanes = lanesFor(contraction, target);
   const channels = k / (h.kernel * w.kernel);
   const bytes = scalarBits[accumulator] / 8;
   const margin = Math.max(0, -w.minShift);
-  const pitch = Math.max(w.extent, margin + Math.max(...w.phases.map((phase) => countOf(w, phase))), w.extent + w.maxShift);
+  const pitch = Math.max(
+    w.extent,
+    margin + Math.max(...w.phases.map((phase) => countOf(w, phase))),
+    w.extent + w.maxShift,
+  );
   const halo = h.maxShift - h.minShift;
   const planes = h.phases.length * w.phases.length;
   const numbers = (rows: number) => (rows - 1) * pitch + w.extent;
@@ -53,7 +62,9 @@ function planOf(contraction: Contraction, { h, w }: Geometry, target: Target, ha
     for (const vectors of [1, 2, 3, 4, 6, 8]) {
       for (let tileM = 1; tileM <= 16 && tileM <= m; tileM++) {
         if (tileM * vectors + vectors + 1 > target.vectorRegisters) continue;
-        const waste = ((Math.ceil(m / tileM) * tileM) / m) * ((Math.ceil(numbers(rows) / (lanes * vectors)) * lanes * vectors) / (rows * w.extent));
+        const waste =
+          ((Math.ceil(m / tileM) * tileM) / m) *
+          ((Math.ceil(numbers(rows) / (lanes * vectors)) * lanes * vectors) / (rows * w.extent));
         // Vector loads of the copy cross cache lines: they count twice.
         const loads = (tileM + 2 * vectors) / (tileM * vectors);
         const score = waste * Math.max(1, loads) * Math.max(1, 8 / (tileM * vectors)) * (1 + 0.3 * loads);
@@ -66,7 +77,12 @@ function planOf(contraction: Contraction, { h, w }: Geometry, target: Target, ha
   const sizeOf = (rows: number) => {
     const { tileM, vectors } = choose(rows);
     const extent = Math.ceil(numbers(rows) / (lanes * vectors)) * lanes * vectors;
-    return { tileM, vectors, extent, total: channels * planes * planeOf(rows) + tileM * extent + (hasPackedWeights ? 0 : k * tileM) };
+    return {
+      tileM,
+      vectors,
+      extent,
+      total: channels * planes * planeOf(rows) + tileM * extent + (hasPackedWeights ? 0 : k * tileM),
+    };
   };
   let rows = h.extent;
   while (rows > 1 && sizeOf(rows).total > scratch) rows = Math.ceil(rows / 2);
@@ -84,10 +100,19 @@ function planOf(contraction: Contraction, { h, w }: Geometry, target: Target, ha
   const { tileM, vectors, extent } = sizeOf(rows);
   const tilesM = Math.ceil(m / tileM);
   let blockM = tilesM;
-  while (blockM > 1 && tasks(rows) * Math.ceil(tilesM / blockM) < wanted && (work(rows) * blockM) / tilesM > 2 * worth) blockM = Math.ceil(blockM / 2);
+  while (blockM > 1 && tasks(rows) * Math.ceil(tilesM / blockM) < wanted && (work(rows) * blockM) / tilesM > 2 * worth)
+    blockM = Math.ceil(blockM / 2);
   const reach = halo * pitch + margin + w.maxShift + extent;
   return {
-    lanes, tileM, vectors, rows, pitch, margin, extent, blockM, blockBatch,
+    lanes,
+    tileM,
+    vectors,
+    rows,
+    pitch,
+    margin,
+    extent,
+    blockM,
+    blockBatch,
     stagedRows: rows + halo,
     // The last tile of the last plane reads past its rows.
     plane: Math.max(planeOf(rows), planes * channels === 1 ? reach : 0),
@@ -126,7 +151,11 @@ class StagedConvolution {
     this.#geometry = geometry;
     this.#plan = plan;
     this.#packed = packedLhs(group, contraction, plan.tileM);
-    this.#lowering = new Lowering(group, target, new Map(this.#packed ? [[contraction.lhs.value.id, this.#packed] as const] : []));
+    this.#lowering = new Lowering(
+      group,
+      target,
+      new Map(this.#packed ? [[contraction.lhs.value.id, this.#packed] as const] : []),
+    );
     const { b } = this.#lowering;
     const { accumulator, k } = contraction;
     const { h, w } = geometry;
@@ -150,19 +179,23 @@ class StagedConvolution {
     const grid = lowering.workgroups(counts[0] * counts[1] * counts[2], (task) => {
       const [batches, rowBlock, tiles] = delinearize(task, counts);
       this.#clear();
-      lowering.for(0, blockBatch, 1, [], (i) => lowering.guarded(batches.scale(blockBatch).add(i), batch, (at) => {
-        const firstRow = rowBlock.scale(rows);
-        this.#stage(at, firstRow);
-        lowering.for(0, blockM, 1, [], (j) => lowering.guarded(tiles.scale(blockM).add(j), tilesM, (tile) => {
-          if (!this.#packed) this.#packWeights(at, tile);
-          for (const classH of range(h.inputDilation)) {
-            for (const classW of range(this.#geometry.w.inputDilation)) {
-              this.#multiply(at, tile, classH, classW);
-              this.#finish(at, tile, firstRow, classH, classW);
-            }
-          }
-        }));
-      }));
+      lowering.for(0, blockBatch, 1, [], (i) =>
+        lowering.guarded(batches.scale(blockBatch).add(i), batch, (at) => {
+          const firstRow = rowBlock.scale(rows);
+          this.#stage(at, firstRow);
+          lowering.for(0, blockM, 1, [], (j) =>
+            lowering.guarded(tiles.scale(blockM).add(j), tilesM, (tile) => {
+              if (!this.#packed) this.#packWeights(at, tile);
+              for (const classH of range(h.inputDilation)) {
+                for (const classW of range(this.#geometry.w.inputDilation)) {
+                  this.#multiply(at, tile, classH, classW);
+                  this.#finish(at, tile, firstRow, classH, classW);
+                }
+              }
+            }),
+          );
+        }),
+      );
     });
     return { kernel: lowering.finish(grid, [1, 1, 1]), bindings: lowering.bindings };
   }
@@ -192,24 +225,34 @@ class StagedConvolution {
     const groups = this.#contraction.lhsBatches;
     const [image, groupAt] = delinearize(batch, [this.#contraction.batch / groups, groups]);
     lowering.for(0, this.#channels, 1, [], (channel) => {
-      const at = (row: Affine, column: Affine): Index =>
-        [image, groupAt.scale(this.#channels).add(channel), ...spatial(row, column)];
+      const at = (row: Affine, column: Affine): Index => [
+        image,
+        groupAt.scale(this.#channels).add(channel),
+        ...spatial(row, column),
+      ];
       h.phases.forEach((phaseH, ph) => {
         const rowsOf = countOf(h, phaseH);
         lowering.for(0, stagedRows, 1, [], (row) => {
           const source = firstRow.add(row).add(h.minShift);
           const planeAt = channel.scale(h.phases.length).add(ph).scale(w.phases.length);
           const to = (pw: number) => planeAt.add(pw).scale(plane).add(row.scale(pitch)).add(margin);
-          const copy = (inside: Affine): void => w.phases.forEach((phaseW, pw) => {
-            this.#overRow(countOf(w, phaseW), (column, width) => {
-              const index = at(inside.scale(h.stride).add(phaseH), column.add(Affine.lane(width)).scale(w.stride).add(phaseW));
-              const element = b.convert(lowering.value(rhs.value, index, width), accumulator);
-              b.store(this.#copy, to(pw).add(column).emit(b), lowering.widen(element, width));
+          const copy = (inside: Affine): void =>
+            w.phases.forEach((phaseW, pw) => {
+              this.#overRow(countOf(w, phaseW), (column, width) => {
+                const index = at(
+                  inside.scale(h.stride).add(phaseH),
+                  column.add(Affine.lane(width)).scale(w.stride).add(phaseW),
+                );
+                const element = b.convert(lowering.value(rhs.value, index, width), accumulator);
+                b.store(this.#copy, to(pw).add(column).emit(b), lowering.widen(element, width));
+              });
             });
-          });
-          const clear = (): void => w.phases.forEach((phaseW, pw) => {
-            this.#overRow(countOf(w, phaseW), (column, width) => b.store(this.#copy, to(pw).add(column).emit(b), this.#zero(width)));
-          });
+          const clear = (): void =>
+            w.phases.forEach((phaseW, pw) => {
+              this.#overRow(countOf(w, phaseW), (column, width) =>
+                b.store(this.#copy, to(pw).add(column).emit(b), this.#zero(width)),
+              );
+            });
           if (rowsOf === 0) return;
           if (source.range.min >= 0 && source.range.max < rowsOf) {
             copy(source);
@@ -246,10 +289,16 @@ class StagedConvolution {
     lowering.for(0, tileM, 1, [], (r) => {
       const at = tile.scale(tileM).add(r);
       const row = at.range.max < m ? at : Affine.of(b.clamp(at.emit(b), 0, m - 1), b);
-      lowering.for(0, k / taps, 1, [], (channel) => lowering.for(0, taps, 1, [], (tap) => {
-        const step = channel.scale(taps).add(tap);
-        b.store(this.#weights as KArray, step.scale(tileM).add(r).emit(b), lhs.element(lowering, batch, row, step, 1));
-      }));
+      lowering.for(0, k / taps, 1, [], (channel) =>
+        lowering.for(0, taps, 1, [], (tap) => {
+          const step = channel.scale(taps).add(tap);
+          b.store(
+            this.#weights as KArray,
+            step.scale(tileM).add(r).emit(b),
+            lhs.element(lowering, batch, row, step, 1),
+          );
+        }),
+      );
     });
   }
 
@@ -261,7 +310,10 @@ class StagedConvolution {
     const buffer = this.#lowering.buffer(lhs.value);
     if (!buffer) throw new Error('the packed weights are not bound');
     const tiles = Math.ceil(m / tileM);
-    return b.load(buffer, this.#contraction.lhsBatch(batch).scale(tiles).add(tile).scale(k).add(step).scale(tileM).add(r).emit(b));
+    return b.load(
+      buffer,
+      this.#contraction.lhsBatch(batch).scale(tiles).add(tile).scale(k).add(step).scale(tileM).add(r).emit(b),
+    );
   }
 
   /** All numbers of one row tile of one class, into `sums`: [tileM][extent]. */
@@ -274,8 +326,16 @@ class StagedConvolution {
     const planesOf = h.phases.length * w.phases.length;
     lowering.for(0, extent / (lanes * vectors), 1, [], (column) => {
       const first = column.scale(lanes * vectors);
-      const tap = (channel: Affine, at: { k: Affine; phase: number; shift: Affine }, tapW: { k: Affine; phase: number; shift: Affine }, carried: readonly KValue[]): readonly KValue[] => {
-        const planeAt = channel.scale(planesOf).add(h.phases.indexOf(at.phase) * w.phases.length + w.phases.indexOf(tapW.phase)).scale(plane);
+      const tap = (
+        channel: Affine,
+        at: { k: Affine; phase: number; shift: Affine },
+        tapW: { k: Affine; phase: number; shift: Affine },
+        carried: readonly KValue[],
+      ): readonly KValue[] => {
+        const planeAt = channel
+          .scale(planesOf)
+          .add(h.phases.indexOf(at.phase) * w.phases.length + w.phases.indexOf(tapW.phase))
+          .scale(plane);
         const from = planeAt.add(at.shift.sub(h.minShift).scale(pitch)).add(tapW.shift).add(margin).add(first);
         const step = channel.scale(h.kernel).add(at.k).scale(w.kernel).add(tapW.k);
         const columns = range(vectors).map((v) => b.load(this.#copy, from.add(v * lanes).emit(b), lanes));
@@ -310,25 +370,54 @@ class StagedConvolution {
     const [height, width] = [extentOf(h, classH), extentOf(w, classW)];
     if (height === 0 || width === 0) return;
     const store = (row: Affine, line: Affine, column: Affine, from: Affine, lanes: Lanes): void => {
-      const n = line.scale(h.inputDilation).add(classH).scale(w.output)
-        .add(column.add(Affine.lane(lanes)).scale(w.inputDilation)).add(classW);
-      finish(lowering, this.#group, this.#contraction, { batch, m: row, n }, b.load(this.#sums, from.emit(b), lanes), lanes);
+      const n = line
+        .scale(h.inputDilation)
+        .add(classH)
+        .scale(w.output)
+        .add(column.add(Affine.lane(lanes)).scale(w.inputDilation))
+        .add(classW);
+      finish(
+        lowering,
+        this.#group,
+        this.#contraction,
+        { batch, m: row, n },
+        b.load(this.#sums, from.emit(b), lanes),
+        lanes,
+      );
     };
-    lowering.for(0, tileM, 1, [], (r) => lowering.guarded(tile.scale(tileM).add(r), m, (row) => {
-      lowering.for(0, rows, 1, [], (line) => lowering.guarded(firstRow.add(line), height, (lineAt) => {
-        this.#overRow(width, (column, lanes) => store(row, lineAt, column, r.scale(extent).add(line.scale(pitch)).add(column), lanes));
-      }));
-    }));
+    lowering.for(0, tileM, 1, [], (r) =>
+      lowering.guarded(tile.scale(tileM).add(r), m, (row) => {
+        lowering.for(0, rows, 1, [], (line) =>
+          lowering.guarded(firstRow.add(line), height, (lineAt) => {
+            this.#overRow(width, (column, lanes) =>
+              store(row, lineAt, column, r.scale(extent).add(line.scale(pitch)).add(column), lanes),
+            );
+          }),
+        );
+      }),
+    );
   }
 }
 
 /** Every tap in turn: written out, or as loops over progressions. */
 function overTaps(
-  lowering: Lowering, taps: readonly Tap[], unrolled: boolean, initial: readonly KValue[],
+  lowering: Lowering,
+  taps: readonly Tap[],
+  unrolled: boolean,
+  initial: readonly KValue[],
   body: (tap: { k: Affine; phase: number; shift: Affine }, carried: readonly KValue[]) => readonly KValue[],
 ): readonly KValue[] {
   const { constant } = Affine;
-  if (unrolled) return taps.reduce((now, { k, phase, shift }) => body({ k: constant(k), phase, shift: constant(shift) }, now), initial);
-  return progressions(taps).reduce((now, [{ k, phase, shift }, count, stepK, stepShift]) =>
-    lowering.for(0, count, 1, now, (i, inner) => body({ k: i.scale(stepK).add(k), phase, shift: i.scale(stepShift).add(shift) }, inner)), initial);
+  if (unrolled)
+    return taps.reduce(
+      (now, { k, phase, shift }) => body({ k: constant(k), phase, shift: constant(shift) }, now),
+      initial,
+    );
+  return progressions(taps).reduce(
+    (now, [{ k, phase, shift }, count, stepK, stepShift]) =>
+      lowering.for(0, count, 1, now, (i, inner) =>
+        body({ k: i.scale(stepK).add(k), phase, shift: i.scale(stepShift).add(shift) }, inner),
+      ),
+    initial,
+  );
 }
