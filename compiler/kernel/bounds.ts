@@ -5,6 +5,7 @@
  * assumed for loops' carried values (widened until they are inductive). Intervals are recomputed under each
  * environment's facts, so a condition on `i` also narrows what is computed from `i` before the condition.
  */
+import { Divisors } from './divisors.js';
 import {
   binaryInterval,
   fitted,
@@ -27,16 +28,9 @@ import {
   type Range,
   scalarBits,
 } from './types.js';
-import { bodyValuesOf, resultsOf, visitKernel } from './walk.js';
+import { bodyValuesOf, type Definition, definitionsOf, resultsOf } from './walk.js';
 
 export type Report = (inst: KInst, message: string) => never;
-
-interface Definition {
-  readonly inst: KInst;
-  /** Which of the instruction's results or inner values. */
-  readonly role: 'result' | 'inner' | 'index';
-  readonly position: number;
-}
 
 interface Environment {
   readonly parent: Environment | undefined;
@@ -64,24 +58,16 @@ export function checkBounds(kernel: KernelFunction, report: Report): void {
 class Bounds {
   readonly #kernel: KernelFunction;
   readonly #report: Report;
-  readonly #definitions = new Map<KValue, Definition>();
+  readonly #definitions: ReadonlyMap<KValue, Definition>;
   #depth = 0;
   #speculation = 0;
-  readonly #divisors = new Map<KValue, number>();
+  readonly #divisors: Divisors;
 
   constructor(kernel: KernelFunction, report: Report) {
     this.#kernel = kernel;
     this.#report = report;
-    visitKernel(kernel, (inst) => {
-      for (const [position, value] of resultsOf(inst).entries()) {
-        this.#definitions.set(value, { inst, role: 'result', position });
-      }
-      for (const [at, value] of bodyValuesOf(inst).entries()) {
-        const index = inst.op === 'for' && at === 0;
-        const position = inst.op === 'for' ? at - 1 : at;
-        this.#definitions.set(value, { inst, role: index ? 'index' : 'inner', position });
-      }
-    });
+    this.#definitions = definitionsOf(kernel);
+    this.#divisors = new Divisors(this.#definitions);
   }
 
   check(): void {
@@ -179,7 +165,7 @@ class Bounds {
       (inst.op === 'load' || inst.op === 'store') &&
       inst.aligned &&
       lanes > 1 &&
-      this.#divisor(index, 0) % lanes !== 0
+      this.#divisors.of(index) % lanes !== 0
     ) {
       this.#report(inst, `index %${index.id} of ${memory.name} is not proven a multiple of ${lanes}`);
     }
@@ -488,66 +474,6 @@ class Bounds {
         return typeInterval(scalar);
     }
   }
-
-  /** A power of two up to 16 that divides every value of `value`. */
-  #divisor(value: KValue, depth: number): number {
-    let divisor = this.#divisors.get(value);
-    if (divisor === undefined) {
-      divisor = depth > maxDepth ? 1 : Math.min(16, this.#deriveDivisor(value, depth + 1));
-      this.#divisors.set(value, divisor);
-    }
-    return divisor;
-  }
-
-  #deriveDivisor(value: KValue, depth: number): number {
-    const definition = this.#definitions.get(value);
-    if (definition === undefined) return 1;
-    const { inst, role, position } = definition;
-    const of = (operand: KValue): number => this.#divisor(operand, depth);
-    if (role === 'index') return inst.op === 'for' ? Math.min(of(inst.lower), powerOfTwoIn(inst.step)) : 1;
-    if (role === 'inner') return 1;
-    switch (inst.op) {
-      case 'const':
-        return powerOfTwoIn(Number(inst.value));
-      case 'binary':
-        return this.#binaryDivisor(inst, of);
-      case 'select':
-        return Math.min(of(inst.a), of(inst.b));
-      case 'assume':
-      case 'splat':
-      case 'extract':
-        return of(inst.a);
-      case 'convert':
-        return isIntScalar(inst.a.type.scalar) ? of(inst.a) : 1;
-      case 'if':
-        return Math.min(of(inst.then.yields[position]), of(inst.else.yields[position]));
-      default:
-        return 1;
-    }
-  }
-
-  #binaryDivisor(inst: KInst & { op: 'binary' }, of: (value: KValue) => number): number {
-    switch (inst.fn) {
-      case 'add':
-      case 'sub':
-      case 'rem':
-      case 'min':
-      case 'max':
-      case 'or':
-      case 'xor':
-        return Math.min(of(inst.a), of(inst.b));
-      case 'and':
-        return Math.max(of(inst.a), of(inst.b));
-      case 'mul':
-        return of(inst.a) * of(inst.b);
-      case 'shl': {
-        const amount = this.#definitions.get(inst.b)?.inst;
-        return amount?.op === 'const' ? of(inst.a) * 2 ** Number(amount.value) : of(inst.a);
-      }
-      default:
-        return 1;
-    }
-  }
 }
 
 const everything: Range = { min: Number.NEGATIVE_INFINITY, max: Number.POSITIVE_INFINITY };
@@ -566,11 +492,4 @@ function widen(before: Range, after: Interval, value: KValue, round: number): In
     min: after.min >= before.min ? before.min : after.min >= 0 ? 0 : all.min,
     max: after.max <= before.max ? before.max : after.max <= 0 ? 0 : all.max,
   };
-}
-
-/** The largest power of two up to 16 that divides `x`. */
-function powerOfTwoIn(x: number): number {
-  let power = 1;
-  while (power < 16 && x % (power * 2) === 0) power *= 2;
-  return power;
 }

@@ -117,6 +117,30 @@ export function visitKernel(kernel: KernelFunction, visitor: (inst: KInst, depth
   visitInstructions(kernel.body, visitor);
 }
 
+/** Where a value comes from. */
+export interface Definition {
+  readonly inst: KInst;
+  /** Which of the instruction's results or inner values. */
+  readonly role: 'result' | 'inner' | 'index';
+  readonly position: number;
+}
+
+/** The definition of every value but the parameters of helpers. */
+export function definitionsOf(kernel: KernelFunction): ReadonlyMap<KValue, Definition> {
+  const definitions = new Map<KValue, Definition>();
+  visitKernel(kernel, (inst) => {
+    for (const [position, value] of resultsOf(inst).entries()) {
+      definitions.set(value, { inst, role: 'result', position });
+    }
+    for (const [at, value] of bodyValuesOf(inst).entries()) {
+      const index = inst.op === 'for' && at === 0;
+      const position = inst.op === 'for' ? at - 1 : at;
+      definitions.set(value, { inst, role: index ? 'index' : 'inner', position });
+    }
+  });
+  return definitions;
+}
+
 export interface InstructionMap {
   /** Replaces a value where it is read. */
   readonly use: (value: KValue) => KValue;
