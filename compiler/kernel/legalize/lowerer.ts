@@ -37,6 +37,7 @@ export class Lowerer {
   readonly #r: Representations;
   readonly #memory: LegalMemory;
   readonly #mathHelpers = new Map<string, HelperFunction>();
+  readonly #rolled = new Map<HelperFunction, HelperFunction>();
 
   constructor(kernel: KernelFunction, target: Target) {
     this.#r = new Representations(kernel, target);
@@ -211,7 +212,16 @@ export class Lowerer {
     return this.#invoke(callee, args);
   }
 
-  #invoke(callee: HelperFunction, args: readonly Rep[]): Rep {
+  /** Where f64 is software, long straight functions become loops. */
+  #shortened(helper: HelperFunction): HelperFunction {
+    if (this.#r.native('f64')) return helper;
+    let short = this.#rolled.get(helper);
+    if (!short) this.#rolled.set(helper, (short = rolled(helper)));
+    return short;
+  }
+
+  #invoke(straight: HelperFunction, args: readonly Rep[]): Rep {
+    const callee = this.#shortened(straight);
     const type = callee.result;
     const narrow = args.map(() => false);
     const scalar = this.#r.chunkScalar(type.scalar);
@@ -445,8 +455,7 @@ export class Lowerer {
       if (fn === 'pow' || fn === 'atan2') mathBinary(scratch, fn, x, x);
       else mathUnary(scratch, fn, x);
       const { helpers } = scratch.finish({ name: fn, grid: [1, 1, 1], workgroup: [1, 1, 1] });
-      const formula = helpers[helpers.length - 1];
-      helper = this.#r.native('f64') ? formula : rolled(formula);
+      helper = helpers[helpers.length - 1];
       this.#mathHelpers.set(key, helper);
     }
     return helper;
