@@ -114,7 +114,7 @@ export class WebGpuDevice implements Device {
         (error: unknown) => ({ error }),
       );
     const [error, outcome] = [await invalid, await compiled];
-    if (error === null && 'pipeline' in outcome) return new WebGpuKernel(code, outcome.pipeline);
+    if (error === null && 'pipeline' in outcome) return new WebGpuKernel(gpu, code, outcome.pipeline);
     if (this.#health.loss) throw this.#health.lossError();
     const { messages } = await module.getCompilationInfo();
     const words = messages
@@ -172,7 +172,7 @@ export class WebGpuDevice implements Device {
       },
       () => undefined,
     );
-    const buffer = new WebGpuBuffer(gpu, bytes, (freed) => {
+    const buffer = new WebGpuBuffer(this.#gpu, gpu, bytes, (freed) => {
       if (this.#buffers.delete(freed)) this.#allocatedBytes -= freed.size;
     });
     this.#allocatedBytes += size;

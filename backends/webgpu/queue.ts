@@ -51,14 +51,14 @@ export class WebGpuQueue implements Queue {
     signal?.throwIfAborted();
     const fault = this.#health.takeFault();
     if (fault) throw fault;
-    if (list !== undefined && !(list instanceof WebGpuCommandList)) throw foreignError('command list');
+    if (list && !(list instanceof WebGpuCommandList && list.owner === this.#gpu)) throw foreignError('command list');
     if (list?.released) throw releasedError('command list');
     for (const { to, data } of writes) {
-      ownBuffer(to, 'write');
+      ownBuffer(this.#gpu, to, 'write');
       checkTransfer(to, data, 'write');
     }
     for (const { from, into } of reads) {
-      ownBuffer(from, 'read');
+      ownBuffer(this.#gpu, from, 'read');
       checkTransfer(from, into, 'read');
     }
 
@@ -82,7 +82,7 @@ export class WebGpuQueue implements Queue {
     let recorder: Recorder | undefined;
     const temporaries: GPUBuffer[] = [];
     for (const { to, data } of writes) {
-      const buffer = ownBuffer(to, 'write');
+      const buffer = ownBuffer(this.#gpu, to, 'write');
       if (to.bytes === 0) continue;
       // Shared memory is not accepted everywhere.
       const bytes = data.buffer instanceof ArrayBuffer ? (data as Uint8Array<ArrayBuffer>) : new Uint8Array(data);
@@ -130,7 +130,7 @@ export class WebGpuQueue implements Queue {
         const read = reads[first];
         const words = wordsOf(read.from);
         if (!staging || read.from.bytes === 0) continue;
-        const buffer = ownBuffer(read.from, 'read');
+        const buffer = ownBuffer(this.#gpu, read.from, 'read');
         encoder.copyBufferToBuffer(buffer.gpu, words.offset, staging, at, words.bytes);
         staged.push({ read, staging, offset: at + read.from.offset - words.offset });
         at += words.bytes;

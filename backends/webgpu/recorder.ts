@@ -60,7 +60,7 @@ export class Recorder {
 
   /** Copies bytes of a GPU buffer of the caller's (whole words, at least `fromByte + bytes` long) to any place. */
   patch(source: GPUBuffer, fromByte: number, to: BufferRange): void {
-    const target = ownBuffer(to, 'write');
+    const target = ownBuffer(this.#to.gpu, to, 'write');
     this.#copyBytes(source, fromByte, target.gpu, target.size, to.offset, to.bytes);
   }
 
@@ -84,16 +84,16 @@ export class Recorder {
     }
     for (const resolve of this.#pending) resolve();
     for (const buffer of this.#buffers) buffer.hold();
-    return new WebGpuCommandList(this.#steps, [...this.#buffers], this.#internal, onRelease);
+    return new WebGpuCommandList(gpu, this.#steps, [...this.#buffers], this.#internal, onRelease);
   }
 
   #dispatch(command: Extract<Command, { kind: 'dispatch' }>): void {
     const { kernel, grid, bindings, scalars } = command;
-    if (!(kernel instanceof WebGpuKernel)) throw foreignError('kernel');
+    if (!(kernel instanceof WebGpuKernel) || kernel.owner !== this.#to.gpu) throw foreignError('kernel');
     const { code, pipeline, name } = kernel;
     checkDispatch(command, code, this.#to.limits);
     const entries = bindings.map((range, i) => {
-      const buffer = ownBuffer(range, `kernel ${name}, buffer ${i}`);
+      const buffer = ownBuffer(this.#to.gpu, range, `kernel ${name}, buffer ${i}`);
       this.#buffers.add(buffer);
       return { buffer: buffer.gpu, offset: range.offset, size: Math.max(roundUp(range.bytes, 4), 4) };
     });
@@ -163,7 +163,7 @@ export class Recorder {
   }
 
   #fill(to: BufferRange, byte: number): void {
-    const buffer = ownBuffer(to, 'fill');
+    const buffer = ownBuffer(this.#to.gpu, to, 'fill');
     checkFill(to, byte);
     if (to.bytes === 0) return;
     this.#buffers.add(buffer);
@@ -187,8 +187,8 @@ export class Recorder {
   }
 
   #copy(from: BufferRange, to: BufferRange) {
-    const source = ownBuffer(from, 'copy source');
-    const target = ownBuffer(to, 'copy destination');
+    const source = ownBuffer(this.#to.gpu, from, 'copy source');
+    const target = ownBuffer(this.#to.gpu, to, 'copy destination');
     checkCopy(from, to);
     if (from.bytes === 0) return;
     this.#buffers.add(source);

@@ -12,11 +12,13 @@ export class WebGpuBuffer implements DeviceBuffer {
   /** `bytes` in whole words: WebGPU copies and binds nothing smaller. */
   readonly size: number;
   readonly gpu: GPUBuffer;
+  readonly owner: GPUDevice;
   readonly #onFree: (buffer: WebGpuBuffer) => void;
   #holders = 1;
   #freed = false;
 
-  constructor(gpu: GPUBuffer, bytes: number, onFree: (buffer: WebGpuBuffer) => void) {
+  constructor(owner: GPUDevice, gpu: GPUBuffer, bytes: number, onFree: (buffer: WebGpuBuffer) => void) {
+    this.owner = owner;
     this.gpu = gpu;
     this.bytes = bytes;
     this.size = gpu.size;
@@ -47,9 +49,11 @@ export class WebGpuBuffer implements DeviceBuffer {
 export class WebGpuKernel implements Kernel {
   readonly name: string;
   readonly code: KernelCode;
+  readonly owner: GPUDevice;
   #pipeline: GPUComputePipeline | undefined;
 
-  constructor(code: KernelCode, pipeline: GPUComputePipeline) {
+  constructor(owner: GPUDevice, code: KernelCode, pipeline: GPUComputePipeline) {
+    this.owner = owner;
     this.name = code.name;
     this.code = code;
     this.#pipeline = pipeline;
@@ -65,10 +69,10 @@ export class WebGpuKernel implements Kernel {
   }
 }
 
-/** The buffer of a range, which must be live and ours. The range itself is checked too; `use` names it in errors. */
-export function ownBuffer(range: BufferRange, use: string): WebGpuBuffer {
+/** The buffer of a range, which must be live and `owner`'s. The range itself is checked too; `use` names it in errors. */
+export function ownBuffer(owner: GPUDevice, range: BufferRange, use: string): WebGpuBuffer {
   const { buffer } = range;
-  if (!(buffer instanceof WebGpuBuffer)) throw foreignError('buffer');
+  if (!(buffer instanceof WebGpuBuffer) || buffer.owner !== owner) throw foreignError('buffer');
   if (buffer.freed) throw releasedError('buffer');
   checkRange(range, use);
   return buffer;

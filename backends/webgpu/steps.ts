@@ -26,6 +26,7 @@ export type Step =
   | { readonly kind: 'clear'; readonly to: GPUBuffer; readonly offset: number; readonly bytes: number };
 
 export class WebGpuCommandList implements CommandList {
+  readonly owner: GPUDevice;
   readonly steps: readonly Step[];
   readonly dispatchCount: number;
   readonly #buffers: readonly WebGpuBuffer[];
@@ -34,11 +35,13 @@ export class WebGpuCommandList implements CommandList {
   #released = false;
 
   constructor(
+    owner: GPUDevice,
     steps: readonly Step[],
     buffers: readonly WebGpuBuffer[],
     internal: readonly GPUBuffer[],
     onRelease: (list: WebGpuCommandList) => void,
   ) {
+    this.owner = owner;
     this.steps = steps;
     this.#buffers = buffers;
     this.#internal = internal;
