@@ -27,6 +27,8 @@ namespace tutti::vulkan {
 
 class Core;
 
+inline Error closedError() { return Error("E_DEVICE_CLOSED", "the device is closed"); }
+
 /** Something with Vulkan handles. Destroyed by its last owner or when its device closes, whichever is first. */
 class Resource {
  public:
