@@ -13,6 +13,7 @@ export interface NativeAddon {
   };
   readonly cpu: unknown;
   readonly vulkan: unknown;
+  readonly cuda: unknown;
 }
 
 export interface NativeUnavailable {
