@@ -304,3 +304,25 @@ export function pow(x: number, y: number): number {
   if (x === 1 || (x === -1 && Math.abs(y) === Number.POSITIVE_INFINITY)) return 1;
   return x ** y;
 }
+
+/** The real functions of one argument that both IRs know, in f64: the caller rounds to the type at hand. */
+export const realFunctions = {
+  sqrt: Math.sqrt,
+  exp: Math.exp,
+  exp2: (x: number): number => 2 ** x,
+  log: Math.log,
+  log2: Math.log2,
+  sin: Math.sin,
+  cos: Math.cos,
+  tan: Math.tan,
+  asin: Math.asin,
+  acos: Math.acos,
+  atan: Math.atan,
+  sinh: Math.sinh,
+  cosh: Math.cosh,
+  asinh: Math.asinh,
+  acosh: Math.acosh,
+  atanh: Math.atanh,
+  tanh: Math.tanh,
+  erf,
+} as const satisfies Readonly<Record<string, (x: number) => number>>;

@@ -6,12 +6,12 @@
  */
 import {
   bigintToOddF64,
-  erf,
   fmaBf16,
   fmaF16,
   fmaF32,
   fmaF64,
   pow,
+  realFunctions,
   roundBf16,
   roundF16,
   roundTiesToEven,
@@ -67,27 +67,6 @@ const bigBounds: Readonly<Record<'i64' | 'u64', readonly [bigint, bigint]>> = {
   u64: [0n, (1n << 64n) - 1n],
 };
 
-const mathFns: Partial<Record<UnaryFn, NumberFn1>> = {
-  sqrt: Math.sqrt,
-  exp: Math.exp,
-  exp2: (x) => 2 ** x,
-  log: Math.log,
-  log2: Math.log2,
-  sin: Math.sin,
-  cos: Math.cos,
-  tan: Math.tan,
-  asin: Math.asin,
-  acos: Math.acos,
-  atan: Math.atan,
-  sinh: Math.sinh,
-  cosh: Math.cosh,
-  asinh: Math.asinh,
-  acosh: Math.acosh,
-  atanh: Math.atanh,
-  tanh: Math.tanh,
-  erf,
-};
-
 const unsupported = (fn: string, scalar: ScalarType): never => {
   throw new Error(`op '${fn}' has no meaning on ${scalar}`);
 };
@@ -120,8 +99,8 @@ export function unaryNumber(fn: UnaryFn, scalar: Exclude<ScalarType, 'i64' | 'u6
       case 'clz':
         return unsupported(fn, scalar);
       default: {
-        const math = mathFns[fn] ?? unsupported(fn, scalar);
-        return (x) => narrow(math(x));
+        const real = realFunctions[fn];
+        return (x) => narrow(real(x));
       }
     }
   }

@@ -1,6 +1,6 @@
 /** Elementwise ops on host tensors: float math in f64 rounded once, integers modulo 2^bits, 64-bit integers exact. */
 import { bitsOf, type DType, integerRange, isFloat, isInt } from '../../../dtype.js';
-import { bigintToOddF64, erf, pow, roundTiesToEven } from '../../../numeric.js';
+import { bigintToOddF64, pow, realFunctions, roundTiesToEven } from '../../../numeric.js';
 import { bytesOfTensor, type HostTensor, sizeOf, tensorFromBytes } from '../../../tensor.js';
 import type { BinaryOp, UnaryOp } from '../../types.js';
 import {
@@ -28,26 +28,9 @@ const floatUnary: Readonly<Record<Exclude<UnaryOp, 'not'>, NumberFn>> = {
   neg: (x) => -x,
   abs: Math.abs,
   sign: (x) => (x > 0 ? 1 : x < 0 ? -1 : x === 0 ? 0 : x),
-  exp: Math.exp,
-  exp2: (x) => 2 ** x,
-  log: Math.log,
-  log2: Math.log2,
-  sqrt: Math.sqrt,
+  ...realFunctions,
   rsqrt: (x) => 1 / Math.sqrt(x),
   recip: (x) => 1 / x,
-  sin: Math.sin,
-  cos: Math.cos,
-  tan: Math.tan,
-  asin: Math.asin,
-  acos: Math.acos,
-  atan: Math.atan,
-  sinh: Math.sinh,
-  cosh: Math.cosh,
-  asinh: Math.asinh,
-  acosh: Math.acosh,
-  atanh: Math.atanh,
-  tanh: Math.tanh,
-  erf,
   floor: Math.floor,
   ceil: Math.ceil,
   round: roundTiesToEven,
