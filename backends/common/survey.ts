@@ -1,6 +1,6 @@
 /** What renderers ask of a kernel before they write code for it: one walk, plain facts. */
 import type { KBlock, KernelFunction, KInst, KMemory, KValue } from '../../compiler/kernel/types.js';
-import { blocksOf, operandsOf, visitInstructions } from '../../compiler/kernel/walk.js';
+import { blocksOf, operandsOf } from '../../compiler/kernel/walk.js';
 
 /** How a memory is accessed: the lanes of its loads and stores. */
 export interface Accesses {
@@ -27,14 +27,39 @@ export class Survey {
     return survey;
   }
 
+  /** Hot: kernels of ten thousand instructions are rendered in milliseconds. */
   add(block: KBlock, also?: (inst: KInst) => void): void {
-    visitInstructions(block, (inst) => {
-      if ('result' in inst) this.definitions.set(inst.result, inst);
-      if (inst.op === 'const') this.constants.set(inst.result, inst.value);
-      if (inst.op === 'barrier') this.barriers = true;
-      if ('memory' in inst) this.#access(inst);
+    for (const inst of block.instructions) {
       also?.(inst);
-    });
+      switch (inst.op) {
+        case 'for':
+        case 'loop':
+          this.add(inst.body, also);
+          break;
+        case 'if':
+          this.add(inst.then, also);
+          this.add(inst.else, also);
+          break;
+        case 'barrier':
+          this.barriers = true;
+          break;
+        case 'store':
+          this.#access(inst);
+          break;
+        case 'load':
+        case 'atomic':
+        case 'atomic_compare_exchange':
+          this.#access(inst);
+          this.definitions.set(inst.result, inst);
+          break;
+        case 'const':
+          this.constants.set(inst.result, inst.value);
+          this.definitions.set(inst.result, inst);
+          break;
+        default:
+          this.definitions.set(inst.result, inst);
+      }
+    }
   }
 
   #access(inst: Extract<KInst, { memory: KMemory }>): void {
@@ -73,7 +98,7 @@ export function countUses(kernel: KernelFunction): ReadonlyMap<KValue, number> {
 
 /** Instructions of a block and the blocks within. */
 export function countInstructions(block: KBlock): number {
-  let count = 0;
-  visitInstructions(block, () => count++);
+  let count = block.instructions.length;
+  for (const inst of block.instructions) for (const inner of blocksOf(inst)) count += countInstructions(inner);
   return count;
 }
