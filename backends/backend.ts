@@ -111,8 +111,11 @@ export interface BufferRange {
 
 export type Command =
   | {
-      readonly kind: 'dispatch'; readonly kernel: Kernel; readonly grid: readonly [number, number, number];
-      readonly bindings: readonly BufferRange[]; readonly scalars?: Uint8Array;
+      readonly kind: 'dispatch';
+      readonly kernel: Kernel;
+      readonly grid: readonly [number, number, number];
+      readonly bindings: readonly BufferRange[];
+      readonly scalars?: Uint8Array;
     }
   | { readonly kind: 'copy'; readonly from: BufferRange; readonly to: BufferRange }
   | { readonly kind: 'fill'; readonly to: BufferRange; readonly byte: number }

@@ -1,11 +1,12 @@
 /** From a model's graph to a plan for a target: the compiler's front door. */
+
+import { resolvers } from './frontends/resolvers.js';
 import type { Graph } from './graph/types.js';
 import type { Target } from './kernel/target.js';
-import { resolvers } from './frontends/resolvers.js';
 import { runPasses } from './passes/pipeline.js';
 import { specialise } from './passes/specialise.js';
-import { planGraph } from './schedule/plan.js';
 import type { Plan, PlanOptions } from './plan.js';
+import { planGraph } from './schedule/plan.js';
 
 export type { Numerics, PlanOptions } from './plan.js';
 
@@ -23,7 +24,10 @@ export function plan(graph: Graph, target: Target, options: PlanOptions = {}): P
 
 /** `plan` that gives way to other work: `breathe` is called every few milliseconds of planning. */
 export async function planPaced(
-  graph: Graph, target: Target, options: PlanOptions, breathe: () => Promise<void>,
+  graph: Graph,
+  target: Target,
+  options: PlanOptions,
+  breathe: () => Promise<void>,
 ): Promise<Plan> {
   const steps = planSteps(graph, target, options);
   for (;;) {
@@ -48,6 +52,10 @@ function* planSteps(graph: Graph, target: Target, options: PlanOptions = {}): Ge
 export function parameterInputs(graph: Graph, options: PlanOptions): ReadonlySet<string> {
   const used = new Set<string>();
   if (!graph.nodes.some((node) => node.op === 'source_op')) return used;
-  specialise(graph, { dims: options.dims, shapes: options.shapes, values: options.values, onUse: (name) => used.add(name) }, resolvers);
+  specialise(
+    graph,
+    { dims: options.dims, shapes: options.shapes, values: options.values, onUse: (name) => used.add(name) },
+    resolvers,
+  );
   return used;
 }

@@ -1,10 +1,24 @@
 /** Element types of tensors, their sizes and their host representation. */
 
 export const dtypes = [
-  'f64', 'f32', 'f16', 'bf16', 'f8e4m3', 'f8e5m2',
-  'i64', 'i32', 'i16', 'i8', 'i4',
-  'u64', 'u32', 'u16', 'u8', 'u4',
-  'bool', 'string',
+  'f64',
+  'f32',
+  'f16',
+  'bf16',
+  'f8e4m3',
+  'f8e5m2',
+  'i64',
+  'i32',
+  'i16',
+  'i8',
+  'i4',
+  'u64',
+  'u32',
+  'u16',
+  'u8',
+  'u4',
+  'bool',
+  'string',
 ] as const;
 
 export type DType = (typeof dtypes)[number];

@@ -87,7 +87,12 @@ export interface PlanReport {
   /** Milliseconds by stage. */
   readonly times: Readonly<Record<string, number>>;
   /** One entry a dispatch: its kernel, family, source nodes, and what was done about types (emulated, packed). */
-  readonly placement: readonly { readonly kernel: string; readonly family: string; readonly sources: readonly string[]; readonly notes: readonly string[] }[];
+  readonly placement: readonly {
+    readonly kernel: string;
+    readonly family: string;
+    readonly sources: readonly string[];
+    readonly notes: readonly string[];
+  }[];
 }
 
 export interface Plan {

@@ -2,8 +2,17 @@
 import { bytesOf, type DType } from './dtype.js';
 
 export type HostData =
-  | Float64Array | Float32Array | Uint16Array | Int16Array | Int32Array | Uint32Array | Int8Array | Uint8Array
-  | BigInt64Array | BigUint64Array | readonly string[];
+  | Float64Array
+  | Float32Array
+  | Uint16Array
+  | Int16Array
+  | Int32Array
+  | Uint32Array
+  | Int8Array
+  | Uint8Array
+  | BigInt64Array
+  | BigUint64Array
+  | readonly string[];
 
 /**
  * Row-major and packed. `data` by dtype: f64 Float64Array, f32 Float32Array, f16 and bf16 Uint16Array (bits),
@@ -23,9 +32,23 @@ type ArrayConstructor = {
 };
 
 const constructors: Readonly<Record<Exclude<DType, 'string'>, ArrayConstructor>> = {
-  f64: Float64Array, f32: Float32Array, f16: Uint16Array, bf16: Uint16Array, f8e4m3: Uint8Array, f8e5m2: Uint8Array,
-  i64: BigInt64Array, i32: Int32Array, i16: Int16Array, i8: Int8Array, i4: Uint8Array,
-  u64: BigUint64Array, u32: Uint32Array, u16: Uint16Array, u8: Uint8Array, u4: Uint8Array, bool: Uint8Array,
+  f64: Float64Array,
+  f32: Float32Array,
+  f16: Uint16Array,
+  bf16: Uint16Array,
+  f8e4m3: Uint8Array,
+  f8e5m2: Uint8Array,
+  i64: BigInt64Array,
+  i32: Int32Array,
+  i16: Int16Array,
+  i8: Int8Array,
+  i4: Uint8Array,
+  u64: BigUint64Array,
+  u32: Uint32Array,
+  u16: Uint16Array,
+  u8: Uint8Array,
+  u4: Uint8Array,
+  bool: Uint8Array,
 };
 
 /** Number of elements of a shape; 1 for a scalar. */
@@ -45,15 +68,19 @@ export function emptyTensor(dtype: DType, shape: readonly number[]): HostTensor 
  * A tensor over little-endian bytes, without copying where their alignment allows.
  * @throws RangeError if `bytes` is shorter than the shape needs.
  */
-export function tensorFromBytes(dtype: Exclude<DType, 'string'>, shape: readonly number[], bytes: Uint8Array): HostTensor {
+export function tensorFromBytes(
+  dtype: Exclude<DType, 'string'>,
+  shape: readonly number[],
+  bytes: Uint8Array,
+): HostTensor {
   const needed = bytesOf(dtype, sizeOf(shape));
   if (bytes.byteLength < needed) throw new RangeError(`${needed} bytes expected, ${bytes.byteLength} given`);
-  const constructor = constructors[dtype];
+  const arrayType = constructors[dtype];
   const length = dataLength(dtype, sizeOf(shape));
-  const aligned = bytes.byteOffset % constructor.BYTES_PER_ELEMENT === 0;
+  const aligned = bytes.byteOffset % arrayType.BYTES_PER_ELEMENT === 0;
   // Not slice: that of Node's Buffer does not copy.
   const view = aligned ? bytes : new Uint8Array(bytes.subarray(0, needed));
-  return { dtype, shape, data: new constructor(view.buffer, view.byteOffset, length) };
+  return { dtype, shape, data: new arrayType(view.buffer, view.byteOffset, length) };
 }
 
 /** The tensor's bytes, as a view. @throws TypeError on strings. */

@@ -74,13 +74,17 @@ const kernelsFormat = 1;
 export function encodeKernels({ target, kernels }: ArtifactKernels): Uint8Array {
   const base64 = (words: Uint32Array): string => {
     let binary = '';
-    for (const byte of new Uint8Array(words.buffer, words.byteOffset, words.byteLength)) binary += String.fromCharCode(byte);
+    for (const byte of new Uint8Array(words.buffer, words.byteOffset, words.byteLength))
+      binary += String.fromCharCode(byte);
     return btoa(binary);
   };
   return encodeJson({
     format: kernelsFormat,
     target,
-    kernels: kernels.map(({ name, text, words }) => ({ name, ...(words ? { spirv: base64(words) } : { text: text ?? '' }) })),
+    kernels: kernels.map(({ name, text, words }) => ({
+      name,
+      ...(words ? { spirv: base64(words) } : { text: text ?? '' }),
+    })),
   });
 }
 

@@ -7,7 +7,16 @@ import { TuttiError } from '../error.js';
 import { parseGraph } from '../graph/parse.js';
 import type { ConstantData, Graph } from '../graph/types.js';
 import { damaged } from './failure.js';
-import { type ArtifactModel, blobPath, decodeKernels, fileNames, kernelsPrefix, mediaTypes, type Provenance, pathAnnotation } from './layout.js';
+import {
+  type ArtifactModel,
+  blobPath,
+  decodeKernels,
+  fileNames,
+  kernelsPrefix,
+  mediaTypes,
+  type Provenance,
+  pathAnnotation,
+} from './layout.js';
 import { readSafetensors } from './safetensors.js';
 import { type CreateHasher, createSha256, sha256 } from './sha256.js';
 import { isTar, readTar, type TarEntry } from './tar.js';
@@ -39,12 +48,14 @@ export function readArtifact(bytes: Uint8Array, create: CreateHasher = createSha
   const provenance = readProvenance(layer(fileNames.provenance, mediaTypes.document, maxDocumentBytes));
   const weights = readSafetensors(layer(fileNames.weights, mediaTypes.weights, Number.MAX_SAFE_INTEGER));
   const graph = readGraph(layer(fileNames.graph, mediaTypes.weightsConfig, maxGraphBytes), weights);
-  const kernels = [...byPath].filter(([path]) => path.startsWith(kernelsPrefix)).map(([path, descriptor]) => {
-    const document = parseJson(archive.blob(descriptor, mediaTypes.document, maxKernelsBytes), path);
-    const decoded = decodeKernels(document);
-    if (!decoded) throw damaged('not a list of kernels', path);
-    return decoded;
-  });
+  const kernels = [...byPath]
+    .filter(([path]) => path.startsWith(kernelsPrefix))
+    .map(([path, descriptor]) => {
+      const document = parseJson(archive.blob(descriptor, mediaTypes.document, maxKernelsBytes), path);
+      const decoded = decodeKernels(document);
+      if (!decoded) throw damaged('not a list of kernels', path);
+      return decoded;
+    });
   return { graph, ...provenance, ...(kernels.length > 0 ? { kernels } : {}) };
 }
 

@@ -48,7 +48,10 @@ export function* writeArtifact(model: ArtifactModel, create: CreateHasher = crea
   const weights = weightsBlob([...tensors.values()], create);
   const text = bytesBlob(new TextEncoder().encode(graphText), create);
   const about = bytesBlob(encodeJson(provenance), create);
-  const generated = kernels.map((entry) => ({ path: kernelsPath(entry.target), blob: bytesBlob(encodeKernels(entry), create) }));
+  const generated = kernels.map((entry) => ({
+    path: kernelsPath(entry.target),
+    blob: bytesBlob(encodeKernels(entry), create),
+  }));
   const layers = [
     layer(mediaTypes.weights, fileNames.weights, weights),
     layer(mediaTypes.weightsConfig, fileNames.graph, text),
@@ -81,7 +84,9 @@ export function* writeArtifact(model: ArtifactModel, create: CreateHasher = crea
 
   yield* entry('oci-layout', encodeJson({ imageLayoutVersion: '1.0.0' }));
   yield* entry('index.json', index);
-  const blobs = new Map([weights, text, about, ...generated.map(({ blob }) => blob), config, manifest].map((blob) => [blob.digest, blob]));
+  const blobs = new Map(
+    [weights, text, about, ...generated.map(({ blob }) => blob), config, manifest].map((blob) => [blob.digest, blob]),
+  );
   for (const [digest, blob] of [...blobs].sort(([a], [b]) => (a < b ? -1 : 1))) {
     yield tarHeader(blobPath(digest), blob.size);
     yield* blob.chunks();

@@ -5,7 +5,16 @@ import type { HostTensor } from '../tensor.js';
 import type { Dim } from './dims.js';
 import { definitionOf } from './ops/index.js';
 import type {
-  ConstantData, DimBounds, Graph, GraphOutput, Node, OpAttrs, OpKind, SourceRef, TensorType, Value,
+  ConstantData,
+  DimBounds,
+  Graph,
+  GraphOutput,
+  Node,
+  OpAttrs,
+  OpKind,
+  SourceRef,
+  TensorType,
+  Value,
 } from './types.js';
 
 export class GraphBuilder {
@@ -56,7 +65,11 @@ export class GraphBuilder {
 
   /** Adds a node and returns its outputs. `names` name the outputs. @throws TuttiError E_SHAPE, E_MODEL_INVALID */
   op<K extends OpKind>(
-    kind: K, inputs: readonly Value[], attrs: OpAttrs[K], names: readonly string[] = [], source: SourceRef = this.source,
+    kind: K,
+    inputs: readonly Value[],
+    attrs: OpAttrs[K],
+    names: readonly string[] = [],
+    source: SourceRef = this.source,
   ): readonly Value[] {
     const definition = definitionOf(kind);
     const types = definition.infer({
@@ -72,7 +85,11 @@ export class GraphBuilder {
 
   /** Adds a node whose result types are given (source ops; rebuilding a graph whose types are known). */
   node<K extends OpKind>(
-    kind: K, inputs: readonly Value[], attrs: OpAttrs[K], types: readonly TensorType[], names: readonly string[] = [],
+    kind: K,
+    inputs: readonly Value[],
+    attrs: OpAttrs[K],
+    types: readonly TensorType[],
+    names: readonly string[] = [],
     source: SourceRef = this.source,
   ): readonly Value[] {
     const outputs = types.map((type, i) => this.value(type, names[i]));

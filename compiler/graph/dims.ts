@@ -38,7 +38,8 @@ export class SymDim {
 }
 
 export const isSymbolic = (dim: Dim): dim is SymDim => typeof dim !== 'number';
-export const isConcrete = (shape: readonly Dim[]): shape is readonly number[] => shape.every((d) => typeof d === 'number');
+export const isConcrete = (shape: readonly Dim[]): shape is readonly number[] =>
+  shape.every((d) => typeof d === 'number');
 export const dimName = (name: string): SymDim => new SymDim([{ coefficient: 1, atoms: [{ fn: 'name', name }] }], 0);
 export const dimEquals = (a: Dim, b: Dim): boolean => a === b || String(a) === String(b);
 export const shapeEquals = (a: readonly Dim[], b: readonly Dim[]): boolean =>
@@ -74,8 +75,14 @@ export function floorDivDims(a: Dim, b: Dim): Dim {
   if (typeof b === 'number' && typeof a !== 'number') {
     const exact = a.terms.filter((t) => t.coefficient % b === 0);
     if (exact.length > 0) {
-      const quotient = sum(exact.map((t) => ({ ...t, coefficient: t.coefficient / b })), Math.floor(a.constant / b));
-      const remainder = sum(a.terms.filter((t) => t.coefficient % b !== 0), a.constant - Math.floor(a.constant / b) * b);
+      const quotient = sum(
+        exact.map((t) => ({ ...t, coefficient: t.coefficient / b })),
+        Math.floor(a.constant / b),
+      );
+      const remainder = sum(
+        a.terms.filter((t) => t.coefficient % b !== 0),
+        a.constant - Math.floor(a.constant / b) * b,
+      );
       if (typeof remainder === 'number') return addDims(quotient, Math.floor(remainder / b));
       return addDims(quotient, atomDim({ fn: 'floordiv', a: remainder, b }));
     }
@@ -91,10 +98,18 @@ export function modDims(a: Dim, b: Dim): Dim {
   return atomDim({ fn: 'mod', a, b });
 }
 export function minDims(a: Dim, b: Dim): Dim {
-  return typeof a === 'number' && typeof b === 'number' ? Math.min(a, b) : dimEquals(a, b) ? a : atomDim({ fn: 'min', a, b });
+  return typeof a === 'number' && typeof b === 'number'
+    ? Math.min(a, b)
+    : dimEquals(a, b)
+      ? a
+      : atomDim({ fn: 'min', a, b });
 }
 export function maxDims(a: Dim, b: Dim): Dim {
-  return typeof a === 'number' && typeof b === 'number' ? Math.max(a, b) : dimEquals(a, b) ? a : atomDim({ fn: 'max', a, b });
+  return typeof a === 'number' && typeof b === 'number'
+    ? Math.max(a, b)
+    : dimEquals(a, b)
+      ? a
+      : atomDim({ fn: 'max', a, b });
 }
 
 /** Replaces named dims; names without a binding stay. */
@@ -102,7 +117,10 @@ export function substituteDim(dim: Dim, bindings: ReadonlyMap<string, Dim>): Dim
   if (typeof dim === 'number') return dim;
   return dim.terms.reduce<Dim>(
     (total, term) =>
-      addDims(total, term.atoms.reduce<Dim>((product, atom) => mulDims(product, substituteAtom(atom, bindings)), term.coefficient)),
+      addDims(
+        total,
+        term.atoms.reduce<Dim>((product, atom) => mulDims(product, substituteAtom(atom, bindings)), term.coefficient),
+      ),
     dim.constant,
   );
 }
@@ -163,7 +181,12 @@ function sum(terms: readonly Term[], constant: number): Dim {
     merged.set(key, known ? { ...known, coefficient: known.coefficient + term.coefficient } : term);
   }
   const kept = [...merged.entries()].filter(([, t]) => t.coefficient !== 0).sort(([p], [q]) => (p < q ? -1 : 1));
-  return kept.length === 0 ? total : new SymDim(kept.map(([, t]) => t), total);
+  return kept.length === 0
+    ? total
+    : new SymDim(
+        kept.map(([, t]) => t),
+        total,
+      );
 }
 
 /** a / b where every monomial of `a` contains the single monomial `b`. */

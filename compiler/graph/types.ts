@@ -29,14 +29,59 @@ export interface Value {
 
 /** Elementwise, one operand. */
 export const unaryOps = [
-  'neg', 'abs', 'sign', 'exp', 'exp2', 'log', 'log2', 'sqrt', 'rsqrt', 'recip', 'sin', 'cos', 'tan', 'asin', 'acos',
-  'atan', 'sinh', 'cosh', 'asinh', 'acosh', 'atanh', 'tanh', 'erf', 'floor', 'ceil', 'round', 'trunc', 'not',
-  'is_nan', 'is_inf',
+  'neg',
+  'abs',
+  'sign',
+  'exp',
+  'exp2',
+  'log',
+  'log2',
+  'sqrt',
+  'rsqrt',
+  'recip',
+  'sin',
+  'cos',
+  'tan',
+  'asin',
+  'acos',
+  'atan',
+  'sinh',
+  'cosh',
+  'asinh',
+  'acosh',
+  'atanh',
+  'tanh',
+  'erf',
+  'floor',
+  'ceil',
+  'round',
+  'trunc',
+  'not',
+  'is_nan',
+  'is_inf',
 ] as const;
 /** Elementwise, two operands of one type and one shape (broadcasts are explicit). */
 export const binaryOps = [
-  'add', 'sub', 'mul', 'div', 'rem', 'pow', 'max', 'min', 'atan2', 'and', 'or', 'xor', 'shl', 'shr',
-  'eq', 'ne', 'lt', 'le', 'gt', 'ge',
+  'add',
+  'sub',
+  'mul',
+  'div',
+  'rem',
+  'pow',
+  'max',
+  'min',
+  'atan2',
+  'and',
+  'or',
+  'xor',
+  'shl',
+  'shr',
+  'eq',
+  'ne',
+  'lt',
+  'le',
+  'gt',
+  'ge',
 ] as const;
 export type UnaryOp = (typeof unaryOps)[number];
 export type BinaryOp = (typeof binaryOps)[number];
@@ -59,7 +104,12 @@ export interface ResizeAttrs {
   /** Scale per dim as given or output/input. */
   readonly scales: readonly (number | null)[];
   readonly coordinates:
-    | 'half_pixel' | 'half_pixel_symmetric' | 'pytorch_half_pixel' | 'align_corners' | 'asymmetric' | 'tf_crop_and_resize'
+    | 'half_pixel'
+    | 'half_pixel_symmetric'
+    | 'pytorch_half_pixel'
+    | 'align_corners'
+    | 'asymmetric'
+    | 'tf_crop_and_resize'
     | 'tf_half_pixel_for_nn';
   readonly nearest: 'round_prefer_floor' | 'round_prefer_ceil' | 'floor' | 'ceil';
   readonly cubicA: number;
@@ -71,7 +121,14 @@ export interface ResizeAttrs {
 }
 
 /** Attributes of a source operator that waits for its shapes, in a form that prints. */
-export type SourceAttr = number | bigint | string | readonly number[] | readonly bigint[] | readonly string[] | HostTensor;
+export type SourceAttr =
+  | number
+  | bigint
+  | string
+  | readonly number[]
+  | readonly bigint[]
+  | readonly string[]
+  | HostTensor;
 
 /** Every op and its attributes. Meaning, shape rule and reference of each are in `ops/`. */
 export interface OpAttrs extends Record<UnaryOp | BinaryOp, None> {
@@ -90,7 +147,8 @@ export interface OpAttrs extends Record<UnaryOp | BinaryOp, None> {
   slice: { readonly starts: readonly Dim[]; readonly sizes: readonly Dim[]; readonly steps: readonly number[] };
   /** (x, value scalar; value only for mode constant). Pads are ≥ 0. */
   pad: {
-    readonly low: readonly Dim[]; readonly high: readonly Dim[];
+    readonly low: readonly Dim[];
+    readonly high: readonly Dim[];
     readonly mode: 'constant' | 'edge' | 'reflect' | 'wrap';
   };
   concat: { readonly axis: number };
@@ -112,7 +170,12 @@ export interface OpAttrs extends Record<UnaryOp | BinaryOp, None> {
   reduce: { readonly fn: ReduceFn; readonly axes: readonly number[]; readonly keep: boolean };
   /** i64 index of the extreme, the first one or the `last`. */
   arg_reduce: { readonly fn: 'max' | 'min'; readonly axis: number; readonly keep: boolean; readonly last: boolean };
-  cumulative: { readonly fn: 'sum' | 'prod' | 'max' | 'min'; readonly axis: number; readonly exclusive: boolean; readonly reverse: boolean };
+  cumulative: {
+    readonly fn: 'sum' | 'prod' | 'max' | 'min';
+    readonly axis: number;
+    readonly exclusive: boolean;
+    readonly reverse: boolean;
+  };
   /** Outputs values and i64 indices. Stable: equal values keep the order of their indices. */
   top_k: { readonly k: Dim; readonly axis: number; readonly largest: boolean };
 
@@ -121,8 +184,10 @@ export interface OpAttrs extends Record<UnaryOp | BinaryOp, None> {
    * `dtype` and accumulated in at least f32 or i32.
    */
   dot: {
-    readonly lhsBatch: readonly number[]; readonly rhsBatch: readonly number[];
-    readonly lhsContract: readonly number[]; readonly rhsContract: readonly number[];
+    readonly lhsBatch: readonly number[];
+    readonly rhsBatch: readonly number[];
+    readonly lhsContract: readonly number[];
+    readonly rhsContract: readonly number[];
     readonly dtype: DType;
   };
   /**
@@ -141,14 +206,21 @@ export interface OpAttrs extends Record<UnaryOp | BinaryOp, None> {
    * (x - mean)·rsqrt(var + epsilon) over `axes`; `center: false` leaves the mean out (RMS norm). Computed in f32 or
    * wider. Outputs: the result, and if `statistics`, mean and reciprocal deviation (reduced dims kept as 1).
    */
-  normalize: { readonly axes: readonly number[]; readonly epsilon: number; readonly center: boolean; readonly statistics: boolean };
+  normalize: {
+    readonly axes: readonly number[];
+    readonly epsilon: number;
+    readonly center: boolean;
+    readonly statistics: boolean;
+  };
   resize: ResizeAttrs;
 
   /** i64 vector of x's dims [start, end). */
   shape_of: { readonly start: number; readonly end: number };
   /** A source operator that cannot be converted before its shapes or parameter tensors are known. */
   source_op: {
-    readonly domain: string; readonly name: string; readonly opset: number;
+    readonly domain: string;
+    readonly name: string;
+    readonly opset: number;
     readonly attrs: Readonly<Record<string, SourceAttr>>;
     /** Which inputs of the source operator are present (absent optional ones leave holes). */
     readonly present: readonly boolean[];

@@ -2,12 +2,35 @@
  * Builds Kernel IR. Every method returns the value of an instruction; equal pure instructions in scope are shared
  * (hash-consing), constants fold, integer identities apply, and integer results carry their interval.
  */
-import { binaryInterval } from './intervals.js';
+import { binaryInterval, fitted } from './intervals.js';
 import {
-  type AtomicFn, type BinaryFn, type Builtin, type Carried, type CompareFn, type HelperFunction, isFloatScalar,
-  isIntScalar, type KArray, type KBlock, type KBuffer, type KernelFunction, type KInst, type KMemory, type KParam,
-  type KScalar, type KType, type KValue, ktype, type Lanes, type MathBinaryFn, type Range, type ScalarType,
-  type SubgroupFn, sameType, scalarBits, type UnaryFn,
+  type AtomicFn,
+  type BinaryFn,
+  type Builtin,
+  type Carried,
+  type CompareFn,
+  type HelperFunction,
+  isFloatScalar,
+  isIntScalar,
+  type KArray,
+  type KBlock,
+  type KBuffer,
+  type KernelFunction,
+  type KInst,
+  type KMemory,
+  type KParam,
+  type KScalar,
+  type KType,
+  type KValue,
+  ktype,
+  type Lanes,
+  type MathBinaryFn,
+  type Range,
+  type ScalarType,
+  type SubgroupFn,
+  sameType,
+  scalarBits,
+  type UnaryFn,
 } from './types.js';
 import { type PureBody, ValueTable } from './value_table.js';
 
@@ -84,7 +107,11 @@ export class KernelBuilder {
     if (fn === 'neg' && isIntScalar(a.type.scalar)) {
       if (constant !== undefined && typeof constant === 'number') return this.#wrapped(-constant, a.type);
       const range = rangeOf(a);
-      return this.emit({ op: 'unary', fn, a }, a.type, range && fit({ min: -range.max, max: -range.min }, a.type));
+      return this.emit(
+        { op: 'unary', fn, a },
+        a.type,
+        range && fitted({ min: -range.max, max: -range.min }, a.type.scalar),
+      );
     }
     if (fn === 'not' && a.type.scalar === 'bool' && constant !== undefined) {
       return this.constant(!constant, 'bool', a.type.lanes);
@@ -189,7 +216,7 @@ export class KernelBuilder {
     if (isIntScalar(scalar) && a.type.scalar === 'bool') range = { min: 0, max: 1 };
     else if (isIntScalar(scalar) && isIntScalar(a.type.scalar)) {
       const known = rangeOf(a);
-      range = known && fit(known, type);
+      range = known && fitted(known, type.scalar);
     }
     return this.emit({ op: 'convert', a }, type, range);
   }
@@ -285,18 +312,23 @@ export class KernelBuilder {
     const last = exact
       ? lowRange.min + Math.floor((highRange.max - 1 - lowRange.min) / step) * step
       : highRange && highRange.max - 1;
-    const index = this.#value(
-      low.type,
-      lowRange && last !== undefined ? { min: lowRange.min, max: last } : undefined,
-    );
+    const index = this.#value(low.type, lowRange && last !== undefined ? { min: lowRange.min, max: last } : undefined);
     const inner = initial.map((value) => this.#value(value.type));
     const block = this.#block(() => body(index, inner) ?? []);
     if (block.yields.length !== initial.length) throw new Error('a loop must yield as many values as it carries');
     const carried: Carried[] = initial.map((value, i) => ({
-      initial: value, inner: inner[i], result: this.#value(value.type),
+      initial: value,
+      inner: inner[i],
+      result: this.#value(value.type),
     }));
     this.#current.push({
-      op: 'for', index, lower: low, upper: high, step, carried, body: block,
+      op: 'for',
+      index,
+      lower: low,
+      upper: high,
+      step,
+      carried,
+      body: block,
       ...(options.unroll ? { unroll: true } : {}),
     });
     return carried.map((c) => c.result);
@@ -315,7 +347,9 @@ export class KernelBuilder {
       return out.next;
     });
     const carried: Carried[] = initial.map((value, i) => ({
-      initial: value, inner: inner[i], result: this.#value(value.type),
+      initial: value,
+      inner: inner[i],
+      result: this.#value(value.type),
     }));
     this.#current.push({ op: 'loop', carried, body: block, condition: condition as KValue });
     return carried.map((c) => c.result);
@@ -342,12 +376,7 @@ export class KernelBuilder {
   // --- helper functions ------------------------------------------------------------------------------------------
 
   /** Calls the helper `name`, defining it with `body` on first use. Names identify bodies within a kernel. */
-  call(
-    name: string,
-    args: readonly KValue[],
-    result: KType,
-    body: (params: readonly KValue[]) => KValue,
-  ): KValue {
+  call(name: string, args: readonly KValue[], result: KType, body: (params: readonly KValue[]) => KValue): KValue {
     let callee = this.#helpers.get(name);
     if (!callee) {
       const [blocks, table] = [this.#blocks, this.#table];
@@ -428,7 +457,11 @@ export class KernelBuilder {
     const bits = scalarBits[type.scalar];
     if (bits === 64) {
       const wide = BigInt(value);
-      return this.constant(type.scalar === 'i64' ? BigInt.asIntN(64, wide) : BigInt.asUintN(64, wide), type.scalar, type.lanes);
+      return this.constant(
+        type.scalar === 'i64' ? BigInt.asIntN(64, wide) : BigInt.asUintN(64, wide),
+        type.scalar,
+        type.lanes,
+      );
     }
     const signed = type.scalar.startsWith('i');
     const wrapped = signed ? BigInt.asIntN(bits, BigInt(value)) : BigInt.asUintN(bits, BigInt(value));
@@ -512,7 +545,7 @@ export class KernelBuilder {
 }
 
 /** The interval, if every value in it exists in the type (else the operation may have wrapped: nothing is known). */
-function fit(range: Range, type: KType): Range | undefined {
+function _fit(range: Range, type: KType): Range | undefined {
   if (!Number.isSafeInteger(range.min) || !Number.isSafeInteger(range.max)) return undefined;
   const limits = intRanges[type.scalar];
   if (!limits) return type.scalar === 'u64' && range.min < 0 ? undefined : range;

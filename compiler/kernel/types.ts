@@ -23,7 +23,19 @@
  */
 
 export const scalarTypes = [
-  'bool', 'i8', 'u8', 'i16', 'u16', 'i32', 'u32', 'i64', 'u64', 'f16', 'bf16', 'f32', 'f64',
+  'bool',
+  'i8',
+  'u8',
+  'i16',
+  'u16',
+  'i32',
+  'u32',
+  'i64',
+  'u64',
+  'f16',
+  'bf16',
+  'f32',
+  'f64',
 ] as const;
 export type ScalarType = (typeof scalarTypes)[number];
 
@@ -48,12 +60,39 @@ export interface KValue {
 /** `abs neg sign`, rounding and roots are exact; the others are expanded by `expandMath` before rendering. */
 export type ExactUnaryFn = 'neg' | 'abs' | 'not' | 'floor' | 'ceil' | 'round' | 'trunc' | 'sqrt' | 'popcount' | 'clz';
 export type MathFn =
-  | 'exp' | 'exp2' | 'log' | 'log2' | 'sin' | 'cos' | 'tan' | 'asin' | 'acos' | 'atan'
-  | 'sinh' | 'cosh' | 'asinh' | 'acosh' | 'atanh' | 'tanh' | 'erf';
+  | 'exp'
+  | 'exp2'
+  | 'log'
+  | 'log2'
+  | 'sin'
+  | 'cos'
+  | 'tan'
+  | 'asin'
+  | 'acos'
+  | 'atan'
+  | 'sinh'
+  | 'cosh'
+  | 'asinh'
+  | 'acosh'
+  | 'atanh'
+  | 'tanh'
+  | 'erf';
 export type UnaryFn = ExactUnaryFn | MathFn;
 /** `not` is logical on bool and bitwise on integers; so are `and or xor`. `mulhi` is the high half of the product (u32, i32). */
 export type BinaryFn =
-  | 'add' | 'sub' | 'mul' | 'div' | 'rem' | 'min' | 'max' | 'and' | 'or' | 'xor' | 'shl' | 'shr' | 'mulhi';
+  | 'add'
+  | 'sub'
+  | 'mul'
+  | 'div'
+  | 'rem'
+  | 'min'
+  | 'max'
+  | 'and'
+  | 'or'
+  | 'xor'
+  | 'shl'
+  | 'shr'
+  | 'mulhi';
 /** Expanded by `expandMath` like the `MathFn`s. */
 export type MathBinaryFn = 'pow' | 'atan2';
 export type CompareFn = 'eq' | 'ne' | 'lt' | 'le' | 'gt' | 'ge';
@@ -100,12 +139,22 @@ export type KInst =
   | { readonly op: 'builtin'; readonly result: KValue; readonly builtin: Builtin; readonly dim: 0 | 1 | 2 }
   | { readonly op: 'unary'; readonly result: KValue; readonly fn: UnaryFn; readonly a: KValue; readonly fast?: boolean }
   | {
-      readonly op: 'binary'; readonly result: KValue; readonly fn: BinaryFn | MathBinaryFn;
-      readonly a: KValue; readonly b: KValue; readonly fast?: boolean;
+      readonly op: 'binary';
+      readonly result: KValue;
+      readonly fn: BinaryFn | MathBinaryFn;
+      readonly a: KValue;
+      readonly b: KValue;
+      readonly fast?: boolean;
     }
   | { readonly op: 'fma'; readonly result: KValue; readonly a: KValue; readonly b: KValue; readonly c: KValue }
   | { readonly op: 'compare'; readonly result: KValue; readonly fn: CompareFn; readonly a: KValue; readonly b: KValue }
-  | { readonly op: 'select'; readonly result: KValue; readonly condition: KValue; readonly a: KValue; readonly b: KValue }
+  | {
+      readonly op: 'select';
+      readonly result: KValue;
+      readonly condition: KValue;
+      readonly a: KValue;
+      readonly b: KValue;
+    }
   | { readonly op: 'convert'; readonly result: KValue; readonly a: KValue }
   /** Same total bits; `lanes` may change (u32x2 ↔ u64 is not used; u32 ↔ f32, u16x2 ↔ u32, … are). */
   | { readonly op: 'bitcast'; readonly result: KValue; readonly a: KValue }
@@ -115,35 +164,67 @@ export type KInst =
   /** A fact the enclosing conditions imply: `a` lies in `result.range`. Costs nothing. */
   | { readonly op: 'assume'; readonly result: KValue; readonly a: KValue }
   | {
-      readonly op: 'load'; readonly result: KValue; readonly memory: KMemory; readonly index: KValue;
+      readonly op: 'load';
+      readonly result: KValue;
+      readonly memory: KMemory;
+      readonly index: KValue;
       readonly aligned: boolean;
     }
   | {
-      readonly op: 'store'; readonly memory: KMemory; readonly index: KValue; readonly value: KValue;
+      readonly op: 'store';
+      readonly memory: KMemory;
+      readonly index: KValue;
+      readonly value: KValue;
       readonly aligned: boolean;
     }
   /** `result` is the old value. Element types i32 and u32 (and what the target's features add). */
   | {
-      readonly op: 'atomic'; readonly result: KValue; readonly fn: AtomicFn; readonly memory: KMemory;
-      readonly index: KValue; readonly value: KValue;
+      readonly op: 'atomic';
+      readonly result: KValue;
+      readonly fn: AtomicFn;
+      readonly memory: KMemory;
+      readonly index: KValue;
+      readonly value: KValue;
     }
   | {
-      readonly op: 'atomic_compare_exchange'; readonly result: KValue; readonly memory: KMemory;
-      readonly index: KValue; readonly expected: KValue; readonly value: KValue;
+      readonly op: 'atomic_compare_exchange';
+      readonly result: KValue;
+      readonly memory: KMemory;
+      readonly index: KValue;
+      readonly expected: KValue;
+      readonly value: KValue;
     }
-  | { readonly op: 'subgroup'; readonly result: KValue; readonly fn: SubgroupFn; readonly a: KValue; readonly delta: number }
+  | {
+      readonly op: 'subgroup';
+      readonly result: KValue;
+      readonly fn: SubgroupFn;
+      readonly a: KValue;
+      readonly delta: number;
+    }
   | { readonly op: 'call'; readonly result: KValue; readonly callee: HelperFunction; readonly args: readonly KValue[] }
   /** `index` runs from `lower` while `< upper` by `step` (> 0). */
   | {
-      readonly op: 'for'; readonly index: KValue; readonly lower: KValue; readonly upper: KValue; readonly step: number;
-      readonly carried: readonly Carried[]; readonly body: KBlock; readonly unroll?: boolean;
+      readonly op: 'for';
+      readonly index: KValue;
+      readonly lower: KValue;
+      readonly upper: KValue;
+      readonly step: number;
+      readonly carried: readonly Carried[];
+      readonly body: KBlock;
+      readonly unroll?: boolean;
     }
   /** Runs `body` at least once, again while the body's `condition` (a bool computed in it) is true. */
   | {
-      readonly op: 'loop'; readonly carried: readonly Carried[]; readonly body: KBlock; readonly condition: KValue;
+      readonly op: 'loop';
+      readonly carried: readonly Carried[];
+      readonly body: KBlock;
+      readonly condition: KValue;
     }
   | {
-      readonly op: 'if'; readonly condition: KValue; readonly then: KBlock; readonly else: KBlock;
+      readonly op: 'if';
+      readonly condition: KValue;
+      readonly then: KBlock;
+      readonly else: KBlock;
       readonly results: readonly KValue[];
     }
   /** Execution and memory barrier of the workgroup (shared and global memory). Only in uniform control flow. */
@@ -184,7 +265,19 @@ export interface KernelFunction {
 }
 
 export const scalarBits: Readonly<Record<ScalarType, number>> = {
-  bool: 8, i8: 8, u8: 8, i16: 16, u16: 16, i32: 32, u32: 32, i64: 64, u64: 64, f16: 16, bf16: 16, f32: 32, f64: 64,
+  bool: 8,
+  i8: 8,
+  u8: 8,
+  i16: 16,
+  u16: 16,
+  i32: 32,
+  u32: 32,
+  i64: 64,
+  u64: 64,
+  f16: 16,
+  bf16: 16,
+  f32: 32,
+  f64: 64,
 };
 export const isFloatScalar = (scalar: ScalarType): boolean =>
   scalar === 'f16' || scalar === 'bf16' || scalar === 'f32' || scalar === 'f64';
@@ -195,6 +288,23 @@ export const sameType = (a: KType, b: KType): boolean => a.scalar === b.scalar &
 export const isMathFn = (fn: string): fn is MathFn | MathBinaryFn => mathFns.has(fn);
 
 const mathFns: ReadonlySet<string> = new Set<MathFn | MathBinaryFn>([
-  'exp', 'exp2', 'log', 'log2', 'sin', 'cos', 'tan', 'asin', 'acos', 'atan', 'sinh', 'cosh', 'asinh', 'acosh',
-  'atanh', 'tanh', 'erf', 'pow', 'atan2',
+  'exp',
+  'exp2',
+  'log',
+  'log2',
+  'sin',
+  'cos',
+  'tan',
+  'asin',
+  'acos',
+  'atan',
+  'sinh',
+  'cosh',
+  'asinh',
+  'acosh',
+  'atanh',
+  'tanh',
+  'erf',
+  'pow',
+  'atan2',
 ]);

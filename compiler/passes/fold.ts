@@ -24,7 +24,8 @@ export function foldConstants(graph: Graph): Folded {
     if (data.includes(undefined) || !isWorthFolding(node, data as ConstantData[])) return undefined;
     count++;
     return node.outputs.map((output, i) =>
-      context.b.constant(foldedOutput(node, data as ConstantData[], output, i), output.name));
+      context.b.constant(foldedOutput(node, data as ConstantData[], output, i), output.name),
+    );
   });
   return { graph: folded, count };
 }
@@ -53,7 +54,11 @@ function isWorthFolding(node: Node, inputs: readonly ConstantData[]): boolean {
 
 function foldedOutput(node: Node, inputs: readonly ConstantData[], output: Value, index: number): ConstantData {
   const shape = output.type.shape as readonly number[];
-  const compute = (): HostTensor => evaluateNode(node, inputs.map((data) => data.load()))[index];
+  const compute = (): HostTensor =>
+    evaluateNode(
+      node,
+      inputs.map((data) => data.load()),
+    )[index];
   if (node.outputs.reduce((sum, value) => sum + bytesOfType(value), 0) <= eagerBytes) {
     const tensor = compute();
     return { dtype: output.type.dtype, shape, load: () => tensor };

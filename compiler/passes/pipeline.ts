@@ -30,11 +30,18 @@ const fold = (graph: Graph, context: PassContext): Graph => {
   return folded.graph;
 };
 
+const verified = (graph: Graph): Graph => {
+  verifyGraph(graph);
+  return graph;
+};
+
 export const pipeline: readonly Pass[] = [
-  { name: 'verify', guarantees: 'the graph is well-formed', run: (graph) => (verifyGraph(graph), graph) },
+  { name: 'verify', guarantees: 'the graph is well-formed', run: verified },
   {
-    name: 'specialise', guarantees: 'all shapes are numbers, no source ops are left',
-    run: (graph, { options }) => specialise(graph, { dims: options.dims, shapes: options.shapes, values: options.values }, resolvers),
+    name: 'specialise',
+    guarantees: 'all shapes are numbers, no source ops are left',
+    run: (graph, { options }) =>
+      specialise(graph, { dims: options.dims, shapes: options.shapes, values: options.values }, resolvers),
   },
   { name: 'pull scales', guarantees: 'contractions of quantised tensors sum integers', run: pullScales },
   { name: 'fold', guarantees: 'what depends on constants alone is a constant', run: fold },
@@ -47,7 +54,10 @@ export const pipeline: readonly Pass[] = [
 ];
 
 /** Yields between passes. */
-export function* runPasses(graph: Graph, options: PlanOptions): Generator<void, { graph: Graph; constantsFolded: number }> {
+export function* runPasses(
+  graph: Graph,
+  options: PlanOptions,
+): Generator<void, { graph: Graph; constantsFolded: number }> {
   const context: PassContext = { options, constantsFolded: 0 };
   let current = graph;
   for (const [i, pass] of pipeline.entries()) {

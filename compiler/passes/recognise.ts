@@ -31,7 +31,10 @@ function matchNormalize(b: GraphBuilder, op: 'div' | 'mul', [left, right]: reado
   if (!root || (op === 'div' ? root.op !== 'sqrt' : root.op !== 'sqrt' && root.op !== 'rsqrt')) return undefined;
   const sum = producer(b, root.inputs[0]);
   if (sum?.op !== 'add') return undefined;
-  for (const [variance, added] of [[sum.inputs[0], sum.inputs[1]], [sum.inputs[1], sum.inputs[0]]]) {
+  for (const [variance, added] of [
+    [sum.inputs[0], sum.inputs[1]],
+    [sum.inputs[1], sum.inputs[0]],
+  ]) {
     const epsilon = splat(b, added);
     const mean = epsilon === undefined ? undefined : matchMean(b, variance);
     if (!mean || epsilon === undefined) continue;

@@ -18,7 +18,8 @@ export interface RewriteContext {
  * outputs, or undefined to keep it as it is. Unused constants and nodes without effect are dropped.
  */
 export function rewrite(
-  graph: Graph, visit: (node: Node, inputs: readonly Value[], context: RewriteContext) => readonly Value[] | undefined,
+  graph: Graph,
+  visit: (node: Node, inputs: readonly Value[], context: RewriteContext) => readonly Value[] | undefined,
 ): Graph {
   const b = new GraphBuilder(graph.name);
   const mapped = new Map<number, Value>();
@@ -26,7 +27,7 @@ export function rewrite(
   for (const [name, bounds] of graph.dims) b.dim(name, bounds);
   for (const input of graph.inputs) mapped.set(input.id, b.input(input.name, input.type.dtype, input.type.shape));
   const live = liveNodes(graph);
-  const valueOf = (value: Value): Value => {
+  const mappedOf = (value: Value): Value => {
     let known = mapped.get(value.id);
     if (!known) {
       const data = graph.constants.get(value.id);
@@ -46,19 +47,26 @@ export function rewrite(
   for (const node of graph.nodes) {
     if (!live.has(node)) continue;
     b.source = node.source;
-    const inputs = node.inputs.map(valueOf);
+    const inputs = node.inputs.map(mappedOf);
     const outputs = visit(node, inputs, context) ?? keep(b, node, inputs);
     node.outputs.forEach((output, i) => {
       mapped.set(output.id, outputs[i]);
     });
   }
-  for (const { name, value } of graph.outputs) b.output(name, valueOf(value));
+  for (const { name, value } of graph.outputs) b.output(name, mappedOf(value));
   return b.finish();
 }
 
 export function keep(b: GraphBuilder, node: Node, inputs: readonly Value[]): readonly Value[] {
   const names = node.outputs.map((output) => output.name);
-  return b.node<OpKind>(node.op, inputs, node.attrs, node.outputs.map((output) => output.type), names, node.source);
+  return b.node<OpKind>(
+    node.op,
+    inputs,
+    node.attrs,
+    node.outputs.map((output) => output.type),
+    names,
+    node.source,
+  );
 }
 
 function countUses(graph: Graph): Map<number, number> {

@@ -4,9 +4,10 @@
  * (s·q) ∗ (t·w) = (s·t)·(q ∗ w) with q and w integers held in f32. Sums of products of small integers are exact in f32
  * up to 2^24, in any order, so devices agree, and nothing is multiplied per operand element.
  */
+
+import { isInt } from '../dtype.js';
 import type { GraphBuilder } from '../graph/builder.js';
 import { broadcastTo, mul, reshape } from '../graph/compose.js';
-import { isInt } from '../dtype.js';
 import type { Graph, NodeOf, Value } from '../graph/types.js';
 import { rewrite } from './rewrite.js';
 
@@ -53,7 +54,12 @@ function constantSource(b: GraphBuilder, value: Value): Value | undefined {
 }
 
 /** The operand's scale in the form in which it multiplies the result; undefined if it varies along what is summed. */
-function resultScale(b: GraphBuilder, node: NodeOf<'conv'> | NodeOf<'dot'>, which: 0 | 1, scale: Value): Value | undefined {
+function resultScale(
+  b: GraphBuilder,
+  node: NodeOf<'conv'> | NodeOf<'dot'>,
+  which: 0 | 1,
+  scale: Value,
+): Value | undefined {
   const rank = node.inputs[which].type.shape.length;
   const shape = scale.type.shape as readonly number[];
   const varying = shape.map((dim, d) => (dim === 1 ? -1 : d + rank - shape.length)).filter((d) => d >= 0);
@@ -61,7 +67,12 @@ function resultScale(b: GraphBuilder, node: NodeOf<'conv'> | NodeOf<'dot'>, whic
   const [axis] = varying;
   const count = shape[axis - (rank - shape.length)];
   const resultRank = node.outputs[0].type.shape.length;
-  const along = (position: number) => reshape(b, scale, Array.from({ length: resultRank }, (_, d) => (d === position ? count : 1)));
+  const along = (position: number) =>
+    reshape(
+      b,
+      scale,
+      Array.from({ length: resultRank }, (_, d) => (d === position ? count : 1)),
+    );
   if (varying.length > 1) return undefined;
   if (node.op === 'conv') return which === 1 && axis === 0 ? along(1) : undefined;
   const { lhsBatch, rhsBatch, lhsContract, rhsContract } = node.attrs;

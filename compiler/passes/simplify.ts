@@ -1,7 +1,7 @@
 /** Local simplifications: ops that change nothing, and movement that merges with its neighbour. */
 import { shapeEquals } from '../graph/dims.js';
-import type { Graph, Node, OpKind, Value } from '../graph/types.js';
 import { firstElement } from '../graph/ops/reference/data.js';
+import type { Graph, Node, OpKind, Value } from '../graph/types.js';
 import { sizeOf } from '../tensor.js';
 import { type RewriteContext, rewrite } from './rewrite.js';
 
@@ -13,26 +13,34 @@ export function simplify(graph: Graph): Graph {
 }
 
 type Rule<K extends OpKind> = (
-  node: Extract<Node, { op: K }>, inputs: readonly Value[], context: RewriteContext,
+  node: Extract<Node, { op: K }>,
+  inputs: readonly Value[],
+  context: RewriteContext,
 ) => readonly Value[] | undefined;
 
-const sameType = (a: Value, b: Value): boolean => a.type.dtype === b.type.dtype && shapeEquals(a.type.shape, b.type.shape);
+const sameType = (a: Value, b: Value): boolean =>
+  a.type.dtype === b.type.dtype && shapeEquals(a.type.shape, b.type.shape);
 /** The input if the node does not even change the type; then it changes nothing. */
 const ifSameType = (node: Node, [x]: readonly Value[]) =>
   node.inputs.length === 1 && sameType(x, node.outputs[0]) ? [x] : undefined;
 
 const isSplat = (value: Value, wanted: number, { constant, producer }: RewriteContext): boolean => {
   const from = producer(value);
-  if (from && (from.op === 'broadcast' || from.op === 'reshape')) return isSplat(from.inputs[0], wanted, { constant, producer } as RewriteContext);
+  if (from && (from.op === 'broadcast' || from.op === 'reshape'))
+    return isSplat(from.inputs[0], wanted, { constant, producer } as RewriteContext);
   const data = constant(value);
   return data !== undefined && sizeOf(data.shape) === 1 && Number(firstElement(data.load())) === wanted;
 };
 
 /** x op neutral = x. */
-const neutralRight = (neutral: number) => (_: Node, [x, y]: readonly Value[], context: RewriteContext) =>
-  isSplat(y, neutral, context) ? [x] : undefined;
-const neutral = (value: number) => (_: Node, [x, y]: readonly Value[], context: RewriteContext) =>
-  isSplat(y, value, context) ? [x] : isSplat(x, value, context) ? [y] : undefined;
+const neutralRight =
+  (neutral: number) =>
+  (_: Node, [x, y]: readonly Value[], context: RewriteContext) =>
+    isSplat(y, neutral, context) ? [x] : undefined;
+const neutral =
+  (value: number) =>
+  (_: Node, [x, y]: readonly Value[], context: RewriteContext) =>
+    isSplat(y, value, context) ? [x] : isSplat(x, value, context) ? [y] : undefined;
 
 const rules: { readonly [K in OpKind]?: Rule<K> } = {
   reshape: (node, inputs, context) => {
@@ -55,7 +63,9 @@ const rules: { readonly [K in OpKind]?: Rule<K> } = {
     return context.b.op('transpose', [from.inputs[0]], { permutation: merged }, [node.outputs[0].name]);
   },
   slice: (node, [x]) =>
-    shapeEquals(x.type.shape, node.outputs[0].type.shape) && node.attrs.steps.every((step) => step === 1) ? [x] : undefined,
+    shapeEquals(x.type.shape, node.outputs[0].type.shape) && node.attrs.steps.every((step) => step === 1)
+      ? [x]
+      : undefined,
   pad: (node, [x]) => (shapeEquals(x.type.shape, node.outputs[0].type.shape) ? [x] : undefined),
   add: neutral(0),
   sub: neutralRight(0),
@@ -66,9 +76,11 @@ const rules: { readonly [K in OpKind]?: Rule<K> } = {
     const pad = context.producer(x);
     if (pad?.op !== 'pad' || pad.attrs.mode !== 'constant' || context.uses(node.inputs[0]) > 1) return undefined;
     const { low, high } = pad.attrs;
-    if ([low[0], low[1], high[0], high[1]].some((p) => p !== 0) || !isSplat(pad.inputs[1], 0, context)) return undefined;
+    if ([low[0], low[1], high[0], high[1]].some((p) => p !== 0) || !isSplat(pad.inputs[1], 0, context))
+      return undefined;
     if (node.attrs.inputDilation.some((step) => step !== 1)) return undefined;
-    const grown = (own: readonly unknown[], more: readonly unknown[]) => own.map((p, d) => Number(p) + Number(more[d + 2]));
+    const grown = (own: readonly unknown[], more: readonly unknown[]) =>
+      own.map((p, d) => Number(p) + Number(more[d + 2]));
     const attrs = { ...node.attrs, padLow: grown(node.attrs.padLow, low), padHigh: grown(node.attrs.padHigh, high) };
     return context.b.op('conv', [pad.inputs[0], w], attrs, [node.outputs[0].name]);
   },

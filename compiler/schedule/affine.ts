@@ -13,7 +13,13 @@ export type Atom =
   | { readonly kind: 'value'; readonly value: KValue; readonly range: Range; readonly key: string }
   /** The lane of a vector: 0 … lanes-1. Only vector loads and `lanesOf` know what to do with it. */
   | { readonly kind: 'lane'; readonly range: Range; readonly key: string }
-  | { readonly kind: 'div' | 'mod'; readonly a: Affine; readonly c: number; readonly range: Range; readonly key: string };
+  | {
+      readonly kind: 'div' | 'mod';
+      readonly a: Affine;
+      readonly c: number;
+      readonly range: Range;
+      readonly key: string;
+    };
 
 interface Term {
   readonly atom: Atom;
@@ -73,7 +79,10 @@ export class Affine {
   scale(factor: number): Affine {
     if (factor === 1) return this;
     if (factor === 0) return Affine.constant(0);
-    return new Affine(this.terms.map((t) => ({ atom: t.atom, coefficient: t.coefficient * factor })), this.constant * factor);
+    return new Affine(
+      this.terms.map((t) => ({ atom: t.atom, coefficient: t.coefficient * factor })),
+      this.constant * factor,
+    );
   }
 
   sub(other: Affine | number): Affine {
@@ -86,7 +95,10 @@ export class Affine {
     const whole = this.terms.filter((t) => t.coefficient % c === 0);
     const rest = this.terms.filter((t) => t.coefficient % c !== 0);
     const wholeConstant = Math.floor(this.constant / c);
-    const quotient = new Affine(whole.map((t) => ({ atom: t.atom, coefficient: t.coefficient / c })), wholeConstant);
+    const quotient = new Affine(
+      whole.map((t) => ({ atom: t.atom, coefficient: t.coefficient / c })),
+      wholeConstant,
+    );
     const remainder = new Affine(rest, this.constant - wholeConstant * c);
     if (remainder.range.min >= 0 && remainder.range.max < c) return quotient;
     if (remainder.range.min < 0) {
@@ -118,13 +130,17 @@ export class Affine {
   }
 
   mentionsLane(): boolean {
-    return this.terms.some(({ atom }) => atom.kind === 'lane' || ((atom.kind === 'div' || atom.kind === 'mod') && atom.a.mentionsLane()));
+    return this.terms.some(
+      ({ atom }) => atom.kind === 'lane' || ((atom.kind === 'div' || atom.kind === 'mod') && atom.a.mentionsLane()),
+    );
   }
 
   /** True if the value occurs inside a division or remainder. */
   divides(value: KValue): boolean {
     const mentions = (a: Affine): boolean =>
-      a.terms.some(({ atom }) => (atom.kind === 'value' ? atom.value === value : atom.kind !== 'lane' && mentions(atom.a)));
+      a.terms.some(({ atom }) =>
+        atom.kind === 'value' ? atom.value === value : atom.kind !== 'lane' && mentions(atom.a),
+      );
     return this.terms.some(({ atom }) => (atom.kind === 'div' || atom.kind === 'mod') && mentions(atom.a));
   }
 
@@ -142,7 +158,8 @@ export class Affine {
   /** The largest known divisor of every value, given that lanes are left out; for alignment. */
   divisor(): number {
     let result = Math.abs(this.constant);
-    for (const { atom, coefficient } of this.terms) if (atom.kind !== 'lane') result = gcd(result, Math.abs(coefficient));
+    for (const { atom, coefficient } of this.terms)
+      if (atom.kind !== 'lane') result = gcd(result, Math.abs(coefficient));
     return result;
   }
 
@@ -177,10 +194,10 @@ export function linearize(index: readonly Affine[], shape: readonly number[]): A
 export function delinearize(flat: Affine, shape: readonly number[]): Affine[] {
   const index: Affine[] = new Array<Affine>(shape.length);
   let stride = 1;
-  let rest = shape.reduce((p, d) => p * d, 1);
+  let _rest = shape.reduce((p, d) => p * d, 1);
   const outermost = shape.findIndex((d) => d !== 1);
   for (let d = shape.length - 1; d >= 0; d--) {
-    rest /= shape[d];
+    _rest /= shape[d];
     const quotient = shape[d] === 1 ? Affine.constant(0) : flat.div(stride);
     index[d] = shape[d] === 1 ? quotient : d === outermost ? quotient : quotient.mod(shape[d]);
     stride *= shape[d];
@@ -224,10 +241,16 @@ function split(a: Affine, c: number): { factor: number; e: Affine; r: Affine } |
     const factor = gcd(c, Math.abs(coefficient));
     if (factor === 1) continue;
     const k = ((a.constant % factor) + factor) % factor;
-    const r = new Affine(a.terms.filter((t) => t.coefficient % factor !== 0), k);
+    const r = new Affine(
+      a.terms.filter((t) => t.coefficient % factor !== 0),
+      k,
+    );
     if (r.range.min < 0 || r.range.max >= factor) continue;
     const whole = a.terms.filter((t) => t.coefficient % factor === 0);
-    const e = new Affine(whole.map((t) => ({ atom: t.atom, coefficient: t.coefficient / factor })), (a.constant - k) / factor);
+    const e = new Affine(
+      whole.map((t) => ({ atom: t.atom, coefficient: t.coefficient / factor })),
+      (a.constant - k) / factor,
+    );
     if (e.range.min >= 0) return { factor, e, r };
   }
   return undefined;
@@ -247,7 +270,11 @@ function divAtom(a: Affine, c: number): Affine {
 
 function modAtom(a: Affine, c: number): Affine {
   const parts = split(a, c);
-  if (parts) return parts.e.mod(c / parts.factor).scale(parts.factor).add(parts.r);
+  if (parts)
+    return parts.e
+      .mod(c / parts.factor)
+      .scale(parts.factor)
+      .add(parts.r);
   if (a.constant === 0 && a.terms.length === 1 && a.terms[0].coefficient === 1) {
     const { atom } = a.terms[0];
     if (atom.kind === 'mod' && atom.c % c === 0) return atom.a.mod(c);
@@ -271,7 +298,10 @@ function normalize(terms: readonly Term[], constant: number): Affine {
       if (partner && partner.coefficient === coefficient * atom.c) {
         merged.delete(atom.key);
         merged.delete(partner.atom.key);
-        return normalize([...merged.values(), ...atom.a.scale(coefficient).terms], constant + atom.a.constant * coefficient);
+        return normalize(
+          [...merged.values(), ...atom.a.scale(coefficient).terms],
+          constant + atom.a.constant * coefficient,
+        );
       }
     }
     // k·(a mod s) + k·s·((a div s) mod d) = k·(a mod s·d)

@@ -13,7 +13,9 @@ import { lowerWindow } from './window.js';
 
 /** The kernels that compute a group, to be run in order. @throws TuttiError E_UNSUPPORTED naming the source node. */
 export function lowerGroup(group: Group, target: Target): readonly LoweredKernel[] {
-  const whole = (kernel: KernelFunction): readonly LoweredKernel[] => [{ kernel, bindings: [...group.reads, ...group.writes] }];
+  const whole = (kernel: KernelFunction): readonly LoweredKernel[] => [
+    { kernel, bindings: [...group.reads, ...group.writes] },
+  ];
   switch (group.family) {
     case 'map':
       return whole(lowerMap(group, target));

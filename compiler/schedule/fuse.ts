@@ -7,7 +7,7 @@
  */
 import { TuttiError } from '../error.js';
 import { describe } from '../graph/builder.js';
-import { type FamilyName } from '../graph/definition.js';
+import type { FamilyName } from '../graph/definition.js';
 import { definitionOf } from '../graph/ops/index.js';
 import type { ConstantData, Graph, Node, OpKind, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
@@ -25,8 +25,30 @@ interface Draft {
 
 /** Ops whose recomputation costs more than reading their result. */
 const costly: ReadonlySet<OpKind> = new Set<OpKind>([
-  'exp', 'exp2', 'log', 'log2', 'sqrt', 'rsqrt', 'recip', 'sin', 'cos', 'tan', 'asin', 'acos', 'atan', 'sinh', 'cosh',
-  'asinh', 'acosh', 'atanh', 'tanh', 'erf', 'div', 'rem', 'pow', 'atan2',
+  'exp',
+  'exp2',
+  'log',
+  'log2',
+  'sqrt',
+  'rsqrt',
+  'recip',
+  'sin',
+  'cos',
+  'tan',
+  'asin',
+  'acos',
+  'atan',
+  'sinh',
+  'cosh',
+  'asinh',
+  'acosh',
+  'atanh',
+  'tanh',
+  'erf',
+  'div',
+  'rem',
+  'pow',
+  'atan2',
 ]);
 /** Families whose results may be worked on before they are written. */
 const withEpilogue: ReadonlySet<FamilyName> = new Set<FamilyName>(['rows', 'contract', 'window']);
@@ -90,10 +112,14 @@ class Fusion {
   #begin(node: Node): Draft {
     const { family } = definitionOf(node.op);
     if (family === 'host') {
-      throw new TuttiError('E_UNSUPPORTED', `${node.op === 'source_op' ? node.attrs.name : node.op} depends on data that is known only at run time`, {
-        subject: describe(node.source),
-        remedy: 'Give the model concrete shapes with --shape or --dim, or constant parameters',
-      });
+      throw new TuttiError(
+        'E_UNSUPPORTED',
+        `${node.op === 'source_op' ? node.attrs.name : node.op} depends on data that is known only at run time`,
+        {
+          subject: describe(node.source),
+          remedy: 'Give the model concrete shapes with --shape or --dim, or constant parameters',
+        },
+      );
     }
     const anchor = family === 'map' ? undefined : node;
     const draft: Draft = { output: node.outputs[0], family, anchor, nodes: new Set([node]), prologue: new Set() };
@@ -118,7 +144,11 @@ class Fusion {
     if (this.#bindings(draft, node) > this.#target.limits.storageBuffers) return false;
     const { family } = definitionOf(node.op);
     if (family !== 'map') {
-      return withEpilogue.has(family) && draft.anchor === undefined && resultPath(node, this.#ordered(draft), draft.output) !== undefined;
+      return (
+        withEpilogue.has(family) &&
+        draft.anchor === undefined &&
+        resultPath(node, this.#ordered(draft), draft.output) !== undefined
+      );
     }
     if (node.op === 'concat') return false; // its parts are written in place instead
     if (this.#feedsAnchor(draft, consumers)) return this.#admitsPrologue(draft, node);
@@ -154,7 +184,7 @@ class Fusion {
 
   #finish(draft: Draft): Group {
     const nodes = this.#ordered(draft);
-    const writes = draft.anchor && draft.anchor.outputs.includes(draft.output)
+    const writes = draft.anchor?.outputs.includes(draft.output)
       ? draft.anchor.outputs.filter((output) => this.#results.has(output.id) || this.#consumers.has(output.id))
       : [draft.output];
     return {

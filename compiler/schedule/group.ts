@@ -38,7 +38,12 @@ export const isView = (op: Node['op']): boolean =>
 /** Index of the written element that an element of the anchor's result ends up in. */
 export function resultIndex(group: Group, index: readonly Affine[]): readonly Affine[] {
   if (!group.anchor) throw new Error('only groups with an anchor have a result path');
-  const path = resultPath(group.anchor, group.nodes.filter((n) => n !== group.anchor), group.writes[0]) ?? [];
+  const path =
+    resultPath(
+      group.anchor,
+      group.nodes.filter((n) => n !== group.anchor),
+      group.writes[0],
+    ) ?? [];
   return path.reduce((at, node) => {
     if (node.op === 'transpose') return node.attrs.permutation.map((from) => at[from]);
     const [from, to] = [node.inputs[0].type.shape, node.outputs[0].type.shape] as (readonly number[])[];
@@ -54,7 +59,9 @@ export function resultIndex(group: Group, index: readonly Affine[]): readonly Af
 export function resultPath(anchor: Node, nodes: readonly Node[], output: Value): readonly Node[] | undefined {
   const paths = new Map<number, readonly Node[]>([[anchor.outputs[0].id, []]]);
   for (const node of nodes) {
-    const touched = node.inputs.filter((input) => paths.has(input.id)).map((input) => paths.get(input.id) as readonly Node[]);
+    const touched = node.inputs
+      .filter((input) => paths.has(input.id))
+      .map((input) => paths.get(input.id) as readonly Node[]);
     if (touched.length === 0) continue;
     const [path] = touched;
     if (touched.some((other) => !samePath(other, path))) return undefined;
@@ -71,5 +78,9 @@ const samePath = (a: readonly Node[], b: readonly Node[]): boolean =>
     const other = b[i];
     if (node === other) return true;
     if (node.op === 'reshape' && other.op === 'reshape') return String(node.attrs.shape) === String(other.attrs.shape);
-    return node.op === 'transpose' && other.op === 'transpose' && String(node.attrs.permutation) === String(other.attrs.permutation);
+    return (
+      node.op === 'transpose' &&
+      other.op === 'transpose' &&
+      String(node.attrs.permutation) === String(other.attrs.permutation)
+    );
   });

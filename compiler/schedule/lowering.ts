@@ -9,15 +9,22 @@
 import { TuttiError } from '../error.js';
 import { describe } from '../graph/builder.js';
 import { definitionOf } from '../graph/ops/index.js';
+import { firstElement } from '../graph/ops/reference/data.js';
 import type { Node, NodeOf, OpKind, Value } from '../graph/types.js';
 import { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
-import { type KBuffer, type KernelFunction, type KValue, type Lanes, type ScalarType, scalarTypes } from '../kernel/types.js';
+import {
+  type KBuffer,
+  type KernelFunction,
+  type KValue,
+  type Lanes,
+  type ScalarType,
+  scalarTypes,
+} from '../kernel/types.js';
 import { type bytesOfTensor, sizeOf } from '../tensor.js';
-import { firstElement } from '../graph/ops/reference/data.js';
 import { Affine, delinearize, linearize } from './affine.js';
-import type { Binding, DerivedConstant } from './lowered.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
+import type { Binding, DerivedConstant } from './lowered.js';
 
 export type Index = readonly Affine[];
 
@@ -121,15 +128,28 @@ export class Lowering {
   // --- control flow, with the memo's scopes ----------------------------------------------------------------------
 
   for(
-    lower: KValue | number, upper: KValue | number, step: number, initial: readonly KValue[],
+    lower: KValue | number,
+    upper: KValue | number,
+    step: number,
+    initial: readonly KValue[],
     body: (index: Affine, carried: readonly KValue[]) => readonly KValue[] | void,
     options: { unroll?: boolean } = {},
   ): readonly KValue[] {
-    return this.b.for(lower, upper, step, initial,
-      (index, carried) => this.#scoped(() => body(Affine.of(index, this.b), carried)), options);
+    return this.b.for(
+      lower,
+      upper,
+      step,
+      initial,
+      (index, carried) => this.#scoped(() => body(Affine.of(index, this.b), carried)),
+      options,
+    );
   }
 
-  if(condition: KValue, then: () => readonly KValue[] | void, otherwise?: () => readonly KValue[] | void): readonly KValue[] {
+  if(
+    condition: KValue,
+    then: () => readonly KValue[] | void,
+    otherwise?: () => readonly KValue[] | void,
+  ): readonly KValue[] {
     return this.b.if(condition, () => this.#scoped(then), otherwise && (() => this.#scoped(otherwise)));
   }
 
@@ -169,7 +189,11 @@ export class Lowering {
     return [x, y, 1];
   }
 
-  finish(grid: readonly [number, number, number], workgroup: readonly [number, number, number], subgroupSize?: number): KernelFunction {
+  finish(
+    grid: readonly [number, number, number],
+    workgroup: readonly [number, number, number],
+    subgroupSize?: number,
+  ): KernelFunction {
     return this.b.finish({ name: nameOf(this.group), sources: sourcesOf(this.group), grid, workgroup, subgroupSize });
   }
 
@@ -203,7 +227,12 @@ export class Lowering {
       const base = address.atLane(0);
       return truth(this.b.load(buffer, base.emit(this.b), lanes, base.divisor() % lanes === 0));
     }
-    if (coefficient !== undefined && coefficient > 1 && coefficient <= Math.min(4, lanes) && this.target.features.has('vectors')) {
+    if (
+      coefficient !== undefined &&
+      coefficient > 1 &&
+      coefficient <= Math.min(4, lanes) &&
+      this.target.features.has('vectors')
+    ) {
       return truth(this.#strided(buffer, address, coefficient, lanes));
     }
     return truth(this.b.build(range(lanes).map((lane) => this.b.load(buffer, address.atLane(lane).emit(this.b)))));
@@ -215,10 +244,12 @@ export class Lowering {
     const base = address.atLane(0);
     const start = (i: number) => (i === step - 1 ? (lanes - 1) * (step - 1) : i * lanes);
     const windows = range(step).map((i) => b.load(buffer, base.add(start(i)).emit(b), lanes));
-    return b.build(range(lanes).map((lane) => {
-      const window = Math.min(step - 1, Math.floor((lane * step) / lanes));
-      return b.extract(windows[window], lane * step - start(window));
-    }));
+    return b.build(
+      range(lanes).map((lane) => {
+        const window = Math.min(step - 1, Math.floor((lane * step) / lanes));
+        return b.extract(windows[window], lane * step - start(window));
+      }),
+    );
   }
 
   /** Computes lane by lane where the lane matters. */
@@ -256,11 +287,19 @@ export class Lowering {
       }
       case 'broadcast': {
         const offset = index.length - shapeOf(x).length;
-        return this.value(x, shapeOf(x).map((dim, d) => (dim === 1 ? Affine.constant(0) : index[d + offset])), lanes);
+        return this.value(
+          x,
+          shapeOf(x).map((dim, d) => (dim === 1 ? Affine.constant(0) : index[d + offset])),
+          lanes,
+        );
       }
       case 'slice': {
         const { starts, steps } = node.attrs;
-        return this.value(x, index.map((i, d) => i.scale(steps[d]).add(Number(starts[d]))), lanes);
+        return this.value(
+          x,
+          index.map((i, d) => i.scale(steps[d]).add(Number(starts[d]))),
+          lanes,
+        );
       }
       case 'pad':
         return this.#pad(node, index, lanes);
@@ -285,7 +324,11 @@ export class Lowering {
         const { axis } = node.attrs;
         return this.#perLane(index, lanes, (i) => {
           const at = this.dataIndex(this.value(y, i, 1), shapeOf(x)[axis]);
-          return this.value(x, i.map((j, d) => (d === axis ? at : j)), 1);
+          return this.value(
+            x,
+            i.map((j, d) => (d === axis ? at : j)),
+            1,
+          );
         });
       }
       case 'gather_nd': {
@@ -310,11 +353,15 @@ export class Lowering {
   #elementwise(node: Node, output: Value, index: Index, lanes: Lanes, rule: ScalarRule): KValue {
     const args = node.inputs.map((input) => this.value(input, index, lanes));
     const wide = args.some((arg) => arg.type.lanes > 1) ? lanes : 1;
-    return rule(this.b, args.map((arg) => this.widen(arg, wide)), {
-      attrs: node.attrs as never,
-      inputs: node.inputs.map((input) => input.type.dtype),
-      output: output.type.dtype,
-    });
+    return rule(
+      this.b,
+      args.map((arg) => this.widen(arg, wide)),
+      {
+        attrs: node.attrs as never,
+        inputs: node.inputs.map((input) => input.type.dtype),
+        output: output.type.dtype,
+      },
+    );
   }
 
   /**
@@ -323,7 +370,11 @@ export class Lowering {
    * vectors across the border are put together lane by lane.
    */
   inside(
-    at: Index, extents: readonly number[], lanes: Lanes, element: (index: Index, lanes: Lanes) => KValue, otherwise: () => KValue,
+    at: Index,
+    extents: readonly number[],
+    lanes: Lanes,
+    element: (index: Index, lanes: Lanes) => KValue,
+    otherwise: () => KValue,
   ): KValue {
     const open = at.map((i, d) => i.range.min < 0 || i.range.max >= extents[d]);
     if (!open.includes(true)) return element(at, lanes);
@@ -331,19 +382,45 @@ export class Lowering {
     const crossing = at.map((i, d) => (open[d] && i.mentionsLane() ? d : -1)).filter((d) => d >= 0);
     if (lanes === 1 || crossing.length === 0) return this.#masked(at, extents, open, lanes, element, otherwise);
     const byLane = () =>
-      this.b.build(range(lanes).map((lane) => this.#masked(at.map((i) => i.atLane(lane)), extents, open, 1, element, otherwise)));
+      this.b.build(
+        range(lanes).map((lane) =>
+          this.#masked(
+            at.map((i) => i.atLane(lane)),
+            extents,
+            open,
+            1,
+            element,
+            otherwise,
+          ),
+        ),
+      );
     const [d] = crossing;
     const step = at[d].laneCoefficient();
     if (crossing.length > 1 || step === undefined || step <= 0 || extents[d] <= step * (lanes - 1)) return byLane();
     const base = at[d].atLane(0).emit(this.b);
     const last = extents[d] - 1 - step * (lanes - 1);
-    const whole = this.b.and(this.b.compare('ge', base, this.b.constant(0)), this.b.compare('le', base, this.b.constant(last)));
+    const whole = this.b.and(
+      this.b.compare('ge', base, this.b.constant(0)),
+      this.b.compare('le', base, this.b.constant(last)),
+    );
     return this.if(
       whole,
       () => {
         const limited = Affine.of(this.b.assume(base, 0, last), this.b).add(Affine.lane(lanes).scale(step));
         const index = at.map((i, e) => (e === d ? limited : i));
-        return [this.widen(this.#masked(index, extents, open.map((o, e) => o && e !== d), lanes, element, otherwise), lanes)];
+        return [
+          this.widen(
+            this.#masked(
+              index,
+              extents,
+              open.map((o, e) => o && e !== d),
+              lanes,
+              element,
+              otherwise,
+            ),
+            lanes,
+          ),
+        ];
       },
       () => [byLane()],
     )[0];
@@ -351,15 +428,22 @@ export class Lowering {
 
   /** `inside` by clamping and selecting; the lane is in no dim that is `open`. */
   #masked(
-    at: Index, extents: readonly number[], open: readonly boolean[], lanes: Lanes,
-    element: (index: Index, lanes: Lanes) => KValue, otherwise: () => KValue,
+    at: Index,
+    extents: readonly number[],
+    open: readonly boolean[],
+    lanes: Lanes,
+    element: (index: Index, lanes: Lanes) => KValue,
+    otherwise: () => KValue,
   ): KValue {
     const { b } = this;
     let valid = b.constant(true, 'bool');
     const clamped = at.map((i, d) => {
       if (!open[d]) return i;
       const value = i.emit(b);
-      valid = b.and(valid, b.and(b.compare('ge', value, b.constant(0)), b.compare('lt', value, b.constant(extents[d]))));
+      valid = b.and(
+        valid,
+        b.and(b.compare('ge', value, b.constant(0)), b.compare('lt', value, b.constant(extents[d]))),
+      );
       return Affine.of(b.clamp(value, 0, extents[d] - 1), b);
     });
     const value = element(clamped, lanes);
@@ -373,13 +457,23 @@ export class Lowering {
     const extents = shapeOf(x);
     const shifted = index.map((i, d) => i.sub(Number(low[d])));
     if (mode === 'constant') {
-      const otherwise = () => this.value(fill, shapeOf(fill).map(() => Affine.constant(0)), 1);
+      const otherwise = () =>
+        this.value(
+          fill,
+          shapeOf(fill).map(() => Affine.constant(0)),
+          1,
+        );
       return this.inside(shifted, extents, lanes, (i, width) => this.value(x, i, width), otherwise);
     }
     const inBox = (i: Affine, d: number) => i.range.min >= 0 && i.range.max < extents[d];
     const element = (at: Index, width: Lanes) =>
-      this.value(x, at.map((i, d) => (inBox(i, d) ? i : this.#folded(i, extents[d], mode))), width);
-    if (shifted.some((i, d) => i.mentionsLane() && !inBox(i, d))) return this.#perLane(shifted, lanes, (i) => element(i, 1));
+      this.value(
+        x,
+        at.map((i, d) => (inBox(i, d) ? i : this.#folded(i, extents[d], mode))),
+        width,
+      );
+    if (shifted.some((i, d) => i.mentionsLane() && !inBox(i, d)))
+      return this.#perLane(shifted, lanes, (i) => element(i, 1));
     return element(shifted, lanes);
   }
 
@@ -405,12 +499,20 @@ export class Lowering {
         const local = index[axis].sub(start);
         const inRange = local.range.min >= 0 && local.range.max < extent;
         const at = inRange ? local : Affine.of(b.clamp(local.emit(b), 0, Math.max(0, extent - 1)), b);
-        return this.value(input, index.map((i, d) => (d === axis ? at : i)), 1);
+        return this.value(
+          input,
+          index.map((i, d) => (d === axis ? at : i)),
+          1,
+        );
       };
       if (from === node.inputs.length - 1) return here();
       if (extent === 0) return pick(from + 1, start);
       const first = b.compare('lt', index[axis].emit(b), b.constant(start + extent));
-      return this.if(first, () => [here()], () => [pick(from + 1, start + extent)])[0];
+      return this.if(
+        first,
+        () => [here()],
+        () => [pick(from + 1, start + extent)],
+      )[0];
     };
     return pick(0, 0);
   }

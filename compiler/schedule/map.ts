@@ -34,11 +34,17 @@ function partsOf(group: Group): Part[] {
   if (root.op !== 'concat') return [{ value: output, shape: shapeOf(output), place: (index) => index }];
   const { axis } = root.attrs;
   let start = 0;
-  return root.inputs.map((value) => {
-    const offset = start;
-    start += shapeOf(value)[axis];
-    return { value, shape: shapeOf(value), place: (index: Index) => index.map((i, d) => (d === axis ? i.add(offset) : i)) };
-  }).filter((part) => sizeOf(part.shape) > 0);
+  return root.inputs
+    .map((value) => {
+      const offset = start;
+      start += shapeOf(value)[axis];
+      return {
+        value,
+        shape: shapeOf(value),
+        place: (index: Index) => index.map((i, d) => (d === axis ? i.add(offset) : i)),
+      };
+    })
+    .filter((part) => sizeOf(part.shape) > 0);
 }
 
 /** Lanes that divide the innermost extent that is contiguous for the part. */
@@ -67,7 +73,8 @@ function lowerOnGpu(group: Group, target: Target, prepare: Prepare): KernelFunct
     const emit = (at: number, start: number): void => {
       const { part, lanes, groups } = sizes[at];
       const here = () => {
-        const relative = start === 0 && at === sizes.length - 1 ? workgroupIndex : within(lowering, workgroupIndex.sub(start), groups);
+        const relative =
+          start === 0 && at === sizes.length - 1 ? workgroupIndex : within(lowering, workgroupIndex.sub(start), groups);
         const invocation = relative.scale(workgroup).add(local);
         lowering.guarded(invocation, sizeOf(part.shape) / lanes, (vector) => {
           const index = delinearize(vector.scale(lanes).add(Affine.lane(lanes)), part.shape);
@@ -77,7 +84,9 @@ function lowerOnGpu(group: Group, target: Target, prepare: Prepare): KernelFunct
       if (at === sizes.length - 1) here();
       else {
         const value = workgroupIndex.emit(lowering.b);
-        lowering.if(lowering.b.compare('lt', value, lowering.b.constant(start + groups)), here, () => emit(at + 1, start + groups));
+        lowering.if(lowering.b.compare('lt', value, lowering.b.constant(start + groups)), here, () =>
+          emit(at + 1, start + groups),
+        );
       }
     };
     emit(0, 0);
@@ -109,7 +118,11 @@ function lowerOnCpu(group: Group, target: Target, prepare: Prepare): KernelFunct
 
 /** Tasks × outer loop × inner vector loop, with the first `outer` dims in the outer loop. */
 function lowerNest(
-  group: Group, target: Target, parts: readonly Part[], outer: number, prepare: Prepare,
+  group: Group,
+  target: Target,
+  parts: readonly Part[],
+  outer: number,
+  prepare: Prepare,
 ): { kernel: KernelFunction; divided: boolean } {
   const lowering = new Lowering(group, target);
   prepare(lowering);
@@ -163,7 +176,8 @@ function lowerNest(
 
 /** True if the inner loop would divide to find the address: another loop order avoids that. */
 const dividesInner = (address: Affine, inner: Affine): boolean =>
-  address.laneCoefficient() === undefined || inner.terms.some(({ atom }) => atom.kind === 'value' && address.divides(atom.value));
+  address.laneCoefficient() === undefined ||
+  inner.terms.some(({ atom }) => atom.kind === 'value' && address.divides(atom.value));
 
 function pickLanes(extent: number, limit: number): Lanes {
   for (const lanes of [16, 8, 4, 2] as const) if (lanes <= limit && extent >= lanes) return lanes;

@@ -5,10 +5,18 @@ import { resultsOf, visitKernel } from '../kernel/walk.js';
 
 const substitutes: Readonly<Record<ScalarType, string>> = {
   bool: 'bool',
-  i8: 'i32', u8: 'u32', i16: 'i32', u16: 'u32', i32: 'i32', u32: 'u32',
-  i64: 'pairs of u32, or i32 where the range is proven', u64: 'pairs of u32',
-  f16: 'f32, rounded after each operation', bf16: 'f32, rounded after each operation',
-  f32: 'f32', f64: 'pairs of u32 (software floating point)',
+  i8: 'i32',
+  u8: 'u32',
+  i16: 'i32',
+  u16: 'u32',
+  i32: 'i32',
+  u32: 'u32',
+  i64: 'pairs of u32, or i32 where the range is proven',
+  u64: 'pairs of u32',
+  f16: 'f32, rounded after each operation',
+  bf16: 'f32, rounded after each operation',
+  f32: 'f32',
+  f64: 'pairs of u32 (software floating point)',
 };
 
 /** One sentence for each type that is emulated or packed. */
@@ -17,7 +25,9 @@ export function typeNotes(kernel: KernelFunction, target: Target): readonly stri
   visitKernel(kernel, (inst) => {
     for (const { type } of resultsOf(inst)) computed.add(type.scalar);
   });
-  const notes = [...computed].filter((type) => !target.arithmetic.has(type)).map((type) => `${type} computed as ${substitutes[type]}`);
+  const notes = [...computed]
+    .filter((type) => !target.arithmetic.has(type))
+    .map((type) => `${type} computed as ${substitutes[type]}`);
   const stored = new Set(kernel.params.flatMap((param) => (param.kind === 'buffer' ? [param.scalar] : [])));
   for (const type of stored) if (!target.storage.has(type)) notes.push(`${type} packed in words of memory`);
   return notes;

@@ -65,11 +65,17 @@ export function* planGraph(whole: Graph, target: Target, options: PlanGraphOptio
       weightsBytes: memory.constants.reduce((sum, { location }) => sum + location.bytes, 0),
       arenaBytes: memory.pools.reduce((sum, pool) => sum + (pool.kind === 'arena' ? pool.bytes : 0), 0),
       largestLiveBytes: memory.largestLiveBytes,
-      bytesMoved: dispatches.reduce((sum, { bindings }) => sum + bindings.reduce((s, binding) => s + memory.locate(binding).bytes, 0), 0),
+      bytesMoved: dispatches.reduce(
+        (sum, { bindings }) => sum + bindings.reduce((s, binding) => s + memory.locate(binding).bytes, 0),
+        0,
+      ),
       flops: graph.nodes.reduce((sum, node) => sum + flopsOf(node), 0),
       times: options.times,
       placement: dispatches.map(({ kernel, group }) => ({
-        kernel: kernels.kernels[kernel].name, family: group.family, sources: sourcesOf(group), notes: kernels.notes[kernel],
+        kernel: kernels.kernels[kernel].name,
+        family: group.family,
+        sources: sourcesOf(group),
+        notes: kernels.notes[kernel],
       })),
     },
   };
@@ -101,10 +107,10 @@ class KernelTable {
   }
 
   add(scheduled: KernelFunction): number {
-    verify(scheduled, { stage: 'scheduled', target: this.#target });
     const content = print({ ...scheduled, sources: [] });
     const known = this.#known.get(content);
     if (known !== undefined) return known;
+    verify(scheduled, { stage: 'scheduled', target: this.#target });
     const index = this.kernels.length;
     const legal = legalize(scheduled, this.#target);
     if (legal !== scheduled) verify(legal, { stage: 'legal', target: this.#target });
@@ -125,7 +131,9 @@ function lowerToDispatches(group: Group, target: Target, kernels: KernelTable): 
   } catch (error) {
     if (error instanceof TuttiError) throw error;
     const where = `${nameOf(group)} (${sourcesOf(group).join(', ')})`;
-    throw new Error(`lowering ${where} failed: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    throw new Error(`lowering ${where} failed: ${error instanceof Error ? error.message : String(error)}`, {
+      cause: error,
+    });
   }
 }
 
@@ -149,15 +157,24 @@ function placeTensors(graph: Graph, dispatches: readonly Dispatch[], target: Tar
   const constants = new Map<Binding, { name: string; data: ConstantData; bytes: number }>();
   const end = dispatches.length;
   const touch = (binding: Binding, at: number): void => {
-    const bytes = isValue(binding) ? bytesOfValue(binding) : binding.kind === 'temporary' ? binding.bytes
-      : bytesOf(binding.data.dtype, sizeOf(binding.data.shape));
+    const bytes = isValue(binding)
+      ? bytesOfValue(binding)
+      : binding.kind === 'temporary'
+        ? binding.bytes
+        : bytesOf(binding.data.dtype, sizeOf(binding.data.shape));
     if (bytes > storageBindingBytes) {
       throw new TuttiError('E_UNSUPPORTED', `a tensor is larger than the device's largest storage binding`, {
-        subject: binding.name, expected: `at most ${storageBindingBytes} bytes`, found: `${bytes} bytes`,
+        subject: binding.name,
+        expected: `at most ${storageBindingBytes} bytes`,
+        found: `${bytes} bytes`,
         remedy: 'Run the model on another device, for instance --device cpu',
       });
     }
-    const data = isValue(binding) ? graph.constants.get(binding.id) : binding.kind === 'constant' ? binding.data : undefined;
+    const data = isValue(binding)
+      ? graph.constants.get(binding.id)
+      : binding.kind === 'constant'
+        ? binding.data
+        : undefined;
     if (data) {
       constants.set(binding, { name: binding.name, data, bytes });
       return;
@@ -170,7 +187,8 @@ function placeTensors(graph: Graph, dispatches: readonly Dispatch[], target: Tar
   dispatches.forEach(({ bindings }, at) => {
     for (const binding of bindings) touch(binding, at);
   });
-  for (const { value } of graph.outputs) if (bytesOfValue(value) > 0 && !graph.constants.has(value.id)) touch(value, end);
+  for (const { value } of graph.outputs)
+    if (bytesOfValue(value) > 0 && !graph.constants.has(value.id)) touch(value, end);
 
   const pools: Pool[] = [];
   const locations = new Map<Binding, Location>();
@@ -189,14 +207,20 @@ function placeTensors(graph: Graph, dispatches: readonly Dispatch[], target: Tar
     planned.push({ name, data, location });
   }
   const entries = [...lives.entries()];
-  const arena = planArena(entries.map(([, life]) => life), Math.max(16, alignment), bufferBytes);
+  const arena = planArena(
+    entries.map(([, life]) => life),
+    Math.max(16, alignment),
+    bufferBytes,
+  );
   const firstArena = pools.length;
   for (const bytes of arena.pools) pools.push({ kind: 'arena', bytes });
   entries.forEach(([binding, { bytes }], i) => {
     const { pool, offset } = arena.offsets[i];
     locations.set(binding, { pool: firstArena + pool, offset, bytes });
   });
-  const byId = new Map([...locations].flatMap(([binding, location]) => (isValue(binding) ? [[binding.id, location] as const] : [])));
+  const byId = new Map(
+    [...locations].flatMap(([binding, location]) => (isValue(binding) ? [[binding.id, location] as const] : [])),
+  );
   return {
     pools,
     constants: planned,
@@ -221,19 +245,31 @@ function orderSteps(dispatches: readonly Dispatch[], memory: Memory): PlanStep[]
   const steps: PlanStep[] = [];
   let reads: Location[] = [];
   let writes: Location[] = [];
-  const overlaps = (a: Location, b: Location) => a.pool === b.pool && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
+  const overlaps = (a: Location, b: Location) =>
+    a.pool === b.pool && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
   for (const { kernel, bindings, group } of dispatches) {
     const written = new Set<Binding>(group.writes);
-    const located = bindings.map((binding) => ({ location: memory.locate(binding), writes: !isValue(binding) ? binding.kind === 'temporary' : written.has(binding) }));
-    const conflict = located.some((own) =>
-      writes.some((other) => overlaps(own.location, other)) || (own.writes && reads.some((other) => overlaps(own.location, other))));
+    const located = bindings.map((binding) => ({
+      location: memory.locate(binding),
+      writes: !isValue(binding) ? binding.kind === 'temporary' : written.has(binding),
+    }));
+    const conflict = located.some(
+      (own) =>
+        writes.some((other) => overlaps(own.location, other)) ||
+        (own.writes && reads.some((other) => overlaps(own.location, other))),
+    );
     if (conflict) {
       steps.push({ kind: 'barrier' });
       reads = [];
       writes = [];
     }
     for (const own of located) (own.writes ? writes : reads).push(own.location);
-    steps.push({ kind: 'dispatch', kernel, bindings: located.map(({ location }) => location), sources: sourcesOf(group) });
+    steps.push({
+      kind: 'dispatch',
+      kernel,
+      bindings: located.map(({ location }) => location),
+      sources: sourcesOf(group),
+    });
   }
   return steps;
 }
@@ -243,7 +279,8 @@ function orderSteps(dispatches: readonly Dispatch[], memory: Memory): PlanStep[]
 /** Two per multiply-add of contractions, one per element of everything else. */
 function flopsOf(node: Node): number {
   const outputs = sizeOf(shapeOf(node.outputs[0]));
-  if (node.op === 'dot') return 2 * outputs * node.attrs.lhsContract.reduce((k, d) => k * shapeOf(node.inputs[0])[d], 1);
+  if (node.op === 'dot')
+    return 2 * outputs * node.attrs.lhsContract.reduce((k, d) => k * shapeOf(node.inputs[0])[d], 1);
   if (node.op === 'conv') return 2 * outputs * sizeOf(shapeOf(node.inputs[1]).slice(1));
   return 0;
 }

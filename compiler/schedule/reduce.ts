@@ -61,4 +61,5 @@ export function collapse(b: KernelBuilder, fn: ReduceFn, vector: KValue): KValue
 }
 
 /** The type in which sums and products of `scalar` are accumulated. */
-export const accumulatorOf = (scalar: ScalarType): ScalarType => (scalar === 'f16' || scalar === 'bf16' ? 'f32' : scalar);
+export const accumulatorOf = (scalar: ScalarType): ScalarType =>
+  scalar === 'f16' || scalar === 'bf16' ? 'f32' : scalar;

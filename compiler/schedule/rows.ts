@@ -7,7 +7,7 @@
  * - `across`: one invocation or task for several neighbouring rows, one a lane (rows strided in memory)
  * - `together`: the invocations of a workgroup share a row and combine through shared memory (few long rows)
  */
-import type { Node, NodeOf, Value } from '../graph/types.js';
+import type { Node, NodeOf } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import { isFloatScalar, type KernelFunction, type KValue, type Lanes, type ScalarType } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
@@ -50,15 +50,23 @@ export function lowerRows(group: Group, target: Target): KernelFunction {
   const anchor = group.anchor as Node;
   switch (anchor.op) {
     case 'reduce':
-      return lowerProgram(group, target, anchor.attrs.axes, (lowering, row) => reduceProgram(group, lowering, row, anchor));
+      return lowerProgram(group, target, anchor.attrs.axes, (lowering, row) =>
+        reduceProgram(group, lowering, row, anchor),
+      );
     case 'softmax':
-      return lowerProgram(group, target, anchor.attrs.axes, (lowering, row) => softmaxProgram(group, lowering, row, anchor));
+      return lowerProgram(group, target, anchor.attrs.axes, (lowering, row) =>
+        softmaxProgram(group, lowering, row, anchor),
+      );
     case 'normalize':
-      return lowerProgram(group, target, anchor.attrs.axes, (lowering, row) => normalizeProgram(group, lowering, row, anchor));
+      return lowerProgram(group, target, anchor.attrs.axes, (lowering, row) =>
+        normalizeProgram(group, lowering, row, anchor),
+      );
     case 'arg_reduce':
       return lowerMap(group, target, (lowering) => defineArgReduce(lowering, anchor));
     case 'cumulative':
-      return lowerProgram(group, target, [anchor.attrs.axis], (lowering, row) => cumulativeProgram(group, lowering, row, anchor));
+      return lowerProgram(group, target, [anchor.attrs.axis], (lowering, row) =>
+        cumulativeProgram(group, lowering, row, anchor),
+      );
     default:
       throw new Error(`${anchor.op} is not a row op`);
   }
@@ -109,19 +117,26 @@ function normalizeProgram(group: Group, lowering: Lowering, row: Row, node: Node
   const scale = (v: KValue) => b.div(v, b.constant(count, wide, v.type.lanes));
   const element: Element = (index, lanes) => b.convert(lowering.value(x, index, lanes), wide);
   const mean = center ? scale(row.reduce('sum', wide, element)) : undefined;
-  const centered: Element = (index, lanes) => (mean ? both(lowering, 'sub', element(index, lanes), mean) : element(index, lanes));
-  const variance = scale(row.reduce('sum', wide, (index, lanes) => {
-    const d = centered(index, lanes);
-    return b.mul(d, d);
-  }));
+  const centered: Element = (index, lanes) =>
+    mean ? both(lowering, 'sub', element(index, lanes), mean) : element(index, lanes);
+  const variance = scale(
+    row.reduce('sum', wide, (index, lanes) => {
+      const d = centered(index, lanes);
+      return b.mul(d, d);
+    }),
+  );
   const one = b.constant(1, wide, variance.type.lanes);
   const inverse = b.div(one, b.unary('sqrt', b.add(variance, b.constant(epsilon, wide, variance.type.lanes))));
   lowering.define(y, (index, lanes) => b.convert(both(lowering, 'mul', centered(index, lanes), inverse), scalar));
   storeElements(group, lowering, row);
   row.once(() => {
     const at = withKept(row.index, axes, shapeOf(x).length);
-    for (const [value, result] of [[meanOut, mean], [deviationOut, inverse]] as const) {
-      if (value && result && group.writes.includes(value)) lowering.store(value, at, b.convert(result, scalarOf(value)), row.lanes);
+    for (const [value, result] of [
+      [meanOut, mean],
+      [deviationOut, inverse],
+    ] as const) {
+      if (value && result && group.writes.includes(value))
+        lowering.store(value, at, b.convert(result, scalarOf(value)), row.lanes);
     }
   });
 }
@@ -151,20 +166,28 @@ function defineArgReduce(lowering: Lowering, node: NodeOf<'arg_reduce'>): void {
   const scalar = scalarOf(x, node);
   lowering.define(node.outputs[0], (index, lanes) => {
     const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
-    const at = (i: Affine): Index => (keep ? index.map((j, d) => (d === axis ? i : j)) : [...index.slice(0, axis), i, ...index.slice(axis)]);
+    const at = (i: Affine): Index =>
+      keep ? index.map((j, d) => (d === axis ? i : j)) : [...index.slice(0, axis), i, ...index.slice(axis)];
     const element = (i: Affine) => lowering.widen(lowering.value(x, at(i), wide), wide);
     const compared = scalar === 'bool' ? (v: KValue) => b.convert(v, 'i32') : (v: KValue) => v;
     const relation = fn === 'max' ? (last ? 'ge' : 'gt') : last ? 'le' : 'lt';
     const first = compared(element(Affine.constant(0)));
-    const [, best] = lowering.for(1, shapeOf(x)[axis], 1, [first, b.constant(0, 'i32', wide)], (i, [value, position]) => {
-      const candidate = compared(element(i));
-      // The first NaN is the extreme (`last`: the last one).
-      const nan = (v: KValue) => (isFloatScalar(scalar) ? b.compare('ne', v, v) : undefined);
-      const [newNan, oldNan] = [nan(candidate), nan(value)];
-      const ordered = b.compare(relation, candidate, value);
-      const better = newNan && oldNan ? b.or(last ? newNan : b.and(newNan, b.unary('not', oldNan)), ordered) : ordered;
-      return [b.select(better, candidate, value), b.select(better, b.splat(i.emit(b), wide), position)];
-    });
+    const [, best] = lowering.for(
+      1,
+      shapeOf(x)[axis],
+      1,
+      [first, b.constant(0, 'i32', wide)],
+      (i, [value, position]) => {
+        const candidate = compared(element(i));
+        // The first NaN is the extreme (`last`: the last one).
+        const nan = (v: KValue) => (isFloatScalar(scalar) ? b.compare('ne', v, v) : undefined);
+        const [newNan, oldNan] = [nan(candidate), nan(value)];
+        const ordered = b.compare(relation, candidate, value);
+        const better =
+          newNan && oldNan ? b.or(last ? newNan : b.and(newNan, b.unary('not', oldNan)), ordered) : ordered;
+        return [b.select(better, candidate, value), b.select(better, b.splat(i.emit(b), wide), position)];
+      },
+    );
     return b.convert(best, 'i64');
   });
 }
@@ -209,10 +232,15 @@ function lowerProgram(group: Group, target: Target, axes: readonly number[], pro
     return lowerTasks(lowering, target, space, program, across);
   }
   // Where a CPU executes the GPU's code, barriers cost more than the idle invocations that they save.
-  const together = !serial && target.limits.workgroupInvocations >= 16 && (target.style === 'simt'
-    ? space.length >= 64 && space.rows < target.parallelism * 2048
-    : space.length >= 1024 && space.rows < target.parallelism * 2);
-  return together ? lowerTogether(lowering, target, space, program) : lowerInvocations(lowering, target, space, program, serial);
+  const together =
+    !serial &&
+    target.limits.workgroupInvocations >= 16 &&
+    (target.style === 'simt'
+      ? space.length >= 64 && space.rows < target.parallelism * 2048
+      : space.length >= 1024 && space.rows < target.parallelism * 2);
+  return together
+    ? lowerTogether(lowering, target, space, program)
+    : lowerInvocations(lowering, target, space, program, serial);
 }
 
 function spaceOf(shape: readonly number[], axes: readonly number[]): Space {
@@ -222,7 +250,13 @@ function spaceOf(shape: readonly number[], axes: readonly number[]): Space {
   const rowShape = rowDims.map((d) => shape[d]);
   const firstAxis = sorted[0] ?? shape.length;
   return {
-    shape, axes: sorted, rowDims, rowShape, axesShape, rows: sizeOf(rowShape), length: sizeOf(axesShape),
+    shape,
+    axes: sorted,
+    rowDims,
+    rowShape,
+    axesShape,
+    rows: sizeOf(rowShape),
+    length: sizeOf(axesShape),
     contiguous: rowDims.every((d) => d < firstAxis || shape[d] === 1),
   };
 }
@@ -252,18 +286,27 @@ function serialRow(lowering: Lowering, space: Space, index: Index, rowLanes: Lan
       const neutral = identity(fn, scalar);
       const width = Math.max(rowLanes, step) as Lanes;
       let [total] = lowering.for(0, vectors, 1, [b.constant(neutral, scalar, width)], (i, [running]) => [
-        combine(b, fn, running, lowering.widen(value(element(i.scale(step).add(step > 1 ? Affine.lane(step) : 0)), width), width)),
+        combine(
+          b,
+          fn,
+          running,
+          lowering.widen(value(element(i.scale(step).add(step > 1 ? Affine.lane(step) : 0)), width), width),
+        ),
       ]);
       if (step === 1) return total;
       total = collapse(b, fn, total);
       if (vectors * step < space.length) {
-        [total] = lowering.for(vectors * step, space.length, 1, [total], (i, [running]) => [combine(b, fn, running, value(element(i), 1))]);
+        [total] = lowering.for(vectors * step, space.length, 1, [total], (i, [running]) => [
+          combine(b, fn, running, value(element(i), 1)),
+        ]);
       }
       return total;
     },
     each(visit) {
       const width = Math.max(rowLanes, step) as Lanes;
-      lowering.for(0, vectors, 1, [], (i) => visit(element(i.scale(step).add(step > 1 ? Affine.lane(step) : 0)), width));
+      lowering.for(0, vectors, 1, [], (i) =>
+        visit(element(i.scale(step).add(step > 1 ? Affine.lane(step) : 0)), width),
+      );
       if (vectors * step < space.length) lowering.for(vectors * step, space.length, 1, [], (i) => visit(element(i), 1));
     },
     once: (body) => body(),
@@ -271,12 +314,22 @@ function serialRow(lowering: Lowering, space: Space, index: Index, rowLanes: Lan
 }
 
 /** CPU: tasks take shares of the rows. */
-function lowerTasks(lowering: Lowering, target: Target, space: Space, program: Program, across: boolean): KernelFunction {
+function lowerTasks(
+  lowering: Lowering,
+  target: Target,
+  space: Space,
+  program: Program,
+  across: boolean,
+): KernelFunction {
   const { b } = lowering;
   const widest = target.vectorLanes;
-  const step: Lanes = across ? 1 : ([16, 8, 4, 2] as const).find((lanes) => lanes <= widest && lanes <= space.length) ?? 1;
+  const step: Lanes = across
+    ? 1
+    : (([16, 8, 4, 2] as const).find((lanes) => lanes <= widest && lanes <= space.length) ?? 1);
   const innermost = space.rowShape.at(-1) ?? 1;
-  const rowLanes: Lanes = across ? ([16, 8, 4, 2] as const).find((lanes) => lanes <= widest && innermost % lanes === 0) ?? 1 : 1;
+  const rowLanes: Lanes = across
+    ? (([16, 8, 4, 2] as const).find((lanes) => lanes <= widest && innermost % lanes === 0) ?? 1)
+    : 1;
   const units = space.rows / rowLanes;
   const work = space.rows * space.length;
   const tasks = Math.max(1, Math.min(units, target.parallelism * 4, Math.floor(work / 4096)));
@@ -292,7 +345,13 @@ function lowerTasks(lowering: Lowering, target: Target, space: Space, program: P
 }
 
 /** GPU: one invocation a row. */
-function lowerInvocations(lowering: Lowering, target: Target, space: Space, program: Program, serial: boolean): KernelFunction {
+function lowerInvocations(
+  lowering: Lowering,
+  target: Target,
+  space: Space,
+  program: Program,
+  serial: boolean,
+): KernelFunction {
   const workgroup = Math.min(64, target.limits.workgroupInvocations);
   const step: Lanes = !serial && space.contiguous && space.length % 4 === 0 && target.vectorLanes >= 4 ? 4 : 1;
   const local = Affine.of(lowering.b.builtin('local_id', 0, workgroup), lowering.b);
@@ -315,27 +374,39 @@ function lowerTogether(lowering: Lowering, target: Target, space: Space, program
   const local = Affine.of(b.builtin('local_id', 0, workgroup), b);
   const shared = new Map<ScalarType, ReturnType<typeof b.array>>();
   const sharedOf = (scalar: ScalarType) => {
-    const known = shared.get(scalar) ?? b.array(`partial_${scalar}`, 'shared', scalar === 'bool' ? 'u32' : scalar, workgroup);
+    const known =
+      shared.get(scalar) ?? b.array(`partial_${scalar}`, 'shared', scalar === 'bool' ? 'u32' : scalar, workgroup);
     shared.set(scalar, known);
     return known;
   };
   const grid = lowering.workgroups(space.rows, (group) => {
     const index = delinearize(group, space.rowShape);
     /** Strides over the row, a workgroup at a time; the last stride may be cut short. */
-    const stride = (initial: readonly KValue[], body: (place: Affine, carried: readonly KValue[]) => readonly KValue[] | void) =>
+    const stride = (
+      initial: readonly KValue[],
+      body: (place: Affine, carried: readonly KValue[]) => readonly KValue[] | void,
+    ) =>
       lowering.for(0, Math.ceil(vectors / workgroup), 1, initial, (i, carried) => {
         const at = i.scale(workgroup).add(local);
         if (at.range.max < vectors) return body(at.scale(step), carried);
         const value = at.emit(b);
-        return lowering.if(b.compare('lt', value, b.constant(vectors)),
-          () => body(Affine.of(b.assume(value, 0, vectors - 1), b).scale(step), carried), () => carried);
+        return lowering.if(
+          b.compare('lt', value, b.constant(vectors)),
+          () => body(Affine.of(b.assume(value, 0, vectors - 1), b).scale(step), carried),
+          () => carried,
+        );
       });
     const row: Row = {
       lanes: 1,
       index,
       reduce(fn, scalar, value) {
         const [partial] = stride([b.constant(identity(fn, scalar), scalar, step)], (place, [running]) => [
-          combine(b, fn, running, lowering.widen(value(elementIndex(space, index, place.add(Affine.lane(step))), step), step)),
+          combine(
+            b,
+            fn,
+            running,
+            lowering.widen(value(elementIndex(space, index, place.add(Affine.lane(step))), step), step),
+          ),
         ]);
         const memory = sharedOf(scalar);
         const put = (at: Affine, v: KValue) => b.store(memory, at.emit(b), scalar === 'bool' ? b.convert(v, 'u32') : v);
@@ -368,4 +439,3 @@ function lowerTogether(lowering: Lowering, target: Target, space: Space, program
   });
   return lowering.finish(grid, [workgroup, 1, 1]);
 }
-

@@ -6,12 +6,12 @@ import type { Node, NodeOf, ScatterFn } from '../graph/types.js';
 import type { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
 import { isFloatScalar, type KernelFunction, type KValue } from '../kernel/types.js';
+import { sizeOf } from '../tensor.js';
 import { Affine, delinearize } from './affine.js';
-import type { LoweredKernel } from './lowered.js';
 import type { Group } from './group.js';
+import type { LoweredKernel } from './lowered.js';
 import { type Index, Lowering, scalarOf, shapeOf } from './lowering.js';
 import { lowerMap } from './map.js';
-import { sizeOf } from '../tensor.js';
 
 export function lowerSpecial(group: Group, target: Target): readonly LoweredKernel[] {
   const anchor = group.anchor as Node;
@@ -58,25 +58,31 @@ function defineScatterElements(lowering: Lowering, node: NodeOf<'scatter_element
   const [x, indices, updates] = node.inputs;
   const { axis, fn } = node.attrs;
   const shape = shapeOf(updates);
-  lowering.define(node.outputs[0], (index, lanes) => byLane(lowering, index, lanes, (at) => {
-    const initial = lowering.value(x, at, 1);
-    // Rows of updates are shorter than rows of x where their shape is smaller.
-    let covered = b.constant(true, 'bool');
-    const inside = at.map((i, d) => {
-      if (d === axis || i.range.max < shape[d]) return i;
-      const value = i.emit(b);
-      covered = b.and(covered, b.compare('lt', value, b.constant(shape[d])));
-      return Affine.of(b.clamp(value, 0, shape[d] - 1), b);
-    });
-    const goal = at[axis].emit(b);
-    const [result] = lowering.for(0, shape[axis], 1, [initial], (u, [current]) => {
-      const from = inside.map((i, d) => (d === axis ? u : i));
-      const to = lowering.wrappedIndex(lowering.value(indices, from, 1), shapeOf(x)[axis]);
-      const hit = b.and(covered, b.compare('eq', to, goal));
-      return lowering.if(hit, () => [combineUpdate(b, fn, current, lowering.value(updates, from, 1))], () => [current]);
-    });
-    return result;
-  }));
+  lowering.define(node.outputs[0], (index, lanes) =>
+    byLane(lowering, index, lanes, (at) => {
+      const initial = lowering.value(x, at, 1);
+      // Rows of updates are shorter than rows of x where their shape is smaller.
+      let covered = b.constant(true, 'bool');
+      const inside = at.map((i, d) => {
+        if (d === axis || i.range.max < shape[d]) return i;
+        const value = i.emit(b);
+        covered = b.and(covered, b.compare('lt', value, b.constant(shape[d])));
+        return Affine.of(b.clamp(value, 0, shape[d] - 1), b);
+      });
+      const goal = at[axis].emit(b);
+      const [result] = lowering.for(0, shape[axis], 1, [initial], (u, [current]) => {
+        const from = inside.map((i, d) => (d === axis ? u : i));
+        const to = lowering.wrappedIndex(lowering.value(indices, from, 1), shapeOf(x)[axis]);
+        const hit = b.and(covered, b.compare('eq', to, goal));
+        return lowering.if(
+          hit,
+          () => [combineUpdate(b, fn, current, lowering.value(updates, from, 1))],
+          () => [current],
+        );
+      });
+      return result;
+    }),
+  );
 }
 
 function defineScatterNd(lowering: Lowering, node: NodeOf<'scatter_nd'>): void {
@@ -85,20 +91,29 @@ function defineScatterNd(lowering: Lowering, node: NodeOf<'scatter_nd'>): void {
   const { fn } = node.attrs;
   const outer = shapeOf(indices).slice(0, -1);
   const depth = shapeOf(indices).at(-1) as number;
-  lowering.define(node.outputs[0], (index, lanes) => byLane(lowering, index, lanes, (at) => {
-    const initial = lowering.value(x, at, 1);
-    const goals = at.slice(0, depth).map((i) => i.emit(b));
-    const [result] = lowering.for(0, sizeOf(outer), 1, [initial], (q, [current]) => {
-      const place = delinearize(q, outer);
-      const hit = goals.reduce((all, goal, k) => {
-        const to = lowering.wrappedIndex(lowering.value(indices, [...place, Affine.constant(k)], 1), shapeOf(x)[k]);
-        return b.and(all, b.compare('eq', to, goal));
-      }, b.constant(true, 'bool'));
-      const update = () => combineUpdate(b, fn, current, lowering.value(updates, [...place, ...at.slice(depth)], 1));
-      return lowering.if(hit, () => [update()], () => [current]);
-    });
-    return result;
-  }));
+  lowering.define(node.outputs[0], (index, lanes) =>
+    byLane(lowering, index, lanes, (at) => {
+      const initial = lowering.value(x, at, 1);
+      const goals = at.slice(0, depth).map((i) => i.emit(b));
+      const [result] = lowering.for(0, sizeOf(outer), 1, [initial], (q, [current]) => {
+        const place = delinearize(q, outer);
+        const hit = goals.reduce(
+          (all, goal, k) => {
+            const to = lowering.wrappedIndex(lowering.value(indices, [...place, Affine.constant(k)], 1), shapeOf(x)[k]);
+            return b.and(all, b.compare('eq', to, goal));
+          },
+          b.constant(true, 'bool'),
+        );
+        const update = () => combineUpdate(b, fn, current, lowering.value(updates, [...place, ...at.slice(depth)], 1));
+        return lowering.if(
+          hit,
+          () => [update()],
+          () => [current],
+        );
+      });
+      return result;
+    }),
+  );
 }
 
 // --- top-k ---------------------------------------------------------------------------------------------------------
@@ -118,12 +133,12 @@ function lowerTopK(group: Group, target: Target, node: NodeOf<'top_k'>): KernelF
   const perTask = target.style === 'cpu' ? Math.max(1, Math.ceil(total / (target.parallelism * 4))) : 1;
   const lowering = new Lowering(group, target);
   const { b } = lowering;
-  const isNaN = (v: KValue) => (isFloatScalar(v.type.scalar) ? b.compare('ne', v, v) : b.constant(false, 'bool'));
+  const isNan = (v: KValue) => (isFloatScalar(v.type.scalar) ? b.compare('ne', v, v) : b.constant(false, 'bool'));
   /** NaN counts as larger than all numbers. */
   const before = (other: KValue, otherAt: KValue, own: KValue, ownAt: KValue): KValue => {
     const [p, q] = largest ? [other, own] : [own, other];
-    const greater = b.or(b.compare('gt', p, q), b.and(isNaN(p), b.unary('not', isNaN(q))));
-    const equal = b.or(b.compare('eq', other, own), b.and(isNaN(other), isNaN(own)));
+    const greater = b.or(b.compare('gt', p, q), b.and(isNan(p), b.unary('not', isNan(q))));
+    const equal = b.or(b.compare('eq', other, own), b.and(isNan(other), isNan(own)));
     return b.or(greater, b.and(equal, b.compare('lt', otherAt, ownAt)));
   };
   const comparable = (v: KValue) => (scalarOf(x, node) === 'bool' ? b.convert(v, 'i32') : v);
@@ -132,7 +147,11 @@ function lowerTopK(group: Group, target: Target, node: NodeOf<'top_k'>): KernelF
     const own = lowering.value(x, index, 1);
     const ownAt = index[axis].emit(b);
     const [rank] = lowering.for(0, shape[axis], 1, [b.constant(0)], (j, [count]) => {
-      const other = lowering.value(x, index.map((i, d) => (d === axis ? j : i)), 1);
+      const other = lowering.value(
+        x,
+        index.map((i, d) => (d === axis ? j : i)),
+        1,
+      );
       const first = before(comparable(other), j.emit(b), comparable(own), ownAt);
       return [b.select(first, b.addc(count, 1), count)];
     });

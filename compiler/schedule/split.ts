@@ -14,14 +14,22 @@ import { sizeOf } from '../tensor.js';
 export function splitLargeWeights(graph: Graph, target: Target): Graph {
   const limit = target.limits.storageBindingBytes;
   const isLarge = (value: Value) => bytesOf(value.type.dtype, sizeOf(value.type.shape as readonly number[])) > limit;
-  const candidates = graph.nodes.some((node) =>
-    (node.op === 'dot' || node.op === 'conv') && node.inputs.some((input) => graph.constants.has(input.id) && isLarge(input)));
+  const candidates = graph.nodes.some(
+    (node) =>
+      (node.op === 'dot' || node.op === 'conv') &&
+      node.inputs.some((input) => graph.constants.has(input.id) && isLarge(input)),
+  );
   if (!candidates) return graph;
   const split = rewrite(graph, (node, inputs, { b, constant }) => {
     if (node.op !== 'dot' && node.op !== 'conv') return undefined;
     const which = inputs.findIndex((input) => constant(input) !== undefined && isLarge(input));
     if (which < 0) return undefined;
-    const place = node.op === 'dot' ? freeAxis(node, which) : which === 1 && node.attrs.groups === 1 ? { axis: 0, result: 1 } : undefined;
+    const place =
+      node.op === 'dot'
+        ? freeAxis(node, which)
+        : which === 1 && node.attrs.groups === 1
+          ? { axis: 0, result: 1 }
+          : undefined;
     return place && [cut(b, node, inputs, which, place, limit)];
   });
   return foldConstants(split).graph;
@@ -30,7 +38,8 @@ export function splitLargeWeights(graph: Graph, target: Target): Graph {
 /** A free axis of the operand and where it is in the result. */
 function freeAxis(node: NodeOf<'dot'>, which: number): { axis: number; result: number } | undefined {
   const { lhsBatch, rhsBatch, lhsContract, rhsContract } = node.attrs;
-  const free = (value: Value, used: readonly number[]) => value.type.shape.map((_, d) => d).filter((d) => !used.includes(d));
+  const free = (value: Value, used: readonly number[]) =>
+    value.type.shape.map((_, d) => d).filter((d) => !used.includes(d));
   const lhsFree = free(node.inputs[0], [...lhsBatch, ...lhsContract]);
   const rhsFree = free(node.inputs[1], [...rhsBatch, ...rhsContract]);
   const [axis] = which === 0 ? lhsFree : rhsFree;
@@ -39,8 +48,12 @@ function freeAxis(node: NodeOf<'dot'>, which: number): { axis: number; result: n
 }
 
 function cut(
-  b: GraphBuilder, node: NodeOf<'dot'> | NodeOf<'conv'>, inputs: readonly Value[], which: number,
-  { axis, result }: { axis: number; result: number }, limit: number,
+  b: GraphBuilder,
+  node: NodeOf<'dot'> | NodeOf<'conv'>,
+  inputs: readonly Value[],
+  which: number,
+  { axis, result }: { axis: number; result: number },
+  limit: number,
 ): Value {
   const weights = inputs[which];
   const shape = weights.type.shape as readonly number[];

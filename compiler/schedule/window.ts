@@ -2,7 +2,7 @@
 import type { Node, NodeOf } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import { isFloatScalar, type KernelFunction, type KValue, type Lanes } from '../kernel/types.js';
-import { Affine, linearize } from './affine.js';
+import { type Affine, linearize } from './affine.js';
 import type { Group } from './group.js';
 import { type Index, type Lowering, scalarOf, shapeOf } from './lowering.js';
 import { lowerMap } from './map.js';
@@ -22,7 +22,9 @@ function defineWindow(lowering: Lowering, anchor: Node): void {
 
 /** Runs `body` for every offset of the window, carrying values; dims of extent 1 make no loop. */
 function overWindow(
-  lowering: Lowering, window: readonly number[], initial: readonly KValue[],
+  lowering: Lowering,
+  window: readonly number[],
+  initial: readonly KValue[],
   body: (offset: Index, carried: readonly KValue[]) => readonly KValue[],
 ): readonly KValue[] {
   const nest = (d: number, offset: Index, carried: readonly KValue[]): readonly KValue[] =>
@@ -48,7 +50,13 @@ function reduceWindow(lowering: Lowering, node: NodeOf<'reduce_window'>, index: 
   const initial = b.constant(neutral, accumulator, wide);
   const [result] = overWindow(lowering, window, [initial], (offset, [accumulated]) => {
     const at = placeIn(node, index, offset);
-    const element = lowering.inside(at, shapeOf(x), wide, (i, width) => lowering.value(x, i, width), () => b.constant(neutral, scalar));
+    const element = lowering.inside(
+      at,
+      shapeOf(x),
+      wide,
+      (i, width) => lowering.value(x, i, width),
+      () => b.constant(neutral, scalar),
+    );
     return [combine(b, fn, accumulated, b.convert(lowering.widen(element, wide), accumulator))];
   });
   return b.convert(result, scalar);
@@ -63,10 +71,16 @@ function argmaxWindow(lowering: Lowering, node: NodeOf<'window_argmax'>, index: 
     const [, best] = overWindow(lowering, node.attrs.window, initial, (offset, [value, position]) => {
       const at = placeIn(node, i, offset);
       let flat: KValue | undefined;
-      const element = lowering.inside(at, shapeOf(x), 1, (inner, width) => {
-        flat = linearize(inner, shapeOf(x)).emit(b);
-        return lowering.value(x, inner, width);
-      }, () => b.constant(identity('max', scalar), scalar));
+      const element = lowering.inside(
+        at,
+        shapeOf(x),
+        1,
+        (inner, width) => {
+          flat = linearize(inner, shapeOf(x)).emit(b);
+          return lowering.value(x, inner, width);
+        },
+        () => b.constant(identity('max', scalar), scalar),
+      );
       const within = isInside(lowering, at, shapeOf(x));
       const isNan = (v: KValue) => (isFloatScalar(scalar) ? b.compare('ne', v, v) : b.constant(false, 'bool'));
       const firstNan = b.and(isNan(element), b.unary('not', isNan(value)));
@@ -83,9 +97,12 @@ function argmaxWindow(lowering: Lowering, node: NodeOf<'window_argmax'>, index: 
 /** True where the place lies in the tensor. */
 function isInside(lowering: Lowering, at: Index, extents: readonly number[]): KValue {
   const { b } = lowering;
-  return at.reduce((valid, i, d) => {
-    if (i.range.min >= 0 && i.range.max < extents[d]) return valid;
-    const value = i.emit(b);
-    return b.and(valid, b.and(b.compare('ge', value, b.constant(0)), b.compare('lt', value, b.constant(extents[d]))));
-  }, b.constant(true, 'bool'));
+  return at.reduce(
+    (valid, i, d) => {
+      if (i.range.min >= 0 && i.range.max < extents[d]) return valid;
+      const value = i.emit(b);
+      return b.and(valid, b.and(b.compare('ge', value, b.constant(0)), b.compare('lt', value, b.constant(extents[d]))));
+    },
+    b.constant(true, 'bool'),
+  );
 }

@@ -1,9 +1,10 @@
-// The add-on's entry point: one sub-object a driver, `{ files, cpu, vulkan }`. A driver that cannot work on this machine
-// still registers and says why when it is probed; loading the add-on never fails because of a missing GPU.
+// The add-on's entry point: one sub-object a driver, `{ files, cpu, vulkan, cuda }`. A driver that cannot work on this
+// machine still registers and says why when it is probed; loading the add-on never fails because of a missing GPU.
 
 #include <napi.h>
 
 #include "../cpu/cpu.h"
+#include "../cuda/cuda.h"
 #include "../vulkan/vulkan.h"
 #include "files.h"
 
@@ -13,6 +14,7 @@ static Napi::Object InitAddon(Napi::Env env, Napi::Object exports) {
   exports.Set("files", InitFiles(env));
   exports.Set("cpu", InitCpu(env));
   exports.Set("vulkan", InitVulkan(env));
+  exports.Set("cuda", InitCuda(env));
   return exports;
 }
 

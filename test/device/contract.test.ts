@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Backend, Device, Driver } from '../../backends/backend.js';
-import { backends } from '../../backends/registry.js';
+import { vulkanBackend } from '../../backends/vulkan/index.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
@@ -65,13 +65,11 @@ const cases: readonly { readonly name: string; readonly build: (b: GraphBuilder,
 ];
 
 describe('contraction on a Vulkan device', () => {
-  let backend: Backend;
   let driver: Driver;
   let device: Device | undefined;
 
   beforeAll(async () => {
-    backend = await backends.vulkan();
-    driver = await backend.driver({});
+    driver = await vulkanBackend.driver({});
     if (!(await driver.probe()).ok) return;
     const [info] = await driver.enumerate();
     if (info) device = await driver.open(info.id);
@@ -111,7 +109,7 @@ describe('contraction on a Vulkan device', () => {
       writes.push({ to: { buffer, offset: 0, bytes: data.byteLength }, data });
     }
     const kernels = lowered.map(({ kernel }) => legalize(kernel, target));
-    const loaded = await open.loadKernels(kernels.map((kernel) => backend.render(kernel, target)));
+    const loaded = await open.loadKernels(kernels.map((kernel) => vulkanBackend.render(kernel, target)));
     const whole = (binding: Binding) => {
       const buffer = buffers.get(binding) as ReturnType<Device['allocate']>;
       return { buffer, offset: 0, bytes: buffer.bytes };

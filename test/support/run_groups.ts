@@ -17,7 +17,9 @@ export interface GroupRun {
 
 /** `transform` stands between scheduling and execution (legalisation). */
 export function runGroups(
-  graph: Graph, target: Target, inputs: Readonly<Record<string, HostTensor>>,
+  graph: Graph,
+  target: Target,
+  inputs: Readonly<Record<string, HostTensor>>,
   transform: (kernel: KernelFunction) => KernelFunction = (kernel) => kernel,
 ): GroupRun {
   const tensors = new Map<number, HostTensor>();
@@ -35,7 +37,9 @@ export function runGroups(
   };
   const memoryOf = (binding: Binding): Uint8Array => {
     if (!('kind' in binding)) return wholeWords(tensorOf(binding));
-    const known = memories.get(binding) ?? (binding.kind === 'temporary' ? new Uint8Array(binding.bytes) : wholeWords(padded(binding.data.load())));
+    const known =
+      memories.get(binding) ??
+      (binding.kind === 'temporary' ? new Uint8Array(binding.bytes) : wholeWords(padded(binding.data.load())));
     memories.set(binding, known);
     return known;
   };
@@ -62,12 +66,18 @@ function padded(tensor: HostTensor): HostTensor {
 const wholeWords = ({ data }: HostTensor): Uint8Array => new Uint8Array((data as Uint8Array).buffer);
 
 /** The graph by the reference evaluator. */
-export function runReference(graph: Graph, inputs: Readonly<Record<string, HostTensor>>): ReadonlyMap<string, HostTensor> {
+export function runReference(
+  graph: Graph,
+  inputs: Readonly<Record<string, HostTensor>>,
+): ReadonlyMap<string, HostTensor> {
   const tensors = new Map<number, HostTensor>();
   for (const input of graph.inputs) tensors.set(input.id, inputs[input.name]);
   for (const [id, data] of graph.constants) tensors.set(id, data.load());
   for (const node of graph.nodes) {
-    const results = evaluateNode(node, node.inputs.map((input) => tensors.get(input.id) as HostTensor));
+    const results = evaluateNode(
+      node,
+      node.inputs.map((input) => tensors.get(input.id) as HostTensor),
+    );
     node.outputs.forEach((output, i) => {
       tensors.set(output.id, results[i]);
     });

@@ -23,7 +23,10 @@ const base: Target = {
   vectorLanes: 8,
   vectorRegisters: 16,
   subgroup: { min: 1, max: 1 },
-  caches: [{ bytes: 32 << 10, shared: false }, { bytes: 1 << 20, shared: false }],
+  caches: [
+    { bytes: 32 << 10, shared: false },
+    { bytes: 1 << 20, shared: false },
+  ],
   parallelism: 2,
   rates: { copyGBs: 20, gflops: 200, dispatchMicroseconds: 5 },
 };
@@ -40,8 +43,24 @@ const gpuLimits = {
 
 export const testTargets: Readonly<Record<'cpu' | 'simt' | 'software', Target>> = {
   cpu: base,
-  simt: { ...base, backend: 'vulkan', style: 'simt', limits: gpuLimits, vectorLanes: 4, features: new Set(['fma']), parallelism: 16, subgroup: { min: 32, max: 32 } },
-  software: { ...base, backend: 'vulkan', style: 'software-gpu', limits: gpuLimits, vectorLanes: 4, features: new Set() },
+  simt: {
+    ...base,
+    backend: 'vulkan',
+    style: 'simt',
+    limits: gpuLimits,
+    vectorLanes: 4,
+    features: new Set(['fma']),
+    parallelism: 16,
+    subgroup: { min: 32, max: 32 },
+  },
+  software: {
+    ...base,
+    backend: 'vulkan',
+    style: 'software-gpu',
+    limits: gpuLimits,
+    vectorLanes: 4,
+    features: new Set(),
+  },
 };
 
 /** What every GPU has: 32-bit types, and nothing else. */

@@ -1,10 +1,10 @@
 // Graph passes: each rewrite happens where it should, not where it must not, and keeps the meaning.
 import { describe, expect, test } from 'vitest';
+import { compareTensors } from '../../compiler/compare.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
-import { compareTensors } from '../../compiler/compare.js';
 import { eliminate } from '../../compiler/passes/eliminate.js';
 import { foldConstants } from '../../compiler/passes/fold.js';
 import { recognise } from '../../compiler/passes/recognise.js';
@@ -14,14 +14,17 @@ import { emptyTensor, type HostTensor, sizeOf } from '../../compiler/tensor.js';
 
 function ramp(dtype: 'f32' | 'u8' | 'i8', shape: readonly number[], step = 1): HostTensor {
   const tensor = emptyTensor(dtype, shape);
-  for (let i = 0; i < sizeOf(shape); i++) (tensor.data as Float32Array)[i] = ((i * 7 * step) % 23) - (dtype === 'u8' ? 0 : 11);
+  for (let i = 0; i < sizeOf(shape); i++)
+    (tensor.data as Float32Array)[i] = ((i * 7 * step) % 23) - (dtype === 'u8' ? 0 : 11);
   return tensor;
 }
 
 function build(make: (b: GraphBuilder) => Value | readonly Value[]): Graph {
   const b = new GraphBuilder('test');
   const made = make(b);
-  (Array.isArray(made) ? made : [made]).forEach((value: Value, i: number) => b.output(`y${i}`, value));
+  (Array.isArray(made) ? made : [made]).forEach((value: Value, i: number) => {
+    b.output(`y${i}`, value);
+  });
   return b.finish();
 }
 
@@ -38,8 +41,20 @@ describe('pull scales', () => {
   const dequantised = (b: GraphBuilder, q: Value, scale: Value) =>
     c.mul(b, c.cast(b, c.sub(b, c.cast(b, q, 'i32'), c.scalar(b, 3, 'i32')), 'f32'), scale);
   const channel = (b: GraphBuilder, count: number) =>
-    c.reshape(b, b.constant({ dtype: 'f32', shape: [count], data: Float32Array.from({ length: count }, (_, i) => 0.1 + i / 8) }), [count, 1, 1, 1]);
-  const conv = { strides: [1, 1], padLow: [1, 1], padHigh: [1, 1], dilations: [1, 1], inputDilation: [1, 1], groups: 1, dtype: 'f32' as const };
+    c.reshape(
+      b,
+      b.constant({ dtype: 'f32', shape: [count], data: Float32Array.from({ length: count }, (_, i) => 0.1 + i / 8) }),
+      [count, 1, 1, 1],
+    );
+  const conv = {
+    strides: [1, 1],
+    padLow: [1, 1],
+    padHigh: [1, 1],
+    dilations: [1, 1],
+    inputDilation: [1, 1],
+    groups: 1,
+    dtype: 'f32' as const,
+  };
 
   test('per channel, out of a convolution', () => {
     const graph = build((b) => {
@@ -56,7 +71,11 @@ describe('pull scales', () => {
   test('out of a product, along the free dim', () => {
     const graph = build((b) => {
       const x = dequantised(b, b.input('x', 'u8', [5, 7]), c.scalar(b, 0.5, 'f32'));
-      const scale = c.reshape(b, b.constant({ dtype: 'f32', shape: [4], data: Float32Array.of(1, 2, 0.5, 0.25) }), [4, 1]);
+      const scale = c.reshape(
+        b,
+        b.constant({ dtype: 'f32', shape: [4], data: Float32Array.of(1, 2, 0.5, 0.25) }),
+        [4, 1],
+      );
       const w = dequantised(b, b.constant(ramp('i8', [4, 7])), scale);
       return b.op('dot', [x, w], { lhsBatch: [], rhsBatch: [], lhsContract: [1], rhsContract: [1], dtype: 'f32' })[0];
     });
@@ -72,7 +91,9 @@ describe('pull scales', () => {
       return c.matmul(b, x, w);
     });
     expect(ops(pullScales(along))).toEqual(ops(along));
-    const floats = build((b) => c.matmul(b, c.mul(b, b.input('x', 'f32', [2, 3]), c.scalar(b, 2, 'f32')), b.constant(ramp('f32', [3, 2]))));
+    const floats = build((b) =>
+      c.matmul(b, c.mul(b, b.input('x', 'f32', [2, 3]), c.scalar(b, 2, 'f32')), b.constant(ramp('f32', [3, 2]))),
+    );
     expect(ops(pullScales(floats))).toEqual(ops(floats));
   });
 });
@@ -100,7 +121,9 @@ describe('simplify', () => {
   test('drops what changes nothing and merges movement', () => {
     const graph = build((b) => {
       const x = b.input('x', 'f32', [2, 3, 4]);
-      const twice = b.op('transpose', [b.op('transpose', [x], { permutation: [2, 0, 1] })[0]], { permutation: [1, 2, 0] })[0];
+      const twice = b.op('transpose', [b.op('transpose', [x], { permutation: [2, 0, 1] })[0]], {
+        permutation: [1, 2, 0],
+      })[0];
       const same = b.op('reshape', [b.op('reshape', [twice], { shape: [6, 4] })[0]], { shape: [2, 3, 4] })[0];
       return c.add(b, c.mul(b, same, c.scalar(b, 1, 'f32')), c.scalar(b, 0, 'f32'));
     });
@@ -109,8 +132,20 @@ describe('simplify', () => {
   });
   test('zero padding joins the convolution', () => {
     const graph = build((b) => {
-      const padded = b.op('pad', [b.input('x', 'f32', [1, 2, 5, 5]), c.scalar(b, 0, 'f32')], { low: [0, 0, 1, 2], high: [0, 0, 0, 1], mode: 'constant' })[0];
-      const attrs = { strides: [1, 1], padLow: [0, 0], padHigh: [0, 0], dilations: [1, 1], inputDilation: [1, 1], groups: 1, dtype: 'f32' as const };
+      const padded = b.op('pad', [b.input('x', 'f32', [1, 2, 5, 5]), c.scalar(b, 0, 'f32')], {
+        low: [0, 0, 1, 2],
+        high: [0, 0, 0, 1],
+        mode: 'constant',
+      })[0];
+      const attrs = {
+        strides: [1, 1],
+        padLow: [0, 0],
+        padHigh: [0, 0],
+        dilations: [1, 1],
+        inputDilation: [1, 1],
+        groups: 1,
+        dtype: 'f32' as const,
+      };
       return b.op('conv', [padded, b.constant(ramp('f32', [3, 2, 3, 3]))], attrs)[0];
     });
     const simplified = eliminate(simplify(graph));
@@ -131,7 +166,9 @@ describe('fold', () => {
     sameMeaning(graph, folded, { x: ramp('f32', [4, 4]) });
   });
   test('does not blow constants up', () => {
-    const graph = build((b) => c.mul(b, b.input('x', 'f32', [256, 256]), c.broadcastTo(b, c.scalar(b, 2, 'f32'), [256, 256])));
+    const graph = build((b) =>
+      c.mul(b, b.input('x', 'f32', [256, 256]), c.broadcastTo(b, c.scalar(b, 2, 'f32'), [256, 256])),
+    );
     const { graph: folded } = foldConstants(graph);
     const bytes = [...folded.constants.values()].reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0);
     expect(bytes).toBe(4);

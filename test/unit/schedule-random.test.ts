@@ -30,8 +30,10 @@ function tolerance({ dtype }: HostTensor): { rtol: number; atol: number } {
 /** Kernels know no strings, f8 and four-bit types; empty tensors need none. */
 function isComputed(graph: Graph): boolean {
   const values = [...graph.inputs, ...graph.nodes.flatMap((node) => node.outputs)];
-  return values.every(({ type }) =>
-    !['string', 'f8e4m3', 'f8e5m2', 'i4', 'u4'].includes(type.dtype) && sizeOf(type.shape as readonly number[]) > 0);
+  return values.every(
+    ({ type }) =>
+      !['string', 'f8e4m3', 'f8e5m2', 'i4', 'u4'].includes(type.dtype) && sizeOf(type.shape as readonly number[]) > 0,
+  );
 }
 
 function check(graph: Graph, inputs: ReadonlyMap<string, HostTensor>, target: Target): void {
