@@ -2,6 +2,7 @@
 import { TuttiError } from '../../compiler/error.js';
 import type { DeviceInfo, KernelCode } from '../backend.js';
 import { AddonDevice } from '../common/addon.js';
+import { abandonAtExit, closedInOrder } from '../common/exit.js';
 import type { NativeDevice, NativeDriver, NativeHandle } from '../common/resources.js';
 import { describe } from './target.js';
 
@@ -33,11 +34,13 @@ export interface NativeCuda extends NativeDriver {
   enumerate(library: string): Promise<readonly NativeFacts[]>;
   open(library: string, id: string): Promise<NativeDevice>;
   loadKernels(device: NativeDevice, sources: readonly NativeKernelSource[]): Promise<NativeHandle[]>;
+  abandon(device: NativeDevice): void;
 }
 
 export class CudaDevice extends AddonDevice<NativeCuda> {
   constructor(native: NativeCuda, device: NativeDevice, info: DeviceInfo) {
     super(native, device, info, describe(info));
+    abandonAtExit(this);
   }
 
   protected compile(codes: readonly KernelCode[]): Promise<readonly NativeHandle[]> {
@@ -46,5 +49,13 @@ export class CudaDevice extends AddonDevice<NativeCuda> {
       return { name, entry, text, workgroup, bindings: bindings.length, scalarBytes };
     });
     return this.native.loadKernels(this.handle, sources);
+  }
+
+  protected override async closed(): Promise<void> {
+    closedInOrder(this);
+  }
+
+  abandon(): void {
+    this.native.abandon(this.handle);
   }
 }
