@@ -30,8 +30,7 @@ export const arrayAlignment = 16;
 /** Offsets of accesses beyond this are added beforehand; PTX has 32 bits, the machine 24. */
 const largestOffset = 2 ** 22;
 
-export const arrayBytes = (array: KArray): number =>
-  (Math.max(1, array.length) * scalarBits[memoryScalar(array)]) / 8;
+export const arrayBytes = (array: KArray): number => (Math.max(1, array.length) * scalarBits[memoryScalar(array)]) / 8;
 
 /** Bools are bytes of 0 or 1. */
 const memoryScalar = (memory: KMemory): ScalarType => (memory.scalar === 'bool' ? 'u8' : memory.scalar);
@@ -67,7 +66,10 @@ export class MemoryAccess {
     this.#arrays = new Map(kernel.arrays.map((array, i) => [array, i]));
     for (const array of survey.registerArrays) {
       const width = widthOf(array.scalar);
-      this.#registers.set(array, Array.from({ length: array.length }, () => text.reg(width)));
+      this.#registers.set(
+        array,
+        Array.from({ length: array.length }, () => text.reg(width)),
+      );
     }
   }
 

@@ -130,7 +130,9 @@ const laneBytes = (scalar: ScalarType): number => Math.max(widthOf(scalar) === 1
 
 function paramOf({ scalar, lanes }: KType, name: string): string {
   const bytes = laneBytes(scalar);
-  return lanes === 1 ? `.param .b${8 * bytes} ${name}` : `.param .align ${arrayAlignment} .b8 ${name}[${bytes * lanes}]`;
+  return lanes === 1
+    ? `.param .b${8 * bytes} ${name}`
+    : `.param .align ${arrayAlignment} .b8 ${name}[${bytes * lanes}]`;
 }
 
 function loadParam(f: FunctionText, { scalar, lanes }: KType, name: string): Lanes {

@@ -119,4 +119,3 @@ function shuffle(f: FunctionText, scalar: ScalarType, mode: string, reg: Reg, la
       return width satisfies never;
   }
 }
-

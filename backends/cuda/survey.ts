@@ -1,5 +1,5 @@
 /** What the renderer knows of a kernel before it writes a line: unrolled loops, private arrays in registers, inlining. */
-import { fmodHelper } from '../common/fmod.js';
+
 import {
   type HelperFunction,
   isFloatScalar,
@@ -11,6 +11,7 @@ import {
   type KValue,
 } from '../../compiler/kernel/types.js';
 import { blocksOf, resultsOf } from '../../compiler/kernel/walk.js';
+import { fmodHelper } from '../common/fmod.js';
 
 type For = Extract<KInst, { op: 'for' }>;
 
@@ -53,7 +54,10 @@ export class Survey {
     }
     const fmods = [...this.#remainders.values()];
     for (const { body } of fmods) this.#unroll(body);
-    this.functions = [...fmods.filter((helper) => this.#isFunction(helper)), ...kernel.helpers.filter((h) => functions.has(h))];
+    this.functions = [
+      ...fmods.filter((helper) => this.#isFunction(helper)),
+      ...kernel.helpers.filter((h) => functions.has(h)),
+    ];
     this.registerArrays = new Set(
       kernel.arrays.filter(
         (array) => array.space === 'private' && array.length <= registerElements && !dynamic.has(array),

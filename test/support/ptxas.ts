@@ -17,7 +17,11 @@ export const ptxasKnows = (arch: string): boolean => help.status === 0 && help.s
 const batch = 64;
 
 /** Assembles kernels of one architecture. What ptxas says against each batch, with its text; empty if it takes all. */
-export async function assemble(codes: readonly KernelCode[], arch: string, options: readonly string[] = []): Promise<string[]> {
+export async function assemble(
+  codes: readonly KernelCode[],
+  arch: string,
+  options: readonly string[] = [],
+): Promise<string[]> {
   if (ptxasMissing !== undefined) return [];
   const folder = mkdtempSync(join(tmpdir(), 'tutti-ptx-'));
   try {

@@ -70,7 +70,8 @@ function everyOp(scalar: ScalarType, lanes: Lanes): KernelFunction {
   if (float) {
     keep(b.fma(p, q, p));
     keep(b.fma(two, q, two));
-    for (const special of [Number.NaN, Number.POSITIVE_INFINITY, -0]) keep(b.add(p, b.constant(special, scalar, lanes)));
+    for (const special of [Number.NaN, Number.POSITIVE_INFINITY, -0])
+      keep(b.add(p, b.constant(special, scalar, lanes)));
     keep(b.binary('add', b.binary('mul', p, q, true), p, true));
   }
   let flag = b.compare('eq', p, q);
@@ -150,12 +151,16 @@ function controlAndMemory(): KernelFunction {
     const next = b.binary('shr', v, b.constant(1));
     return { condition: flag, next: [next, b.compare('gt', next, group)] };
   });
-  const helper = b.call('twice', [done, odd], ktype('i32'), ([p, flag]) =>
-    b.if(
-      b.or(flag, b.compare('lt', p, b.constant(9))),
-      () => [b.mulc(p, 2)],
-      () => [p],
-    )[0],
+  const helper = b.call(
+    'twice',
+    [done, odd],
+    ktype('i32'),
+    ([p, flag]) =>
+      b.if(
+        b.or(flag, b.compare('lt', p, b.constant(9))),
+        () => [b.mulc(p, 2)],
+        () => [p],
+      )[0],
   );
   const [unrolled] = b.for(0, 4, 1, [helper], (i, [v]) => [b.add(v, b.mul(i, v))], { unroll: true });
   b.compareExchange(out, lane, unrolled, helper);
@@ -168,7 +173,22 @@ function mathematics(scalar: 'f16' | 'f32' | 'f64'): KernelFunction {
   const b = new KernelBuilder();
   const x = b.buffer('x', scalar, 4096, 'readwrite');
   const i = b.mulc(b.builtin('local_id', 0, 32), 4);
-  const unary = ['exp', 'exp2', 'log', 'log2', 'sin', 'cos', 'tan', 'asin', 'acos', 'atan', 'sinh', 'cosh', 'tanh', 'erf'];
+  const unary = [
+    'exp',
+    'exp2',
+    'log',
+    'log2',
+    'sin',
+    'cos',
+    'tan',
+    'asin',
+    'acos',
+    'atan',
+    'sinh',
+    'cosh',
+    'tanh',
+    'erf',
+  ];
   for (const lanes of [1, 4] as const) {
     let value = b.load(x, i, lanes, true);
     for (const fn of unary) value = b.unary(fn as UnaryFn, b.unary(fn as UnaryFn, value));
@@ -195,7 +215,8 @@ function seeded(seed: number): Chooser {
 const render = (kernel: KernelFunction, target: Target): KernelCode =>
   cudaBackend.render(legalize(expandMath(kernel), target), target);
 const sourceLines = (code: KernelCode): string[] => (code.text ?? '').split('\n');
-const count = (code: KernelCode, pattern: RegExp): number => sourceLines(code).filter((line) => pattern.test(line)).length;
+const count = (code: KernelCode, pattern: RegExp): number =>
+  sourceLines(code).filter((line) => pattern.test(line)).length;
 
 describe.each(architectures)('PTX for %s', (arch) => {
   const target = targetOf(arch);
@@ -317,7 +338,14 @@ describe('PTX renderer', () => {
       const own = b.array('own', 'private', 'f32', 8);
       const all = { unroll: true };
       b.for(0, 8, 1, [], (k) => void b.store(own, k, b.load(x, b.add(b.mulc(i, 8), k))), all);
-      const [sum] = b.for(0, 8, 1, [b.constant(0, 'f32')], (k, [s]) => [b.add(s, b.load(own, b.sub(b.constant(7), k)))], all);
+      const [sum] = b.for(
+        0,
+        8,
+        1,
+        [b.constant(0, 'f32')],
+        (k, [s]) => [b.add(s, b.load(own, b.sub(b.constant(7), k)))],
+        all,
+      );
       b.store(x, i, sum);
     });
     expect(code.text).not.toContain('.local');
@@ -334,7 +362,12 @@ describe('PTX renderer', () => {
       [32, '%r13', '%r13'],
       [64, '%d1', '5'],
     ]);
-    const registers = new Map([['%r10', 'a'], ['%r11', 'b'], ['%r12', 'c'], ['%r13', 'd']]);
+    const registers = new Map([
+      ['%r10', 'a'],
+      ['%r11', 'b'],
+      ['%r12', 'c'],
+      ['%r13', 'd'],
+    ]);
     for (const line of f.body()) {
       const [, to, from] = line.match(/^mov\.\w+ (\S+), (\S+);$/) ?? [];
       if (to !== undefined) registers.set(to, registers.get(from) ?? from);
@@ -422,9 +455,22 @@ describe('targets', () => {
 
   it('describes a device by what it reports', () => {
     const described = cudaBackend.describe({
-      id: 'cuda:GPU-0', backend: 'cuda', name: 'x', driver: 'y', virtual: false, software: false, memoryBytes: 2 ** 33,
+      id: 'cuda:GPU-0',
+      backend: 'cuda',
+      name: 'x',
+      driver: 'y',
+      virtual: false,
+      software: false,
+      memoryBytes: 2 ** 33,
       features: [],
-      limits: { computeCapability: 80, cudaVersion: 12040, multiprocessors: 108, clockKHz: 1_410_000, memoryClockKHz: 1_215_000, memoryBusBits: 5120 },
+      limits: {
+        computeCapability: 80,
+        cudaVersion: 12040,
+        multiprocessors: 108,
+        clockKHz: 1_410_000,
+        memoryClockKHz: 1_215_000,
+        memoryBusBits: 5120,
+      },
     });
     expect(described).toMatchObject({ arch: 'sm_80', parallelism: 108 });
     expect(described.rates.copyGBs).toBeCloseTo(1555.2, 1);
