@@ -150,7 +150,7 @@ export class Survey {
     return size;
   }
 
-  /** Whether the renderer will know the value as a number: see Renderer's folding, which does the same. */
+  /** Whether the renderer will know the value as a number: see BodyRenderer's folding, which does the same. */
   #isStatic(value: KValue): boolean {
     if (this.#indices.has(value)) return true;
     let known = this.#statics.get(value);
