@@ -76,13 +76,22 @@ export class ConstantStore {
     try {
       const places = new Map<ConstantData, BufferRange>();
       const pace = new Pace();
+      // What one plan holds apart stays apart: a kernel may bind both, and bindings must not overlap.
+      const taken = new Set<Resident>();
+      const place = (data: ConstantData, bytes: number, resident: Resident): void => {
+        taken.add(resident);
+        places.set(data, range(resident.chunk.buffer, resident.offset, bytes));
+      };
+      for (const { data, location } of plan.constants) {
+        const known = this.#byIdentity.get(data);
+        if (known === undefined || places.has(data)) continue;
+        hold(known.chunk);
+        place(data, location.bytes, known);
+      }
       for (const { data, location } of plan.constants) {
         if (places.has(data)) continue;
-        const known = this.#byIdentity.get(data);
-        if (known !== undefined) hold(known.chunk);
-        const resident = known ?? (await this.#findEqual(data, location.bytes, pace, hold));
-        if (resident === undefined) continue;
-        places.set(data, range(resident.chunk.buffer, resident.offset, location.bytes));
+        const equal = await this.#findEqual(data, location.bytes, pace, taken, hold);
+        if (equal !== undefined) place(data, location.bytes, equal);
       }
       const layouts = this.#layOut(plan, places);
       const upload = async (): Promise<ConstantRanges> => {
@@ -114,12 +123,14 @@ export class ConstantStore {
     data: ConstantData,
     bytes: number,
     pace: Pace,
+    taken: ReadonlySet<Resident>,
     hold: (chunk: Chunk) => void,
   ): Promise<Resident | undefined> {
     const candidates = this.#bySize.get(bytes);
     if (candidates === undefined || candidates.size === 0 || bytes === 0) return undefined;
     const wanted = this.#digest(data);
     for (const resident of [...candidates]) {
+      if (taken.has(resident)) continue;
       await pace.breathe();
       resident.digest ??= this.#digest(resident.data);
       // It may have been given up while others had their turn.

@@ -200,7 +200,13 @@ async function fromBytes(bytes: Uint8Array, options: CompileOptions, file?: File
 }
 
 export function checkNumerics(numerics: Numerics): Numerics {
-  if (numerics === 'fast' || numerics === 'precise' || numerics === 'strict') return numerics;
+  if (numerics === 'fast' || numerics === 'precise') return numerics;
+  if (numerics === 'strict') {
+    throw new TuttiError('E_UNSUPPORTED', 'equal bits on every device cannot be promised yet', {
+      subject: 'numerics strict',
+      remedy: "Use 'precise': each op within the tolerance of its f64 reference.",
+    });
+  }
   throw new TuttiError('E_USAGE', 'no such numerics profile', {
     subject: 'numerics',
     expected: 'fast, precise or strict',

@@ -27,12 +27,15 @@ export function rewrite(
   for (const [name, bounds] of graph.dims) b.dim(name, bounds);
   for (const input of graph.inputs) mapped.set(input.id, b.input(input.name, input.type.dtype, input.type.shape));
   const live = liveNodes(graph);
+  // Equal data is one value: an artifact stores it once, whatever names it has.
+  const constants = new Map<ConstantData, Value>();
   const mappedOf = (value: Value): Value => {
     let known = mapped.get(value.id);
     if (!known) {
       const data = graph.constants.get(value.id);
       if (!data) throw new Error(`${value.name} is used before it is defined`);
-      known = b.constant(data, value.name);
+      known = constants.get(data) ?? b.constant(data, value.name);
+      constants.set(data, known);
       mapped.set(value.id, known);
     }
     return known;

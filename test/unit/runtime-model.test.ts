@@ -110,7 +110,7 @@ describe('files', () => {
     expect(loaded.numerics).toBe('fast');
     expect(loaded.inputs).toEqual([{ name: 'x', type: 'float32', dtype: 'f32', shape: [4, 33] }]);
     expect(loaded.outputs[0].shape).toEqual([4, 33]);
-    expect((await compile(path, { numerics: 'strict', dims: { n: 5 } })).inputs[0].shape).toEqual([5, 33]);
+    expect((await compile(path, { numerics: 'fast', dims: { n: 5 } })).inputs[0].shape).toEqual([5, 33]);
     expect(readdirSync(join(root, 'deep', 'er'))).toEqual(['model.tutti']);
     expect(Buffer.concat([...loaded.artifact()]).equals(readFileSync(path))).toBe(true);
     expect(model.weightsBytes).toBe(132);

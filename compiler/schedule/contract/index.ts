@@ -88,6 +88,8 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
 
 function onGpu(group: Group, target: Target, contraction: Contraction): Schedule[] {
   const { batch, m, n, k } = contraction;
+  // Each operation of an emulated type is hundreds of instructions: a tile of them would not compile.
+  if (!target.arithmetic.has(contraction.accumulator)) return [];
   if (k < 4 || Math.max(m, n) < 4) return [];
   const plan = planRegisters(group, target);
   // Few rows pay where columns come in vectors.
