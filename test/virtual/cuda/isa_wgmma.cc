@@ -1,0 +1,7 @@
+#include "lower.h"
+
+namespace vcuda {
+
+void addWarpgroups(LoweringTable&) {}
+
+}  // namespace vcuda
