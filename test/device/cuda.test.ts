@@ -182,13 +182,15 @@ interface Run {
   /** Contents of the first buffers; the others are zero. */
   readonly inputs: readonly Uint8Array[];
   readonly scalars?: readonly number[];
+  /** Element types of the buffers where they are not those of the kernel: bf16 in memory of u16. */
+  readonly types?: readonly ScalarType[];
 }
 
 /** Runs each kernel on the device and in the interpreter, and says where any buffer differs. */
 async function compare(device: Device, runs: readonly Run[]): Promise<string[]> {
   const complaints: string[] = [];
   const kernels = await device.loadKernels(runs.map(({ kernel }) => cudaBackend.render(kernel, device.target)));
-  for (const [n, { what, kernel, inputs, scalars = [] }] of runs.entries()) {
+  for (const [n, { what, kernel, inputs, scalars = [], types }] of runs.entries()) {
     const contents = buffersOf(kernel).map((buffer, i) => {
       const bytes = new Uint8Array(Math.ceil(bytesOf(buffer) / 8) * 8);
       if (inputs[i]) bytes.set(inputs[i].subarray(0, bytes.length));
@@ -214,7 +216,8 @@ async function compare(device: Device, runs: readonly Run[]): Promise<string[]> 
       reads: whole.map((from, i) => ({ from, into: contents[i] })),
     });
     for (const [i, buffer] of buffersOf(kernel).entries()) {
-      const wrong = differences(buffer.scalar === 'bool' ? 'u8' : buffer.scalar, expected[i], contents[i]);
+      const scalar = types?.[i] ?? buffer.scalar;
+      const wrong = differences(scalar, expected[i], contents[i]);
       if (wrong.length > 0)
         complaints.push(`${what}: ${buffer.name}: ${wrong.length} differ, first ${wrong.slice(0, 3).join('; ')}`);
     }
@@ -513,7 +516,8 @@ function scheduled(graph: Graph, inputs: ReadonlyMap<string, HostTensor>, device
     for (const { kernel, bindings } of lowerGroup(group, device.target)) {
       const legal = legalize(expandMath(kernel), device.target);
       const memory = bindings.map(memoryOf);
-      runs.push({ what: legal.name, kernel: legal, inputs: memory.map((bytes) => bytes.slice()) });
+      const types = buffersOf(kernel).map(({ scalar }) => scalar);
+      runs.push({ what: legal.name, kernel: legal, inputs: memory.map((bytes) => bytes.slice()), types });
       interpret(legal, memory);
     }
   }

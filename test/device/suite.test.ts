@@ -5,8 +5,10 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { Backend, DriverOptions, KernelCode } from '../../backends/backend.js';
 import { cpuBackend } from '../../backends/cpu/index.js';
+import { cudaBackend } from '../../backends/cuda/index.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
 import { webgpuBackend } from '../../backends/webgpu/index.js';
+import { cudaDevices, cudaDriver, openCuda } from '../support/cuda.js';
 import { driverFor, openFirst, softwareDrivers } from '../support/vulkan.js';
 import { mustFail, runSuite, type Subject } from './suite.js';
 
@@ -41,10 +43,19 @@ const vulkan = (name: string, icd: string, staging: boolean): Subject => ({
   broken: (code) => ({ ...code, subgroupSize: 3 }),
 });
 
+const cuda = (name: string, library: string): Subject => ({
+  name: `cuda on ${name}`,
+  backend: cudaBackend,
+  driver: () => cudaDriver(library),
+  open: () => openCuda(library),
+  broken: nonsense,
+});
+
 const subjects: readonly Subject[] = [
   subjectOf('cpu', cpuBackend, { cacheDirectory }),
   ...softwareDrivers.flatMap(([name, icd]) => [vulkan(name, icd, false), vulkan(name, icd, true)]),
   subjectOf('webgpu', webgpuBackend, {}),
+  ...(await cudaDevices()).map(([name, library]) => cuda(name, library)),
 ];
 
 for (const subject of subjects) {

@@ -5,8 +5,8 @@ import type { Device, Driver } from '../../backends/backend.js';
 import { cudaBackend } from '../../backends/cuda/index.js';
 import { repository } from './data.js';
 
-/** Built by `npm run build:virtual`. */
-export const virtualLibrary = join(repository, 'build', 'virtual', 'libcuda.so.1');
+/** TUTTI_CUDA_LIBRARY, or what `npm run build:virtual` builds. */
+export const virtualLibrary = process.env.TUTTI_CUDA_LIBRARY || join(repository, 'build', 'virtual', 'libcuda.so.1');
 
 /** A driver of one library; empty for the system's. */
 export async function cudaDriver(library: string): Promise<Driver> {
