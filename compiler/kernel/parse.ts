@@ -422,7 +422,6 @@ class Parser {
       }
       const yes = this.#braced();
       const no = this.#accept('else') ? this.#braced() : { instructions: [], yields: [] };
-      // biome-ignore lint/suspicious/noThenProperty: a field of the IR
       return { op: 'if', condition, then: yes, else: no, results };
     }
     return this.#fail('an instruction');

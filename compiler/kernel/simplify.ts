@@ -115,7 +115,6 @@ function filter(block: KBlock, needed: (inst: KInst) => boolean, live: ReadonlyS
       case 'if': {
         const kept = inst.results.map((result) => live.has(result));
         const [yes, no] = [inst.then, inst.else].map((arm) => inner(arm, (at) => kept[at]));
-        // biome-ignore lint/suspicious/noThenProperty: a field of the IR
         return { ...inst, then: yes, else: no, results: inst.results.filter((_, at) => kept[at]) };
       }
       default:

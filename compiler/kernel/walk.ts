@@ -230,7 +230,6 @@ export function mapInstruction(inst: KInst, map: InstructionMap): KInst {
     case 'if': {
       const condition = use(inst.condition);
       const [yes, no] = [block(inst.then), block(inst.else)];
-      // biome-ignore lint/suspicious/noThenProperty: a field of the IR
       return { ...inst, condition, then: yes, else: no, results: inst.results.map(define) };
     }
     case 'barrier':

@@ -3,7 +3,7 @@
  * slowly, but executes them. Small integers keep sums exact, so that results must be equal.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Backend, Device, Driver } from '../../backends/backend.js';
+import type { Device, Driver } from '../../backends/backend.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
