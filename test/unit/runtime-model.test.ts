@@ -151,6 +151,7 @@ describe('cache folder', () => {
     vi.stubEnv('XDG_CACHE_HOME', '/xdg');
     if (process.platform === 'linux') expect(cacheDirectory()).toBe('/xdg/tutti');
     vi.unstubAllEnvs();
+    vi.stubEnv('TUTTI_CACHE', '');
     expect(cacheDirectory()).toMatch(/tutti/);
   });
 });
