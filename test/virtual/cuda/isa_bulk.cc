@@ -1,6 +1,8 @@
-#include "lower.h"
+#include "async.h"
 
 namespace vcuda {
+
+void lowerCpAsyncBulk(Assembler& a) { a.fail("cp.async.bulk is not known to this device"); }
 
 void addBulkCopies(LoweringTable&) {}
 
