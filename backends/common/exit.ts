@@ -4,7 +4,7 @@
  */
 
 interface Abandonable {
-  /** Blocks until what runs on the device has ended, and drops the rest. */
+  /** Waits for what runs on the device, though not for ever, and drops the rest. */
   abandon(): void;
 }
 

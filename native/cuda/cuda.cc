@@ -96,7 +96,8 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
     Core::Use use(*core);
     auto buffer = std::make_shared<Buffer>(core, toCount(info[1]));
     auto job = std::make_shared<Job>();
-    job->zero = buffer;
+    job->zero = buffer->pointer;
+    job->zeroBytes = buffer->size;
     core->enqueue(std::move(job));
     return Externals::wrap(info.Env(), std::move(buffer));
   });
@@ -239,7 +240,7 @@ Napi::Value Close(const Napi::CallbackInfo& info) {
   });
 }
 
-/** abandon(device): blocks until the device is idle and closed. */
+/** abandon(device): at the end of the process; waits a little for the device to be idle and closed. */
 Napi::Value Abandon(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     coreOf(info[0])->abandon();

@@ -3,8 +3,16 @@
 #include "device.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace tutti::cuda {
+
+namespace {
+
+/** How long an exiting process waits for work in flight. */
+constexpr std::chrono::milliseconds kExitPatience{1000};
+
+}  // namespace
 
 Core::Core(std::shared_ptr<const Api> driver, DeviceFacts described) : api(std::move(driver)), facts(std::move(described)) {
   api->check(api->cuDevicePrimaryCtxRetain(&context_, facts.device), "opening the device");
@@ -139,9 +147,19 @@ void Core::closeAndJoin() {
 void Core::abandon() {
   std::deque<std::shared_ptr<Job>> forgotten;
   {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     forgotten.swap(jobs_);
     for (const auto& job : forgotten) releases_ -= job->release ? 1 : 0;
+    closing_ = true;
+    changed_.notify_all();
+    if (!changed_.wait_for(lock, kExitPatience, [this] { return closed_; })) {
+      // The device has more to do than the process should wait for: the driver ends it. Nothing of ours may go before.
+      new std::shared_ptr<Core>(shared_from_this());
+      new std::deque<std::shared_ptr<Job>>(std::move(forgotten));
+      submitter_.detach();
+      waiter_.detach();
+      return;
+    }
   }
   closeAndJoin();
 }

@@ -135,8 +135,11 @@ struct Job {
   std::vector<Transfer> reads;
   bool profile = false;
   std::atomic<int32_t>* aborted = nullptr;
-  std::shared_ptr<Buffer> zero;  // internal: clear a new buffer
-  std::function<void()> release;  // internal: gives something back that the device may still use
+  /** Internal: new memory to clear. Not its buffer, which may go at once: memory is freed by a later job. */
+  CUdeviceptr zero = 0;
+  uint64_t zeroBytes = 0;
+  /** Internal: gives something back that the device may still use. */
+  std::function<void()> release;
   std::shared_ptr<std::vector<double>> microseconds;
   std::shared_ptr<Completion> done;
   std::exception_ptr error;
@@ -203,7 +206,7 @@ class Core final : public std::enable_shared_from_this<Core> {
   void close(std::shared_ptr<Completion> done);
   /** close, and waits for its end. For finalizers. */
   void closeAndJoin();
-  /** Forgets what is queued, then closeAndJoin. For the end of the process, before the driver tears itself down. */
+  /** Forgets what is queued, and closes unless what is in flight takes long. At the end of the process only. */
   void abandon();
   /** Makes the device's context that of the calling thread. */
   void makeCurrent() const { api->check(api->cuCtxSetCurrent(context_), "using the device"); }

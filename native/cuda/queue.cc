@@ -73,8 +73,7 @@ void Core::run(const std::shared_ptr<Job>& job) {
 /** Puts the job's work into the stream; where pinned memory runs out, `batch` is sent off and a new one begun. */
 void Core::fill(std::unique_ptr<Batch>& batch) {
   const std::shared_ptr<Job> job = batch->job;
-  if (job->zero)
-    api->check(api->cuMemsetD8Async(job->zero->pointer, 0, job->zero->size, stream_), "clearing memory");
+  if (job->zero != 0) api->check(api->cuMemsetD8Async(job->zero, 0, job->zeroBytes, stream_), "clearing memory");
   for (const Transfer& write : job->writes) {
     for (uint64_t at = 0; at < write.bytes;) {
       const uint64_t bytes = std::min(write.bytes - at, Ring::kLargestPiece);
@@ -233,7 +232,6 @@ void Core::finish(Batch& batch) {
     job.list.reset();
     job.writes.clear();
     job.reads.clear();
-    job.zero.reset();
     if (job.release) job.release();
   }
   {

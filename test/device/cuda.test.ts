@@ -31,6 +31,10 @@ import { bytesOfTensor, emptyTensor, type HostTensor, sizeOf } from '../../compi
 import { cudaDevices, cudaDriver, openCuda } from '../support/cuda.js';
 import { type Chooser, caseKinds, graphOf, inputsOf, randomCase } from '../support/graph_cases.js';
 
+/** The virtual device's memory: small, so that it can run out. */
+const virtualMebibytes = 512;
+process.env.TUTTI_VIRTUAL_CUDA_MEMORY_MB = String(virtualMebibytes);
+
 const types = ['i8', 'u8', 'i16', 'u16', 'i32', 'u32', 'i64', 'u64', 'f16', 'f32', 'f64'] as const;
 type Type = (typeof types)[number];
 const elements = 2048;
@@ -558,6 +562,76 @@ for (const [name, library] of devices) {
       expect(device.target.arch).toMatch(/^sm_\d+a?$/);
       expect(info.virtual).toBe(info.name.startsWith('Tutti Virtual'));
       await expect(driver.open('cuda:GPU-none')).rejects.toMatchObject({ code: 'E_DEVICE_UNKNOWN' });
+    });
+
+    it('runs out of memory in words and numbers, and finds what is about to be freed', async (context) => {
+      if (!device.info.virtual) return context.skip('would take all memory of a real device');
+      const half = (virtualMebibytes * 2 ** 20 * 5) / 8;
+      const other = await openCuda(library);
+      const mine = device.allocate(half);
+      const most = expect.objectContaining({
+        code: 'E_OUT_OF_MEMORY',
+        message: expect.stringMatching(`${half} bytes.*at most`),
+      });
+      // The other device's books do not show it; the driver knows.
+      expect(() => other.allocate(half)).toThrow(most);
+      expect(other.memory().allocatedBytes).toBe(0);
+      // A released buffer is freed by a thread that has other things to do; asking again waits for it.
+      mine.free();
+      const again = device.allocate(half);
+      expect(device.memory().allocatedBytes).toBe(half);
+      again.free();
+      await other.close();
+    });
+
+    it('moves more than its pinned memory holds, in many pieces at once', async () => {
+      const bytes = 80 * 2 ** 20 + 3;
+      const buffer = device.allocate(bytes);
+      const sent = Uint8Array.from({ length: bytes }, (_, i) => (i * 31) ^ (i >> 11));
+      const received = new Uint8Array(bytes);
+      const small = Array.from({ length: 40 }, () => new Uint8Array(1 << 20));
+      const whole = { buffer, offset: 0, bytes };
+      await Promise.all([
+        device.queue.submit({ writes: [{ to: whole, data: sent }] }),
+        ...small.map((into, i) =>
+          device.queue.submit({ reads: [{ from: { buffer, offset: i << 21, bytes: into.length }, into }] }),
+        ),
+        device.queue.submit({ reads: [{ from: whole, into: received }] }),
+      ]);
+      expect(Buffer.compare(received, sent)).toBe(0);
+      for (const [i, into] of small.entries())
+        expect(Buffer.compare(into, sent.subarray(i << 21, (i << 21) + into.length))).toBe(0);
+      buffer.free();
+    });
+
+    it('is lost when a kernel faults, says so, and opens anew', async (context) => {
+      if (!device.info.virtual) return context.skip('would end the work of others on a real device');
+      const doomed = await openCuda(library);
+      const b = new KernelBuilder();
+      const out = b.buffer('out', 'u32', 2 ** 28, 'write');
+      b.store(out, b.constant(2 ** 28 - 1), b.constant(1, 'u32'));
+      const kernel = b.finish({ name: 'fault', grid: [1, 1, 1], workgroup: [1, 1, 1] });
+      const [loaded] = await doomed.loadKernels([cudaBackend.render(kernel, doomed.target)]);
+      const buffer = doomed.allocate(256);
+      const list = await doomed.record([
+        { kind: 'dispatch', kernel: loaded, grid: kernel.grid, bindings: [{ buffer, offset: 0, bytes: 256 }] },
+      ]);
+      const lost = expect.objectContaining({
+        code: 'E_DEVICE_LOST',
+        message: expect.stringMatching(/ILLEGAL_ADDRESS/),
+      });
+      await expect(doomed.queue.submit({ list })).rejects.toEqual(lost);
+      expect((await doomed.lost).reason).toMatch(/ILLEGAL_ADDRESS/);
+      await expect(doomed.queue.submit({})).rejects.toMatchObject({ code: 'E_DEVICE_LOST' });
+      await doomed.close();
+      // A fault takes the context, and with it every device of this process that shares it: all must close before one
+      // opens again. (Of real drivers NVIDIA promises not even that.)
+      await device.close();
+      device = await openCuda(library);
+      const [x] = await compare(device, [
+        { what: 'after the loss', kernel: loops(), inputs: [data('i32', 5, 512)], scalars: [3] },
+      ]);
+      expect(x).toBeUndefined();
     });
 
     it('gives the words of the assembler for a kernel it refuses', async () => {

@@ -27,9 +27,10 @@ export async function openCuda(library: string): Promise<Device> {
   return driver.open(info.id);
 }
 
+/** The system's first: once the stand-in is loaded, asking for the system's library by its name would give the stand-in. */
 const candidates = [
-  ['the virtual device', existsSync(virtualLibrary) ? virtualLibrary : undefined],
   ['the first device of this machine', ''],
+  ['the virtual device', existsSync(virtualLibrary) ? virtualLibrary : undefined],
 ] as const;
 
 /** Names and libraries of what there is. */
