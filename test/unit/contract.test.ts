@@ -46,6 +46,35 @@ const attrs = {
 };
 const bias = (b: GraphBuilder, y: Value, v: Value) => c.relu(b, c.add(b, y, v));
 const cases: readonly Case[] = [
+  {
+    name: 'long kernel',
+    build: (b, x, w) =>
+      b.op('conv', [x('f32', [1, 2, 1, 60]), w('f32', [9, 2, 1, 23])], {
+        ...attrs,
+        padLow: [0, 3],
+        padHigh: [0, 4],
+      })[0],
+  },
+  {
+    name: 'long kernel, strided',
+    build: (b, x, w) =>
+      b.op('conv', [x('f32', [1, 1, 1, 130]), w('f32', [5, 1, 1, 41])], {
+        ...attrs,
+        strides: [1, 2],
+        padLow: [0, 0],
+        padHigh: [0, 0],
+      })[0],
+  },
+  {
+    name: 'long kernel, dilated',
+    build: (b, x, w) =>
+      b.op('conv', [x('f32', [1, 3, 2, 80]), w('f32', [4, 3, 1, 18])], {
+        ...attrs,
+        dilations: [1, 2],
+        padLow: [0, 0],
+        padHigh: [0, 0],
+      })[0],
+  },
   { name: 'product', build: (b, x) => c.matmul(b, x('f32', [37, 24]), x('f32', [24, 44])) },
   { name: 'product, odd', build: (b, x) => c.matmul(b, x('f32', [33, 19]), x('f32', [19, 35])) },
   {

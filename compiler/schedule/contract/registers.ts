@@ -51,6 +51,9 @@ type Source =
   | { readonly kind: 'constant'; readonly pitch: number; readonly data: DerivedConstant }
   | { readonly kind: 'operand'; readonly reading: Reading };
 
+/** Taps of a row of a kernel that are spelled out; more of them make code that takes long to compile. */
+const unrolledTaps = 16;
+
 /** Multiply-adds per unrolled tap from which on the largest tiles pay for the time their compilation takes. */
 const largeWork = 1e8;
 
@@ -385,20 +388,35 @@ class RegisterTiles {
         [image, groupAt.scale(channels).add(channel), Affine.constant(phasesH.indexOf(at.phase))],
         [this.#contraction.batch / groups, groups * channels, phasesH.length],
       ).scale(phasesW.length);
-      const element = ({ phase, shift }: Tap, column: number): KValue => {
+      const element = ({ phase, shift }: Tap, column: number, moved: Affine): KValue => {
         const offset = shift - w.minShift + column;
         const aligned = Math.floor(offset / vector) * vector;
         const row = plane.add(phasesW.indexOf(phase)).scale(rows).add(line).add(at.shift.sub(h.minShift));
-        const from = row.scale(pitch).add(first).add(aligned);
+        const from = row.scale(pitch).add(first).add(aligned).add(moved);
         return b.extract(b.load(this.#copied as KBuffer, from.emit(b), vector, true), offset - aligned);
       };
-      return tapsW.reduce((now, tap) => {
-        const step = channel.scale(h.kernel).add(at.k).scale(w.kernel).add(tap.k);
+      /** One tap, `moved` columns (a multiple of the vector) and `further` steps of k on. */
+      const multiplyTap = (now: readonly KValue[], tap: Tap, moved: Affine, further: Affine): readonly KValue[] => {
+        const step = channel.scale(h.kernel).add(at.k).scale(w.kernel).add(tap.k).add(further);
         const [factors] = this.#factors(batch, tileM, step, 1);
         return this.#multiply(
           factors,
-          range(columns).map((column) => element(tap, column)),
+          range(columns).map((column) => element(tap, column, moved)),
           now,
+        );
+      };
+      const zero = Affine.constant(0);
+      if (tapsW.length <= unrolledTaps) return tapsW.reduce((now, tap) => multiplyTap(now, tap, zero, zero), carried);
+      // Long kernels loop, a vector of taps at a time so that loads stay aligned.
+      return progressions(tapsW).reduce((sums, [start, count, stepK, stepShift]) => {
+        const tap = (i: number): Tap => ({ ...start, k: start.k + i * stepK, shift: start.shift + i * stepShift });
+        const whole = stepShift === 1 ? Math.floor(count / vector) : 0;
+        const looped = lowering.for(0, whole, 1, sums, (i, inner) =>
+          range(vector).reduce((now, j) => multiplyTap(now, tap(j), i.scale(vector), i.scale(vector * stepK)), inner),
+        );
+        return range(count - whole * vector).reduce(
+          (now, j) => multiplyTap(now, tap(whole * vector + j), zero, zero),
+          looped,
         );
       }, carried);
     };
