@@ -1,7 +1,18 @@
 // The virtual CUDA device for tests: builds it when its sources are newer, runs commands on it through its runner
 // (test/virtual/cuda/runner.cc lists them), and wraps PTX snippets as kernels that `ptxas` must accept too.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { repository } from './data.js';
@@ -24,13 +35,44 @@ export const ptxas = onPath('ptxas');
 
 /** Why the virtual device cannot be built here, or undefined. */
 export const virtualCudaMissing =
-  process.platform !== 'linux' ? 'Linux only' : !onPath('cmake') || !(onPath('c++') ?? onPath('g++')) ? 'no cmake or C++ compiler' : undefined;
+  process.platform !== 'linux'
+    ? 'Linux only'
+    : !onPath('cmake') || !(onPath('c++') ?? onPath('g++'))
+      ? 'no cmake or C++ compiler'
+      : undefined;
 
 /** Builds build/virtual if a source is newer than the library (a fraction of a second when nothing is). */
 export function buildVirtualCuda(): void {
+  const lock = join(repository, 'build', 'virtual.lock');
+  mkdirSync(join(repository, 'build'), { recursive: true });
+  // Test files run in processes of their own: one builds, the others wait for it.
+  for (;;) {
+    if (upToDate()) return;
+    try {
+      closeSync(openSync(lock, 'wx'));
+      break;
+    } catch {
+      const age = existsSync(lock) ? Date.now() - statSync(lock).mtimeMs : 0;
+      if (age > 900_000) rmSync(lock, { force: true });
+      else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
+    }
+  }
+  try {
+    execFileSync('npm', ['run', '-s', 'build:virtual'], {
+      cwd: repository,
+      stdio: ['ignore', 'ignore', 'pipe'],
+      maxBuffer: 1 << 26,
+    });
+    const now = new Date();
+    for (const path of [virtualCudaLibrary, runner]) utimesSync(path, now, now);
+  } finally {
+    rmSync(lock, { force: true });
+  }
+}
+
+function upToDate(): boolean {
   const newest = Math.max(...readdirSync(sources).map((name) => statSync(join(sources, name)).mtimeMs));
-  if (existsSync(virtualCudaLibrary) && existsSync(runner) && statSync(virtualCudaLibrary).mtimeMs > newest && statSync(runner).mtimeMs > 0) return;
-  execFileSync('npm', ['run', '-s', 'build:virtual'], { cwd: repository, stdio: ['ignore', 'ignore', 'pipe'], maxBuffer: 1 << 26 });
+  return [virtualCudaLibrary, runner].every((path) => existsSync(path) && statSync(path).mtimeMs > newest);
 }
 
 /** A folder of PTX files for one test run. */
@@ -45,7 +87,8 @@ export class PtxFolder {
     if (ptxas !== undefined && options.assemble !== false) {
       const arch = /\.target\s+(\w+)/.exec(text)?.[1] ?? 'sm_75';
       const result = spawnSync(ptxas, [`-arch=${arch}`, path, '-o', '/dev/null'], { encoding: 'utf8' });
-      if (result.status !== 0) throw new Error(`ptxas refuses the test's PTX:\n${result.stderr}${result.stdout}\n${text}`);
+      if (result.status !== 0)
+        throw new Error(`ptxas refuses the test's PTX:\n${result.stderr}${result.stdout}\n${text}`);
     }
     return path;
   }
@@ -95,7 +138,8 @@ export function fromHex(text: string, width: Width): bigint[] {
   const digits = width / 4;
   for (let at = 0; at < text.length; at += digits) {
     let value = 0n;
-    for (let i = digits - 2; i >= 0; i -= 2) value = (value << 8n) | BigInt(Number.parseInt(text.slice(at + i, at + i + 2), 16));
+    for (let i = digits - 2; i >= 0; i -= 2)
+      value = (value << 8n) | BigInt(Number.parseInt(text.slice(at + i, at + i + 2), 16));
     values.push(value);
   }
   return values;
@@ -118,13 +162,16 @@ export interface Snippet {
   readonly assemble?: boolean;
 }
 
-const header = (snippet: Snippet) => `.version ${snippet.version ?? '8.4'}\n.target ${snippet.target ?? 'sm_90a'}\n.address_size 64\n`;
+const header = (snippet: Snippet) =>
+  `.version ${snippet.version ?? '8.4'}\n.target ${snippet.target ?? 'sm_90a'}\n.address_size 64\n`;
 
 /** A module with one kernel `main(out, second, in…)`; one thread per element, in one block. */
 export function snippetModule(snippet: Snippet): string {
   const names = ['a', 'b', 'c'];
   const width = (bits: Width) => (bits === 8 ? 16 : bits);
-  const parameters = ['out', 'second', ...snippet.inputs.map((_, i) => `in${i}`)].map((name) => `.param .u64 ${name}`).join(', ');
+  const parameters = ['out', 'second', ...snippet.inputs.map((_, i) => `in${i}`)]
+    .map((name) => `.param .u64 ${name}`)
+    .join(', ');
   const lines = [
     `${header(snippet)}.visible .entry main(${parameters})`,
     '{',
@@ -147,16 +194,32 @@ export function snippetModule(snippet: Snippet): string {
     `st.global.${snippet.output === 8 ? 'u8' : `b${snippet.output}`} [%addr], %d;`,
   ];
   if (snippet.second !== undefined)
-    lines.push('ld.param.u64 %addr, [second];', `mul.lo.u64 %off, %index, ${snippet.second / 8};`, 'add.u64 %addr, %addr, %off;', `st.global.b${snippet.second} [%addr], %e;`);
+    lines.push(
+      'ld.param.u64 %addr, [second];',
+      `mul.lo.u64 %off, %index, ${snippet.second / 8};`,
+      'add.u64 %addr, %addr, %off;',
+      `st.global.b${snippet.second} [%addr], %e;`,
+    );
   return `${lines.join('\n')}\nret;\n}\n`;
 }
 
 /** Runs a snippet over its inputs, an element per thread; returns the bits of the outputs. */
-export function evaluate(folder: PtxFolder, snippet: Snippet, threads = snippet.inputs[0]?.values.length ?? 32): { first: bigint[]; second: bigint[] } {
+export function evaluate(
+  folder: PtxFolder,
+  snippet: Snippet,
+  threads = snippet.inputs[0]?.values.length ?? 32,
+): { first: bigint[]; second: bigint[] } {
   const file = folder.write(snippetModule(snippet), { assemble: snippet.assemble ?? true });
-  const commands = [`module M ${file}`, `alloc out ${(threads * snippet.output) / 8}`, `alloc second ${(threads * (snippet.second ?? 32)) / 8}`];
+  const commands = [
+    `module M ${file}`,
+    `alloc out ${(threads * snippet.output) / 8}`,
+    `alloc second ${(threads * (snippet.second ?? 32)) / 8}`,
+  ];
   snippet.inputs.forEach((input, i) => {
-    commands.push(`alloc in${i} ${(input.values.length * input.width) / 8}`, `put in${i} 0 ${toHex(input.values, input.width)}`);
+    commands.push(
+      `alloc in${i} ${(input.values.length * input.width) / 8}`,
+      `put in${i} 0 ${toHex(input.values, input.width)}`,
+    );
   });
   const buffers = ['@out', '@second', ...snippet.inputs.map((_, i) => `@in${i}`)].join(' ');
   commands.push(
@@ -165,5 +228,8 @@ export function evaluate(folder: PtxFolder, snippet: Snippet, threads = snippet.
     `get second 0 ${(threads * (snippet.second ?? 32)) / 8}`,
   );
   const answers = virtualCudaOk(commands);
-  return { first: fromHex(answers.at(-2) ?? '', snippet.output), second: fromHex(answers.at(-1) ?? '', snippet.second ?? 32) };
+  return {
+    first: fromHex(answers.at(-2) ?? '', snippet.output),
+    second: fromHex(answers.at(-1) ?? '', snippet.second ?? 32),
+  };
 }

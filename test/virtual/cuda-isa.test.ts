@@ -1,15 +1,54 @@
 // Semantics of single PTX instructions on the virtual CUDA device, against definitions of the PTX ISA written here
 // with bigint and Number arithmetic. Every snippet is one that ptxas accepts (where it is installed).
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { buildVirtualCuda, evaluate, type Operands, PtxFolder, type Width, virtualCudaMissing } from '../support/virtual_cuda.js';
+import {
+  buildVirtualCuda,
+  evaluate,
+  type Operands,
+  PtxFolder,
+  virtualCudaMissing,
+  type Width,
+} from '../support/virtual_cuda.js';
 
 const folder = new PtxFolder();
 beforeAll(() => buildVirtualCuda(), 900_000);
 afterAll(() => folder.remove());
 
-const edge32 = [0n, 1n, 2n, 3n, 31n, 32n, 0x7fffn, 0x8000n, 0xffffn, 0x10000n, 0x12345678n, 0x7fffffffn, 0x80000000n, 0x80000001n, 0xfffffffen, 0xffffffffn];
+const edge32 = [
+  0n,
+  1n,
+  2n,
+  3n,
+  31n,
+  32n,
+  0x7fffn,
+  0x8000n,
+  0xffffn,
+  0x10000n,
+  0x12345678n,
+  0x7fffffffn,
+  0x80000000n,
+  0x80000001n,
+  0xfffffffen,
+  0xffffffffn,
+];
 const edge16 = [0n, 1n, 2n, 15n, 16n, 0x7fn, 0x80n, 0xffn, 0x1234n, 0x7fffn, 0x8000n, 0x8001n, 0xfffen, 0xffffn];
-const edge64 = [0n, 1n, 3n, 63n, 64n, 0x7fffffffn, 0x80000000n, 0xffffffffn, 0x100000000n, 0x123456789abcdefn, 0x7fffffffffffffffn, 0x8000000000000000n, 0xfffffffffffffffen, 0xffffffffffffffffn];
+const edge64 = [
+  0n,
+  1n,
+  3n,
+  63n,
+  64n,
+  0x7fffffffn,
+  0x80000000n,
+  0xffffffffn,
+  0x100000000n,
+  0x123456789abcdefn,
+  0x7fffffffffffffffn,
+  0x8000000000000000n,
+  0xfffffffffffffffen,
+  0xffffffffffffffffn,
+];
 const edges = (width: Width) => (width === 16 ? edge16 : width === 32 ? edge32 : edge64);
 
 const S = (width: number, x: bigint) => BigInt.asIntN(width, x);
@@ -19,10 +58,11 @@ const U = (width: number, x: bigint) => BigInt.asUintN(width, x);
 function pairs(width: Width, second: readonly bigint[] = edges(width)): { a: bigint[]; b: bigint[] } {
   const a: bigint[] = [];
   const b: bigint[] = [];
-  for (const x of edges(width)) for (const y of second) {
-    a.push(x);
-    b.push(y);
-  }
+  for (const x of edges(width))
+    for (const y of second) {
+      a.push(x);
+      b.push(y);
+    }
   return { a, b };
 }
 
@@ -45,12 +85,51 @@ const f64 = (x: number) => {
 const nan32 = 0x7fffffffn;
 const canonical = (bits: bigint) => (Number.isNaN(fromF32(bits)) ? nan32 : bits);
 
-const floats = [0, -0, 1, -1, 1.5, 2.5, -2.5, 3.0000002, 1e-40, -1e-40, 1.1754944e-38, 3.4028235e38, -3.4028235e38, Infinity, -Infinity, Number.NaN, 0.1, 16777217, 2147483648, -2147483904, 4294967296, 65504, 65520, 1e-8];
+const floats = [
+  0,
+  -0,
+  1,
+  -1,
+  1.5,
+  2.5,
+  -2.5,
+  3.0000002,
+  1e-40,
+  -1e-40,
+  1.1754944e-38,
+  3.4028235e38,
+  -3.4028235e38,
+  Infinity,
+  -Infinity,
+  Number.NaN,
+  0.1,
+  16777217,
+  2147483648,
+  -2147483904,
+  4294967296,
+  65504,
+  65520,
+  1e-8,
+];
 
-const binary = (name: string, width: Width, meaning: (a: bigint, b: bigint) => bigint, second?: readonly bigint[], secondWidth: Width = width, out: Width = width) =>
+const binary = (
+  name: string,
+  width: Width,
+  meaning: (a: bigint, b: bigint) => bigint,
+  second?: readonly bigint[],
+  secondWidth: Width = width,
+  out: Width = width,
+) =>
   it(name, () => {
     const { a, b } = pairs(width, second);
-    const got = evaluate(folder, { code: `${name} %d, %a, %b;`, inputs: [{ width, values: a }, { width: secondWidth, values: b }], output: out }).first;
+    const got = evaluate(folder, {
+      code: `${name} %d, %a, %b;`,
+      inputs: [
+        { width, values: a },
+        { width: secondWidth, values: b },
+      ],
+      output: out,
+    }).first;
     expect(got).toEqual(a.map((x, i) => U(out, meaning(x, b[i] ?? 0n))));
   });
 
@@ -110,11 +189,26 @@ describe.skipIf(virtualCudaMissing !== undefined)('integers', () => {
     const values: bigint[] = [];
     const fields: bigint[] = [];
     for (const x of [0x12345678n, 0xf0f0f0f0n, 0x80000001n])
-      for (const [position, length] of [[0, 0], [0, 8], [4, 12], [24, 8], [28, 8], [31, 1], [32, 4], [40, 200], [0, 32], [5, 255], [255, 255]] as const) {
+      for (const [position, length] of [
+        [0, 0],
+        [0, 8],
+        [4, 12],
+        [24, 8],
+        [28, 8],
+        [31, 1],
+        [32, 4],
+        [40, 200],
+        [0, 32],
+        [5, 255],
+        [255, 255],
+      ] as const) {
         values.push(x);
         fields.push(BigInt(position | (length << 8)));
       }
-    const inputs: Operands[] = [{ width: 32, values }, { width: 32, values: fields }];
+    const inputs: Operands[] = [
+      { width: 32, values },
+      { width: 32, values: fields },
+    ];
     const unpack = 'and.b32 %r0, %b, 255; shr.u32 %r1, %b, 8;';
     const bit = (x: bigint, i: number) => (x >> BigInt(i)) & 1n;
     const bfe = (x: bigint, position: number, length: number, signed: boolean) => {
@@ -125,19 +219,33 @@ describe.skipIf(virtualCudaMissing !== undefined)('integers', () => {
     };
     const bfi = (x: bigint, y: bigint, position: number, length: number) => {
       let d = y;
-      for (let i = 0; i < length && position + i <= 31; i++) d = (d & ~(1n << BigInt(position + i))) | (bit(x, i) << BigInt(position + i));
+      for (let i = 0; i < length && position + i <= 31; i++)
+        d = (d & ~(1n << BigInt(position + i))) | (bit(x, i) << BigInt(position + i));
       return d;
     };
-    const each = (f: (x: bigint, position: number, length: number) => bigint) => values.map((x, i) => f(x, Number((fields[i] ?? 0n) & 255n), Number((fields[i] ?? 0n) >> 8n)));
-    expect(evaluate(folder, { code: `${unpack} bfe.u32 %d, %a, %r0, %r1;`, inputs, output: 32 }).first).toEqual(each((x, p, n) => bfe(x, p, n, false)));
-    expect(evaluate(folder, { code: `${unpack} bfe.s32 %d, %a, %r0, %r1;`, inputs, output: 32 }).first).toEqual(each((x, p, n) => bfe(x, p, n, true)));
-    expect(evaluate(folder, { code: `${unpack} bfi.b32 %d, 0xa5a5a5a5, %a, %r0, %r1;`, inputs, output: 32 }).first).toEqual(each((x, p, n) => bfi(0xa5a5a5a5n, x, p, n)));
+    const each = (f: (x: bigint, position: number, length: number) => bigint) =>
+      values.map((x, i) => f(x, Number((fields[i] ?? 0n) & 255n), Number((fields[i] ?? 0n) >> 8n)));
+    expect(evaluate(folder, { code: `${unpack} bfe.u32 %d, %a, %r0, %r1;`, inputs, output: 32 }).first).toEqual(
+      each((x, p, n) => bfe(x, p, n, false)),
+    );
+    expect(evaluate(folder, { code: `${unpack} bfe.s32 %d, %a, %r0, %r1;`, inputs, output: 32 }).first).toEqual(
+      each((x, p, n) => bfe(x, p, n, true)),
+    );
+    expect(
+      evaluate(folder, { code: `${unpack} bfi.b32 %d, 0xa5a5a5a5, %a, %r0, %r1;`, inputs, output: 32 }).first,
+    ).toEqual(each((x, p, n) => bfi(0xa5a5a5a5n, x, p, n)));
   });
 
   it('shf, prmt, lop3, dp4a, sad', () => {
     const { a, b } = pairs(32);
-    const inputs: Operands[] = [{ width: 32, values: a }, { width: 32, values: b }];
-    const of = (code: string, f: (x: bigint, y: bigint) => bigint) => expect(evaluate(folder, { code, inputs, output: 32 }).first, code).toEqual(a.map((x, i) => U(32, f(x, b[i] ?? 0n))));
+    const inputs: Operands[] = [
+      { width: 32, values: a },
+      { width: 32, values: b },
+    ];
+    const of = (code: string, f: (x: bigint, y: bigint) => bigint) =>
+      expect(evaluate(folder, { code, inputs, output: 32 }).first, code).toEqual(
+        a.map((x, i) => U(32, f(x, b[i] ?? 0n))),
+      );
     for (const n of [0n, 5n, 31n, 32n, 40n]) {
       const both = (x: bigint, y: bigint) => (y << 32n) | x;
       const clamped = n > 32n ? 32n : n;
@@ -156,7 +264,8 @@ describe.skipIf(virtualCudaMissing !== undefined)('integers', () => {
       }
       return d;
     };
-    for (const s of [0x3210n, 0x7654n, 0x0123n, 0xba98n, 0xfc30n]) of(`prmt.b32 %d, %a, %b, ${s};`, (x, y) => prmt(x, y, s));
+    for (const s of [0x3210n, 0x7654n, 0x0123n, 0xba98n, 0xfc30n])
+      of(`prmt.b32 %d, %a, %b, ${s};`, (x, y) => prmt(x, y, s));
     of('prmt.b32.f4e %d, %a, %b, 3;', (x, y) => prmt(x, y, 0x6543n));
     of('prmt.b32.ecl %d, %a, %b, 2;', (x, y) => prmt(x, y, 0x3222n));
     of('lop3.b32 %d, %a, %b, 0x0ff0f00f, 0x96;', (x, y) => x ^ y ^ 0x0ff0f00fn);
@@ -174,18 +283,32 @@ describe.skipIf(virtualCudaMissing !== undefined)('integers', () => {
     const { a, b } = pairs(64);
     const got = evaluate(folder, {
       code: 'add.cc.u64 %d, %a, %b; addc.u64 %e, %a, 0;',
-      inputs: [{ width: 64, values: a }, { width: 64, values: b }],
+      inputs: [
+        { width: 64, values: a },
+        { width: 64, values: b },
+      ],
       output: 64,
       second: 64,
     });
     expect(got.second).toEqual(a.map((x, i) => U(64, x + ((x + (b[i] ?? 0n)) >> 64n))));
-    const less = evaluate(folder, { code: 'sub.cc.u32 %d, %a, %b; subc.u32 %e, 0, 0;', inputs: [{ width: 32, values: pairs(32).a }, { width: 32, values: pairs(32).b }], output: 32, second: 32 });
+    const less = evaluate(folder, {
+      code: 'sub.cc.u32 %d, %a, %b; subc.u32 %e, 0, 0;',
+      inputs: [
+        { width: 32, values: pairs(32).a },
+        { width: 32, values: pairs(32).b },
+      ],
+      output: 32,
+      second: 32,
+    });
     expect(less.second).toEqual(pairs(32).a.map((x, i) => (x < (pairs(32).b[i] ?? 0n) ? 0xffffffffn : 0n)));
   });
 });
 
 /** f32 values next to x, to check a rounding mode by the definition: the neighbour on the right side of the exact value. */
-function roundExact(exact: { readonly numerator: bigint; readonly denominator: bigint }, mode: 'rn' | 'rz' | 'rm' | 'rp'): bigint {
+function roundExact(
+  exact: { readonly numerator: bigint; readonly denominator: bigint },
+  mode: 'rn' | 'rz' | 'rm' | 'rp',
+): bigint {
   const negative = exact.numerator < 0n !== exact.denominator < 0n && exact.numerator !== 0n;
   let n = exact.numerator < 0n ? -exact.numerator : exact.numerator;
   let d = exact.denominator < 0n ? -exact.denominator : exact.denominator;
@@ -201,7 +324,14 @@ function roundExact(exact: { readonly numerator: bigint; readonly denominator: b
   }
   let q = sn / sd;
   const r = sn % sd;
-  const up = mode === 'rn' ? 2n * r > sd || (2n * r === sd && (q & 1n) === 1n) : mode === 'rp' ? !negative && r > 0n : mode === 'rm' ? negative && r > 0n : false;
+  const up =
+    mode === 'rn'
+      ? 2n * r > sd || (2n * r === sd && (q & 1n) === 1n)
+      : mode === 'rp'
+        ? !negative && r > 0n
+        : mode === 'rm'
+          ? negative && r > 0n
+          : false;
   if (up) q++;
   if (q === 1n << 24n) {
     q >>= 1n;
@@ -228,21 +358,36 @@ const fixed = (bits: bigint) => {
 
 describe.skipIf(virtualCudaMissing !== undefined)('f32', () => {
   const finite = floats.filter((x) => Number.isFinite(x)).map(f32);
-  const random = Array.from({ length: 40 }, (_, i) => (BigInt(i) * 0x9e3779b97f4a7c15n >> 13n) & 0xffffffffn).filter((x) => ((x >> 23n) & 255n) !== 255n);
+  const random = Array.from({ length: 40 }, (_, i) => ((BigInt(i) * 0x9e3779b97f4a7c15n) >> 13n) & 0xffffffffn).filter(
+    (x) => ((x >> 23n) & 255n) !== 255n,
+  );
   const values = [...finite, ...random].slice(0, 30);
   const a = values.flatMap((x) => values.map(() => x));
   const b = values.flatMap(() => values);
   const one = 1n << 149n;
   for (const mode of ['rn', 'rz', 'rm', 'rp'] as const) {
-    const check = (code: string, exact: (x: bigint, y: bigint) => { numerator: bigint; denominator: bigint } | undefined) => {
-      const got = evaluate(folder, { code, inputs: [{ width: 32, values: a }, { width: 32, values: b }], output: 32 }).first;
+    const check = (
+      code: string,
+      exact: (x: bigint, y: bigint) => { numerator: bigint; denominator: bigint } | undefined,
+    ) => {
+      const got = evaluate(folder, {
+        code,
+        inputs: [
+          { width: 32, values: a },
+          { width: 32, values: b },
+        ],
+        output: 32,
+      }).first;
       let checked = 0;
       got.forEach((bits, i) => {
         const e = exact(a[i] ?? 0n, b[i] ?? 0n);
         if (e === undefined || e.numerator === 0n) return; // the sign of a zero has its own test
         checked++;
         const expected = roundExact(e, mode);
-        if (bits !== expected) throw new Error(`${code} of ${a[i]?.toString(16)}, ${b[i]?.toString(16)}: ${bits.toString(16)}, exactly ${expected.toString(16)}`);
+        if (bits !== expected)
+          throw new Error(
+            `${code} of ${a[i]?.toString(16)}, ${b[i]?.toString(16)}: ${bits.toString(16)}, exactly ${expected.toString(16)}`,
+          );
       });
       expect(checked).toBeGreaterThan(500);
     };
@@ -250,8 +395,13 @@ describe.skipIf(virtualCudaMissing !== undefined)('f32', () => {
       check(`add.${mode}.f32 %d, %a, %b;`, (x, y) => ({ numerator: fixed(x) + fixed(y), denominator: one }));
       check(`sub.${mode}.f32 %d, %a, %b;`, (x, y) => ({ numerator: fixed(x) - fixed(y), denominator: one }));
       check(`mul.${mode}.f32 %d, %a, %b;`, (x, y) => ({ numerator: fixed(x) * fixed(y), denominator: one * one }));
-      check(`fma.${mode}.f32 %d, %a, %b, 0f3f800001;`, (x, y) => ({ numerator: fixed(x) * fixed(y) + fixed(0x3f800001n) * one, denominator: one * one }));
-      check(`div.${mode}.f32 %d, %a, %b;`, (x, y) => (fixed(y) === 0n ? undefined : { numerator: fixed(x), denominator: fixed(y) }));
+      check(`fma.${mode}.f32 %d, %a, %b, 0f3f800001;`, (x, y) => ({
+        numerator: fixed(x) * fixed(y) + fixed(0x3f800001n) * one,
+        denominator: one * one,
+      }));
+      check(`div.${mode}.f32 %d, %a, %b;`, (x, y) =>
+        fixed(y) === 0n ? undefined : { numerator: fixed(x), denominator: fixed(y) },
+      );
     });
   }
 
@@ -259,7 +409,10 @@ describe.skipIf(virtualCudaMissing !== undefined)('f32', () => {
     const all = floats.map(f32);
     const x = all.flatMap((v) => all.map(() => v));
     const y = all.flatMap(() => all);
-    const inputs: Operands[] = [{ width: 32, values: x }, { width: 32, values: y }];
+    const inputs: Operands[] = [
+      { width: 32, values: x },
+      { width: 32, values: y },
+    ];
     const order = (bits: bigint) => (bits >> 31n ? -1n - (bits & 0x7fffffffn) : bits);
     const expected = (least: boolean, spread: boolean) =>
       x.map((p, i) => {
@@ -273,14 +426,19 @@ describe.skipIf(virtualCudaMissing !== undefined)('f32', () => {
       });
     expect(evaluate(folder, { code: 'min.f32 %d, %a, %b;', inputs, output: 32 }).first).toEqual(expected(true, false));
     expect(evaluate(folder, { code: 'max.f32 %d, %a, %b;', inputs, output: 32 }).first).toEqual(expected(false, false));
-    expect(evaluate(folder, { code: 'max.NaN.f32 %d, %a, %b;', inputs, output: 32 }).first).toEqual(expected(false, true));
+    expect(evaluate(folder, { code: 'max.NaN.f32 %d, %a, %b;', inputs, output: 32 }).first).toEqual(
+      expected(false, true),
+    );
   });
 
   it('setp: ordered and unordered comparisons', () => {
     const all = floats.map(f32);
     const x = all.flatMap((v) => all.map(() => v));
     const y = all.flatMap(() => all);
-    const inputs: Operands[] = [{ width: 32, values: x }, { width: 32, values: y }];
+    const inputs: Operands[] = [
+      { width: 32, values: x },
+      { width: 32, values: y },
+    ];
     const table: Record<string, (p: number, q: number) => boolean> = {
       eq: (p, q) => p === q,
       ne: (p, q) => p < q || p > q,
@@ -298,7 +456,12 @@ describe.skipIf(virtualCudaMissing !== undefined)('f32', () => {
       nan: (p, q) => Number.isNaN(p) || Number.isNaN(q),
     };
     for (const [name, meaning] of Object.entries(table)) {
-      const got = evaluate(folder, { code: `setp.${name}.f32 %p|%q, %a, %b; selp.b32 %d, 1, 0, %p; selp.b32 %e, 1, 0, %q;`, inputs, output: 32, second: 32 });
+      const got = evaluate(folder, {
+        code: `setp.${name}.f32 %p|%q, %a, %b; selp.b32 %d, 1, 0, %p; selp.b32 %e, 1, 0, %q;`,
+        inputs,
+        output: 32,
+        second: 32,
+      });
       const expected = x.map((p, i) => BigInt(meaning(fromF32(p), fromF32(y[i] ?? 0n))));
       expect(got.first, name).toEqual(expected);
       expect(got.second, name).toEqual(expected.map((v) => 1n - v));
@@ -322,22 +485,45 @@ describe.skipIf(virtualCudaMissing !== undefined)('f32', () => {
 
   it('exact zeros have the sign that the rounding mode says', () => {
     const inputs: Operands[] = [{ width: 32, values: [f32(1.5)] }];
-    for (const [mode, sign] of [['rn', 0n], ['rz', 0n], ['rp', 0n], ['rm', 0x80000000n]] as const)
+    for (const [mode, sign] of [
+      ['rn', 0n],
+      ['rz', 0n],
+      ['rp', 0n],
+      ['rm', 0x80000000n],
+    ] as const)
       expect(evaluate(folder, { code: `sub.${mode}.f32 %d, %a, %a;`, inputs, output: 32 }).first).toEqual([sign]);
   });
 
   it('approximate functions stay in their bounds', () => {
     const values = Array.from({ length: 256 }, (_, i) => Math.fround(-8 + i / 16 + 0.01));
     const positive = values.map((x) => Math.fround(Math.abs(x) + 0.01));
-    const near = (code: string, of: readonly number[], f: (x: number) => number, relative: number, absolute: number) => {
+    const near = (
+      code: string,
+      of: readonly number[],
+      f: (x: number) => number,
+      relative: number,
+      absolute: number,
+    ) => {
       const got = evaluate(folder, { code, inputs: [{ width: 32, values: of.map(f32) }], output: 32 }).first;
       of.forEach((x, i) => {
         const y = fromF32(got[i] ?? 0n);
         expect(Math.abs(y - f(x)), `${code} of ${x}`).toBeLessThanOrEqual(relative * Math.abs(f(x)) + absolute);
       });
     };
-    near('sin.approx.f32 %d, %a;', values.filter((x) => Math.abs(x) < Math.PI), Math.sin, 0, 2 ** -20.5);
-    near('cos.approx.f32 %d, %a;', values.filter((x) => Math.abs(x) < Math.PI), Math.cos, 0, 2 ** -20.5);
+    near(
+      'sin.approx.f32 %d, %a;',
+      values.filter((x) => Math.abs(x) < Math.PI),
+      Math.sin,
+      0,
+      2 ** -20.5,
+    );
+    near(
+      'cos.approx.f32 %d, %a;',
+      values.filter((x) => Math.abs(x) < Math.PI),
+      Math.cos,
+      0,
+      2 ** -20.5,
+    );
     near('ex2.approx.f32 %d, %a;', values, (x) => 2 ** x, 2 ** -22, 0);
     near('lg2.approx.f32 %d, %a;', positive, Math.log2, 0, 2 ** -22);
     near('rsqrt.approx.f32 %d, %a;', positive, (x) => 1 / Math.sqrt(x), 2 ** -22.4, 0);
@@ -366,7 +552,12 @@ describe.skipIf(virtualCudaMissing !== undefined)('conversions', () => {
   };
   const roundings = { rni: even, rzi: Math.trunc, rmi: Math.floor, rpi: Math.ceil };
   for (const [mode, round] of Object.entries(roundings))
-    for (const [type, width, signed] of [['s32', 32, true], ['u32', 32, false], ['s64', 64, true], ['u64', 64, false]] as const)
+    for (const [type, width, signed] of [
+      ['s32', 32, true],
+      ['u32', 32, false],
+      ['s64', 64, true],
+      ['u64', 64, false],
+    ] as const)
       it(`cvt.${mode}.${type}.f32 clamps; NaN is 0`, () => {
         const got = evaluate(folder, { code: `cvt.${mode}.${type}.f32 %d, %a;`, inputs, output: width }).first;
         expect(got).toEqual(values.map((x) => U(width, clampTo(Number.isFinite(x) ? round(x) : x, width, signed))));
@@ -374,7 +565,8 @@ describe.skipIf(virtualCudaMissing !== undefined)('conversions', () => {
 
   it('narrow integers: sign and zero extension, truncation, saturation', () => {
     const ints: Operands[] = [{ width: 32, values: edge32 }];
-    const of = (code: string, f: (x: bigint) => bigint) => expect(evaluate(folder, { code, inputs: ints, output: 32 }).first, code).toEqual(edge32.map((x) => U(32, f(x))));
+    const of = (code: string, f: (x: bigint) => bigint) =>
+      expect(evaluate(folder, { code, inputs: ints, output: 32 }).first, code).toEqual(edge32.map((x) => U(32, f(x))));
     of('cvt.s32.s8 %d, %a;', (x) => S(8, x));
     of('cvt.u32.u8 %d, %a;', (x) => U(8, x));
     of('cvt.s8.s32 %d, %a;', (x) => S(8, x));
@@ -389,7 +581,9 @@ describe.skipIf(virtualCudaMissing !== undefined)('conversions', () => {
     const ints: Operands[] = [{ width: 64, values: edge64 }];
     for (const mode of ['rn', 'rz', 'rm', 'rp'] as const) {
       const got = evaluate(folder, { code: `cvt.${mode}.f32.s64 %d, %a;`, inputs: ints, output: 32 }).first;
-      expect(got).toEqual(edge64.map((x) => (x === 0n ? 0n : roundExact({ numerator: S(64, x), denominator: 1n }, mode))));
+      expect(got).toEqual(
+        edge64.map((x) => (x === 0n ? 0n : roundExact({ numerator: S(64, x), denominator: 1n }, mode))),
+      );
     }
   });
 
@@ -416,14 +610,30 @@ describe.skipIf(virtualCudaMissing !== undefined)('conversions', () => {
       }),
     );
     // Ties away from zero, the low thirteen bits are gone.
-    const tf = evaluate(folder, { code: 'cvt.rna.tf32.f32 %d, %a;', inputs: [{ width: 32, values: [0x3f801000n, 0x3f800fffn, 0xbf801000n, 0x3f803000n] }], output: 32 }).first;
+    const tf = evaluate(folder, {
+      code: 'cvt.rna.tf32.f32 %d, %a;',
+      inputs: [{ width: 32, values: [0x3f801000n, 0x3f800fffn, 0xbf801000n, 0x3f803000n] }],
+      output: 32,
+    }).first;
     expect(tf.map((x) => x & 0xffffe000n)).toEqual([0x3f802000n, 0x3f800000n, 0xbf802000n, 0x3f804000n]);
     const all = Array.from({ length: 1024 }, (_, i) => BigInt(i * 64 + 7));
-    const back = evaluate(folder, { code: 'cvt.f32.f16 %f0, %a; cvt.rn.f16.f32 %d, %f0;', inputs: [{ width: 16, values: all }], output: 16 }).first;
+    const back = evaluate(folder, {
+      code: 'cvt.f32.f16 %f0, %a; cvt.rn.f16.f32 %d, %f0;',
+      inputs: [{ width: 16, values: all }],
+      output: 16,
+    }).first;
     expect(back).toEqual(all.map((x) => ((x & 0x7fffn) > 0x7c00n ? 0x7fffn : x)));
-    const pair = evaluate(folder, { code: 'cvt.rn.f16x2.f32 %d, %a, 0f40000000;', inputs: [{ width: 32, values: [f32(1), f32(-1)] }], output: 32 }).first;
+    const pair = evaluate(folder, {
+      code: 'cvt.rn.f16x2.f32 %d, %a, 0f40000000;',
+      inputs: [{ width: 32, values: [f32(1), f32(-1)] }],
+      output: 32,
+    }).first;
     expect(pair).toEqual([0x3c004000n, 0xbc004000n]);
-    const fp8 = evaluate(folder, { code: 'cvt.rn.satfinite.e4m3x2.f32 %d, %a, 0f3f800000;', inputs: [{ width: 32, values: [1, 448, 1000, -1e9, 0.001953125, 0.0009765625, Number.NaN].map(f32) }], output: 16 }).first;
+    const fp8 = evaluate(folder, {
+      code: 'cvt.rn.satfinite.e4m3x2.f32 %d, %a, 0f3f800000;',
+      inputs: [{ width: 32, values: [1, 448, 1000, -1e9, 0.001953125, 0.0009765625, Number.NaN].map(f32) }],
+      output: 16,
+    }).first;
     expect(fp8).toEqual([0x3838n, 0x7e38n, 0x7e38n, 0xfe38n, 0x0138n, 0x0038n, 0x7f38n]);
   });
 
@@ -434,7 +644,11 @@ describe.skipIf(virtualCudaMissing !== undefined)('conversions', () => {
     expect(rn).toEqual(doubles.map((x) => f32(Math.fround(x))));
     const up = evaluate(folder, { code: 'cvt.rp.f32.f64 %d, %a;', inputs: of, output: 32 }).first;
     expect(up).toEqual([0x3eaaaaabn, 0xbeaaaaaan, 1n, 0x80000000n, 0x7f800000n, 0x3dcccccdn]);
-    const sum = evaluate(folder, { code: 'add.rm.f64 %d, %a, 0d3C00000000000000;', inputs: [{ width: 64, values: [f64(1), f64(-1)] }], output: 64 }).first;
+    const sum = evaluate(folder, {
+      code: 'add.rm.f64 %d, %a, 0d3C00000000000000;',
+      inputs: [{ width: 64, values: [f64(1), f64(-1)] }],
+      output: 64,
+    }).first;
     expect(sum).toEqual([f64(1), f64(-1) - 0n]);
   });
 });
@@ -442,16 +656,42 @@ describe.skipIf(virtualCudaMissing !== undefined)('conversions', () => {
 describe.skipIf(virtualCudaMissing !== undefined)('f16 and bf16 arithmetic', () => {
   it('fma rounds once', () => {
     // 1.0009765625^2 + 2^-24: between two f16 values, the tie is broken by the addend
-    const got = evaluate(folder, { code: 'fma.rn.f16 %d, %a, %a, %b;', inputs: [{ width: 16, values: [0x3c01n, 0x3c01n, 0x4200n] }, { width: 16, values: [0x0001n, 0x8001n, 0x3c00n] }], output: 16 }).first;
+    const got = evaluate(folder, {
+      code: 'fma.rn.f16 %d, %a, %a, %b;',
+      inputs: [
+        { width: 16, values: [0x3c01n, 0x3c01n, 0x4200n] },
+        { width: 16, values: [0x0001n, 0x8001n, 0x3c00n] },
+      ],
+      output: 16,
+    }).first;
     expect(got).toEqual([0x3c02n, 0x3c02n, 0x4900n]);
-    const relu = evaluate(folder, { code: 'fma.rn.relu.f16 %d, %a, %a, %b;', inputs: [{ width: 16, values: [0x3c00n, 0x7e00n] }, { width: 16, values: [0xc500n, 0x3c00n] }], output: 16 }).first;
+    const relu = evaluate(folder, {
+      code: 'fma.rn.relu.f16 %d, %a, %a, %b;',
+      inputs: [
+        { width: 16, values: [0x3c00n, 0x7e00n] },
+        { width: 16, values: [0xc500n, 0x3c00n] },
+      ],
+      output: 16,
+    }).first;
     expect(relu).toEqual([0n, 0x7fffn]);
   });
   it('packed operations act on both halves', () => {
-    const inputs: Operands[] = [{ width: 32, values: [0x3c004000n] }, { width: 32, values: [0x40003c00n] }];
+    const inputs: Operands[] = [
+      { width: 32, values: [0x3c004000n] },
+      { width: 32, values: [0x40003c00n] },
+    ];
     expect(evaluate(folder, { code: 'add.rn.f16x2 %d, %a, %b;', inputs, output: 32 }).first).toEqual([0x42004200n]);
     expect(evaluate(folder, { code: 'min.f16x2 %d, %a, %b;', inputs, output: 32 }).first).toEqual([0x3c003c00n]);
-    expect(evaluate(folder, { code: 'fma.rn.bf16x2 %d, %a, %b, %a;', inputs: [{ width: 32, values: [0x3f804000n] }, { width: 32, values: [0x40003f80n] }], output: 32 }).first).toEqual([0x40404080n]);
+    expect(
+      evaluate(folder, {
+        code: 'fma.rn.bf16x2 %d, %a, %b, %a;',
+        inputs: [
+          { width: 32, values: [0x3f804000n] },
+          { width: 32, values: [0x40003f80n] },
+        ],
+        output: 32,
+      }).first,
+    ).toEqual([0x40404080n]);
     expect(evaluate(folder, { code: 'neg.f16x2 %d, %a;', inputs, output: 32 }).first).toEqual([0xbc00c000n]);
   });
 });
@@ -481,12 +721,18 @@ describe.skipIf(virtualCudaMissing !== undefined)('warps', () => {
     expect(run(`${odd} vote.sync.ballot.b32 %d, %p, 0xffffffff;`)).toEqual(lane.map(() => 0xaaaaaaaan));
     expect(run(`${odd} vote.sync.any.pred %q, %p, 0xffffffff; selp.b32 %d, 1, 0, %q;`)).toEqual(lane.map(() => 1n));
     expect(run(`${odd} vote.sync.all.pred %q, %p, 0xffffffff; selp.b32 %d, 1, 0, %q;`)).toEqual(lane.map(() => 0n));
-    expect(run('and.b32 %r0, %a, 3; match.any.sync.b32 %d, %r0, 0xffffffff;')).toEqual(lane.map((l) => BigInt(lane.filter((k) => ((100 + k) & 3) === ((100 + l) & 3)).reduce((m, k) => m + 2 ** k, 0))));
-    expect(run('redux.sync.add.s32 %d, %a, 0xffffffff;')).toEqual(lane.map(() => BigInt(lane.reduce((s, l) => s + 100 + l, 0))));
+    expect(run('and.b32 %r0, %a, 3; match.any.sync.b32 %d, %r0, 0xffffffff;')).toEqual(
+      lane.map((l) => BigInt(lane.filter((k) => ((100 + k) & 3) === ((100 + l) & 3)).reduce((m, k) => m + 2 ** k, 0))),
+    );
+    expect(run('redux.sync.add.s32 %d, %a, 0xffffffff;')).toEqual(
+      lane.map(() => BigInt(lane.reduce((s, l) => s + 100 + l, 0))),
+    );
     expect(run('redux.sync.max.u32 %d, %a, 0xffffffff;')).toEqual(lane.map(() => 131n));
     expect(run('elect.sync %r0|%p, 0xffffffff; selp.b32 %d, 1, 0, %p;').filter((x) => x === 1n)).toHaveLength(1);
     // Only the odd lanes are at the instruction.
-    expect(run(`${odd} mov.b32 %d, 0; @!%p bra SKIP; activemask.b32 %d; SKIP:`)).toEqual(lane.map((l) => (l % 2 ? 0xaaaaaaaan : 0n)));
+    expect(run(`${odd} mov.b32 %d, 0; @!%p bra SKIP; activemask.b32 %d; SKIP:`)).toEqual(
+      lane.map((l) => (l % 2 ? 0xaaaaaaaan : 0n)),
+    );
   });
   it('divergence: nested branches and loops of different length meet again', () => {
     // Collatz steps of 100 + lane: every lane leaves the loop at another iteration, odd and even take other branches.
@@ -553,15 +799,22 @@ describe.skipIf(virtualCudaMissing !== undefined)('memory', () => {
   it('functions: parameters, results, a loop inside', () => {
     const code = `
       { .param .b32 x; .param .b32 r; st.param.b32 [x], %a; call.uni (r), triangle, (x); ld.param.b32 %d, [r]; }`;
-    const module = (text: string) => text.replace('.visible .entry', `
+    const module = (text: string) =>
+      text.replace(
+        '.visible .entry',
+        `
       .func (.param .b32 out) triangle (.param .b32 n) {
         .reg .b32 %n, %s; .reg .pred %go;
         ld.param.b32 %n, [n]; mov.b32 %s, 0;
         L: setp.eq.u32 %go, %n, 0; @%go bra D; add.u32 %s, %s, %n; sub.u32 %n, %n, 1; bra L;
         D: st.param.b32 [out], %s; ret;
       }
-      .visible .entry`);
-    const got = evaluate({ write: (text: string, options: object) => folder.write(module(text), options) } as PtxFolder, { code, inputs, output: 32 });
+      .visible .entry`,
+      );
+    const got = evaluate(
+      { write: (text: string, options: object) => folder.write(module(text), options) } as PtxFolder,
+      { code, inputs, output: 32 },
+    );
     expect(got.first).toEqual(Array.from({ length: 64 }, (_, i) => BigInt((i * (i + 1)) / 2)));
   });
 });

@@ -103,7 +103,7 @@ API int cuMemFree_v2(uint64_t address) {
     std::lock_guard lock(c->mutex);
     for (const auto& [h, s] : c->streams)
       if (s->last) all.push_back(s->last);
-    if (c->legacy->last) all.push_back(c->legacy->last);
+    if (c->legacy && c->legacy->last) all.push_back(c->legacy->last);
   }
   for (const Pending& p : all) p->wait();
   return c->memory.release(address, true) ? kSuccess : kInvalidValue;

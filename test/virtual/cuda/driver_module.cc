@@ -119,6 +119,7 @@ LoadedFunction* findFunction(Context& context, const void* handle) {
 using namespace vcuda;
 
 API int cuDeviceGetAttribute(int* value, int attribute, int device);
+API int cuCtxSynchronize();
 
 API int cuModuleLoadDataEx(LoadedModule** module, const void* image, unsigned count, int* options, void** values) {
   Context* context;
@@ -163,6 +164,7 @@ API int cuModuleLoadData(LoadedModule** module, const void* image) { return cuMo
 API int cuModuleUnload(LoadedModule* module) {
   Context* context;
   if (const int e = enter(context)) return e;
+  cuCtxSynchronize();  // work that uses its kernels may still be queued
   std::lock_guard lock(context->mutex);
   const auto it = context->modules.find(module);
   if (it == context->modules.end()) return kInvalidHandle;

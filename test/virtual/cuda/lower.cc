@@ -24,7 +24,6 @@ const LoweringTable& table() {
     addMatrices(t);
     addAsyncCopies(t);
     addMbarriers(t);
-    addBulkCopies(t);
     addWarpgroups(t);
     return t;
   }();

@@ -31,7 +31,6 @@ void addWarpOps(LoweringTable&);
 void addMatrices(LoweringTable&);
 void addAsyncCopies(LoweringTable&);
 void addMbarriers(LoweringTable&);
-void addBulkCopies(LoweringTable&);
 void addWarpgroups(LoweringTable&);
 
 /** Addresses of module-level .global and .const variables. */

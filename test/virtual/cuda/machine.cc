@@ -447,7 +447,12 @@ class ClusterRunner {
         for (auto& f : landing) f();
         ran = true;
       }
-      if (!alive) return;
+      if (!alive) {
+        for (auto& block : cluster_.blocks)
+          for (Warp& w : block->warps)
+            for (PendingBulk& b : w.bulk) b.complete(false);
+        return;
+      }
       if (launch_.stop.load(std::memory_order_relaxed)) return;
       if (!ran && !polled) reportDeadlock(cluster_);
       polls = ran ? 0 : polls + 1;

@@ -878,13 +878,7 @@ class Parser {
       o.kind = Kind::Symbol;
     }
     o.name = name;
-    if (peek() == '+' || (peek() == '-' && o.kind != Kind::Vector)) {
-      const bool minus = peek() == '-';
-      ++at_;
-      skip();
-      const int64_t by = integer();
-      o.offset = minus ? -by : by;
-    }
+    if (accept('+')) o.offset = integer();  // a negative offset is +-4: ptxas takes no other form
     return o;
   }
 };

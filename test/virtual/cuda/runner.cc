@@ -196,7 +196,8 @@ std::string run(const std::string& line) {
     void* values[] = {log.data(), reinterpret_cast<void*>(log.size())};
     void* m = nullptr;
     const std::string source = text.str();
-    check(call("cuModuleLoadDataEx", &m, static_cast<const void*>(source.c_str()), 2u, static_cast<int*>(options), static_cast<void**>(values)), log.data());
+    const int code = call("cuModuleLoadDataEx", &m, static_cast<const void*>(source.c_str()), 2u, static_cast<int*>(options), static_cast<void**>(values));
+    check(code, log.data());
     modules[a] = m;
   } else if (command == "unload") {
     in >> a;
