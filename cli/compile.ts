@@ -21,7 +21,7 @@ interface Flags extends ModelFlags {
 }
 
 const help = `
-Targets: cpu, vulkan, webgpu, each with an architecture if wanted (vulkan:spirv). No device is needed for it.
+Targets: cpu, cuda, vulkan, webgpu, each with an architecture if wanted (cuda:sm_90a). No device is needed for it.
 
 Examples:
   $ tutti compile model.onnx -o model.tutti
@@ -71,6 +71,7 @@ export async function findTarget(name: string): Promise<NamedTarget> {
 /** What a backend's kernels are made for where nobody says more. */
 const defaultArch: Readonly<Record<string, string>> = {
   cpu: process.arch === 'arm64' ? 'aarch64' : 'x86-64-v3',
+  cuda: 'sm_80',
   vulkan: 'spirv1.3',
   webgpu: 'wgsl',
 };
