@@ -114,18 +114,26 @@ void resolve(Warp& w, const Op& op, uint32_t mask, Space space, uint64_t* a, uin
   const int first = std::countr_zero(mask);
   if (mask != kAll)
     for (int l = 0; l < kLanes; ++l) a[l] = (mask >> l) & 1 ? a[l] : a[first];
-  uint64_t low = a[0], high = a[0], all = 0;
+  // Most accesses are to consecutive elements or of one address by all lanes.
+  uint64_t skew = 0, different = 0;
   for (int l = 0; l < kLanes; ++l) {
-    low = std::min(low, a[l]);
-    high = std::max(high, a[l]);
-    all |= a[l];
+    const uint64_t d = a[l] - a[0];
+    skew |= d ^ (uint64_t(l) * bytes);
+    different |= d;
   }
+  where.step = skew == 0 ? int64_t(bytes) : different == 0 ? 0 : Where::kScattered;
+  uint64_t low = a[0], high = skew == 0 ? a[kLanes - 1] : a[0], all = a[0];
+  if (where.step == Where::kScattered)
+    for (int l = 0; l < kLanes; ++l) {
+      low = std::min(low, a[l]);
+      high = std::max(high, a[l]);
+      all |= a[l];
+    }
   if (all & (bytes - 1))
     for (uint32_t bits = mask; bits; bits &= bits - 1) {
       const int l = std::countr_zero(bits);
       if (a[l] & (bytes - 1)) misaligned(w, op, l, a[l], bytes, use);
     }
-  where.contiguous = false;
   where.global = true;
   if (space == Space::Generic) {
     const auto windowOf = [](uint64_t x) { return x >> 44; };
@@ -144,12 +152,9 @@ void resolve(Warp& w, const Op& op, uint32_t mask, Space space, uint64_t* a, uin
   if (space == Space::Global || space == Space::Const) {
     const Warp::Range& range = w.ranges[op.source & 63];
     if (low < range.from || high + bytes > range.to) globalSlow(w, op, mask, a, bytes, use);
-    uint64_t skew = 0;
-    for (int l = 0; l < kLanes; ++l) {
-      where.host[l] = reinterpret_cast<uint8_t*>(a[l] & kHostMask);
-      skew |= (a[l] - a[0]) ^ (uint64_t(l) * bytes);
-    }
-    where.contiguous = skew == 0;
+    where.host[0] = reinterpret_cast<uint8_t*>(a[0] & kHostMask);
+    if (where.step == Where::kScattered)
+      for (int l = 1; l < kLanes; ++l) where.host[l] = reinterpret_cast<uint8_t*>(a[l] & kHostMask);
     return;
   }
   where.global = false;
@@ -157,15 +162,16 @@ void resolve(Warp& w, const Op& op, uint32_t mask, Space space, uint64_t* a, uin
     Block& block = *w.block;
     const uint64_t size = block.shared.size();
     if (low >= 1024 && high + bytes <= size) {
-      uint64_t skew = 0;
       uint8_t* const base = block.shared.data();
-      for (int l = 0; l < kLanes; ++l) {
-        where.host[l] = base + a[l];
-        skew |= (a[l] - a[0]) ^ (uint64_t(l) * bytes);
-      }
-      where.contiguous = skew == 0;
+      where.host[0] = base + a[0];
+      if (where.step == Where::kScattered)
+        for (int l = 1; l < kLanes; ++l) where.host[l] = base + a[l];
       uint8_t* const marks = block.marks.data();
-      if (where.contiguous && mask == kAll) {
+      if (where.step == 0) {
+        checkMarks(w, op, first, a[0], marks + a[0], bytes, use);
+        return;
+      }
+      if (where.step > 0 && mask == kAll) {
         uint8_t* const from = marks + a[0];
         uint8_t bad = 0;
         if (use == Use::Write)
@@ -194,6 +200,7 @@ void resolve(Warp& w, const Op& op, uint32_t mask, Space space, uint64_t* a, uin
       return;
     }
   }
+  where.step = Where::kScattered;
   for (int l = 0; l < kLanes; ++l) {
     if (!((mask >> l) & 1)) continue;
     where.host[l] = resolveRange(w, op, l, space, a[l], bytes, use);

@@ -11,9 +11,16 @@ enum class Use : uint8_t { Read, Write, Atomic };
 
 /** Host pointers per lane; lanes that take no part have those of the first that does. */
 struct Where {
-  alignas(64) uint8_t* host[kLanes];
-  bool contiguous;  // host[l] == host[0] + l * bytes
-  bool global;      // may be touched by other host threads
+  alignas(64) uint8_t* host[kLanes];  // all of them only if step is kScattered or after expand()
+  int64_t step;                       // host[l] == host[0] + l * step: the bytes of the access, 0, or kScattered
+  bool global;                        // may be touched by other host threads
+
+  static constexpr int64_t kScattered = -1;
+  void expand() {
+    if (step == kScattered) return;
+    for (int l = 1; l < kLanes; ++l) host[l] = host[0] + l * step;
+    step = kScattered;
+  }
 };
 
 /** The addresses of an operation with its base in r[reg] (imm2 bit 8: 32-bit base) plus imm. */

@@ -31,6 +31,7 @@ void atomic(Warp& w, const Op& o, uint32_t m) {
   Where where;
   addressesOf(w, o, 1, addresses);
   resolve(w, o, m, Space(o.imm2 & 0xff), addresses, uint32_t(sizeof(U)), Use::Atomic, where);
+  where.expand();
   const U* b = w.reg<U>(o.r[2]);
   const U* c = w.reg<U>(o.r[3] == kNone ? o.r[2] : o.r[3]);
   U* d = o.r[0] == kNone ? nullptr : w.reg<U>(o.r[0]);
@@ -96,6 +97,7 @@ void addFlushed(Warp& w, const Op& o, uint32_t m) {
   Where where;
   addressesOf(w, o, 1, addresses);
   resolve(w, o, m, Space(o.imm2 & 0xff), addresses, 4, Use::Atomic, where);
+  where.expand();
   for (uint32_t bits = m; bits; bits &= bits - 1) {
     const int l = std::countr_zero(bits);
     const float b = w.reg<float>(o.r[2])[l];

@@ -164,6 +164,7 @@ void matrixAddresses(Warp& w, const Op& o, uint32_t mask, int count, Use use, Wh
   addressesOf(w, o, 1, addresses);
   const uint32_t taking = count == 4 ? kAll : (1u << (8 * count)) - 1;
   resolve(w, o, taking, Space(o.imm2 & 0xff), addresses, 16, use, where);
+  where.expand();
 }
 
 void ldmatrix(Warp& w, const Op& o, uint32_t mask) {

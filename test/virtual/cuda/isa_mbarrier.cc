@@ -70,6 +70,7 @@ void init(Warp& w, const Op& o, uint32_t m) {
     uint64_t one[kLanes];
     std::fill(one, one + kLanes, addresses[l]);
     resolve(w, o, 1u << l, space, one, 8, Use::Write, where);
+  where.expand();
     save(where.host[l], {count, count, 0, false});
   }
 }
@@ -180,6 +181,7 @@ uint8_t* mbarrierAt(Warp& w, const Op& op, int lane, Space space, uint64_t addre
   std::fill(one, one + kLanes, address);
   Where where;
   resolve(w, op, 1u << lane, space, one, 8, Use::Read, where);
+  where.expand();
   return where.host[lane];
 }
 

@@ -19,13 +19,20 @@ void load(Warp& w, const Op& o, uint32_t m) {
   resolve(w, o, m, Space(o.imm2 & 0xff), addresses, uint32_t(sizeof(M)) * count, Use::Read, where);
   if (count == 1) {
     M values[kLanes];
-    if (where.contiguous) std::memcpy(values, where.host[0], sizeof values);
+    if (where.step == 0) {
+      M value;
+      std::memcpy(&value, where.host[0], sizeof(M));
+      lanes(w.reg<R>(o.r[0]), m, [&](int) { return R(value); });
+      return;
+    }
+    if (where.step > 0) std::memcpy(values, where.host[0], sizeof values);
     else
       for (int l = 0; l < kLanes; ++l) std::memcpy(&values[l], where.host[l], sizeof(M));
     lanes(w.reg<R>(o.r[0]), m, [&](int l) { return R(values[l]); });
     return;
   }
   M values[8][kLanes];
+  where.expand();
   for (int l = 0; l < kLanes; ++l)
     for (uint32_t i = 0; i < count; ++i) std::memcpy(&values[i][l], where.host[l] + i * sizeof(M), sizeof(M));
   for (uint32_t i = 0; i < count; ++i) {
@@ -45,16 +52,18 @@ void store(Warp& w, const Op& o, uint32_t m) {
     const R* from = w.reg<R>(o.r[0]);
     M values[kLanes];
     for (int l = 0; l < kLanes; ++l) values[l] = M(from[l]);
-    if (where.contiguous && m == kAll) {
+    if (where.step > 0 && m == kAll) {
       std::memcpy(where.host[0], values, sizeof values);
       return;
     }
+    where.expand();
     for (uint32_t bits = m; bits; bits &= bits - 1) {
       const int l = std::countr_zero(bits);
       std::memcpy(where.host[l], &values[l], sizeof(M));
     }
     return;
   }
+  where.expand();
   for (uint32_t bits = m; bits; bits &= bits - 1) {
     const int l = std::countr_zero(bits);
     for (uint32_t i = 0; i < count; ++i) {
