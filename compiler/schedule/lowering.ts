@@ -252,8 +252,8 @@ export class Lowering {
     );
   }
 
-  /** Computes lane by lane where the lane matters. */
-  #perLane(index: Index, lanes: Lanes, element: (index: Index) => KValue): KValue {
+  /** An element that can only be computed one at a time: lane by lane where the index mentions the lane. */
+  perLane(index: Index, lanes: Lanes, element: (index: Index) => KValue): KValue {
     if (lanes === 1 || !index.some((i) => i.mentionsLane())) return element(index);
     return this.b.build(range(lanes).map((lane) => element(index.map((i) => i.atLane(lane)))));
   }
@@ -304,7 +304,7 @@ export class Lowering {
       case 'pad':
         return this.#pad(node, index, lanes);
       case 'concat':
-        return this.#perLane(index, lanes, (i) => this.#concat(node, i));
+        return this.perLane(index, lanes, (i) => this.#concat(node, i));
       case 'iota': {
         const at = index[node.attrs.axis];
         const coefficient = at.laneCoefficient();
@@ -315,14 +315,14 @@ export class Lowering {
       case 'gather': {
         const { axis } = node.attrs;
         const extra = shapeOf(y).length;
-        return this.#perLane(index, lanes, (i) => {
+        return this.perLane(index, lanes, (i) => {
           const at = this.dataIndex(this.value(y, i.slice(axis, axis + extra), 1), shapeOf(x)[axis]);
           return this.value(x, [...i.slice(0, axis), at, ...i.slice(axis + extra)], 1);
         });
       }
       case 'gather_elements': {
         const { axis } = node.attrs;
-        return this.#perLane(index, lanes, (i) => {
+        return this.perLane(index, lanes, (i) => {
           const at = this.dataIndex(this.value(y, i, 1), shapeOf(x)[axis]);
           return this.value(
             x,
@@ -335,7 +335,7 @@ export class Lowering {
         const { batchDims } = node.attrs;
         const outer = shapeOf(y).length - 1;
         const depth = shapeOf(y)[outer];
-        return this.#perLane(index, lanes, (i) => {
+        return this.perLane(index, lanes, (i) => {
           const ats = range(depth).map((k) =>
             this.dataIndex(this.value(y, [...i.slice(0, outer), Affine.constant(k)], 1), shapeOf(x)[batchDims + k]),
           );
@@ -473,7 +473,7 @@ export class Lowering {
         width,
       );
     if (shifted.some((i, d) => i.mentionsLane() && !inBox(i, d)))
-      return this.#perLane(shifted, lanes, (i) => element(i, 1));
+      return this.perLane(shifted, lanes, (i) => element(i, 1));
     return element(shifted, lanes);
   }
 

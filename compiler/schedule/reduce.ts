@@ -63,3 +63,7 @@ export function collapse(b: KernelBuilder, fn: ReduceFn, vector: KValue): KValue
 /** The type in which sums and products of `scalar` are accumulated. */
 export const accumulatorOf = (scalar: ScalarType): ScalarType =>
   scalar === 'f16' || scalar === 'bf16' ? 'f32' : scalar;
+
+/** True where a float is NaN; constant false for other types. */
+export const isNan = (b: KernelBuilder, value: KValue): KValue =>
+  isFloatScalar(value.type.scalar) ? b.compare('ne', value, value) : b.constant(false, 'bool', value.type.lanes);

@@ -9,13 +9,13 @@
  */
 import type { Node, NodeOf } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
-import { isFloatScalar, type KernelFunction, type KValue, type Lanes, type ScalarType } from '../kernel/types.js';
+import type { KernelFunction, KValue, Lanes, ScalarType } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
 import { Affine, delinearize } from './affine.js';
 import { type Group, resultIndex } from './group.js';
 import { type Index, Lowering, scalarOf, shapeOf } from './lowering.js';
 import { lowerMap } from './map.js';
-import { accumulatorOf, collapse, combine, identity } from './reduce.js';
+import { accumulatorOf, collapse, combine, identity, isNan } from './reduce.js';
 
 type Fn = 'sum' | 'prod' | 'max' | 'min' | 'and' | 'or';
 type Element = (index: Index, lanes: Lanes) => KValue;
@@ -180,11 +180,8 @@ function defineArgReduce(lowering: Lowering, node: NodeOf<'arg_reduce'>): void {
       (i, [value, position]) => {
         const candidate = compared(element(i));
         // The first NaN is the extreme (`last`: the last one).
-        const nan = (v: KValue) => (isFloatScalar(scalar) ? b.compare('ne', v, v) : undefined);
-        const [newNan, oldNan] = [nan(candidate), nan(value)];
-        const ordered = b.compare(relation, candidate, value);
-        const better =
-          newNan && oldNan ? b.or(last ? newNan : b.and(newNan, b.unary('not', oldNan)), ordered) : ordered;
+        const firstNan = last ? isNan(b, candidate) : b.and(isNan(b, candidate), b.unary('not', isNan(b, value)));
+        const better = b.or(firstNan, b.compare(relation, candidate, value));
         return [b.select(better, candidate, value), b.select(better, b.splat(i.emit(b), wide), position)];
       },
     );

@@ -5,13 +5,14 @@
 import type { Node, NodeOf, ScatterFn } from '../graph/types.js';
 import type { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
-import { isFloatScalar, type KernelFunction, type KValue } from '../kernel/types.js';
+import type { KernelFunction, KValue } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
 import { Affine, delinearize } from './affine.js';
 import type { Group } from './group.js';
 import type { LoweredKernel } from './lowered.js';
-import { type Index, Lowering, scalarOf, shapeOf } from './lowering.js';
+import { Lowering, scalarOf, shapeOf } from './lowering.js';
 import { lowerMap } from './map.js';
+import { isNan } from './reduce.js';
 
 export function lowerSpecial(group: Group, target: Target): readonly LoweredKernel[] {
   const anchor = group.anchor as Node;
@@ -47,19 +48,13 @@ function combineUpdate(b: KernelBuilder, fn: ScatterFn, current: KValue, update:
   }
 }
 
-/** Scalar computation for an index that may mention the lane. */
-function byLane(lowering: Lowering, index: Index, lanes: number, one: (index: Index) => KValue): KValue {
-  if (lanes === 1 || !index.some((i) => i.mentionsLane())) return one(index);
-  return lowering.b.build(Array.from({ length: lanes }, (_, lane) => one(index.map((i) => i.atLane(lane)))));
-}
-
 function defineScatterElements(lowering: Lowering, node: NodeOf<'scatter_elements'>): void {
   const { b } = lowering;
   const [x, indices, updates] = node.inputs;
   const { axis, fn } = node.attrs;
   const shape = shapeOf(updates);
   lowering.define(node.outputs[0], (index, lanes) =>
-    byLane(lowering, index, lanes, (at) => {
+    lowering.perLane(index, lanes, (at) => {
       const initial = lowering.value(x, at, 1);
       // Rows of updates are shorter than rows of x where their shape is smaller.
       let covered = b.constant(true, 'bool');
@@ -92,7 +87,7 @@ function defineScatterNd(lowering: Lowering, node: NodeOf<'scatter_nd'>): void {
   const outer = shapeOf(indices).slice(0, -1);
   const depth = shapeOf(indices).at(-1) as number;
   lowering.define(node.outputs[0], (index, lanes) =>
-    byLane(lowering, index, lanes, (at) => {
+    lowering.perLane(index, lanes, (at) => {
       const initial = lowering.value(x, at, 1);
       const goals = at.slice(0, depth).map((i) => i.emit(b));
       const [result] = lowering.for(0, sizeOf(outer), 1, [initial], (q, [current]) => {
@@ -133,12 +128,11 @@ function lowerTopK(group: Group, target: Target, node: NodeOf<'top_k'>): KernelF
   const perTask = target.style === 'cpu' ? Math.max(1, Math.ceil(total / (target.parallelism * 4))) : 1;
   const lowering = new Lowering(group, target);
   const { b } = lowering;
-  const isNan = (v: KValue) => (isFloatScalar(v.type.scalar) ? b.compare('ne', v, v) : b.constant(false, 'bool'));
   /** NaN counts as larger than all numbers. */
   const before = (other: KValue, otherAt: KValue, own: KValue, ownAt: KValue): KValue => {
     const [p, q] = largest ? [other, own] : [own, other];
-    const greater = b.or(b.compare('gt', p, q), b.and(isNan(p), b.unary('not', isNan(q))));
-    const equal = b.or(b.compare('eq', other, own), b.and(isNan(other), isNan(own)));
+    const greater = b.or(b.compare('gt', p, q), b.and(isNan(b, p), b.unary('not', isNan(b, q))));
+    const equal = b.or(b.compare('eq', other, own), b.and(isNan(b, other), isNan(b, own)));
     return b.or(greater, b.and(equal, b.compare('lt', otherAt, ownAt)));
   };
   const comparable = (v: KValue) => (scalarOf(x, node) === 'bool' ? b.convert(v, 'i32') : v);

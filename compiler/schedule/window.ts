@@ -1,12 +1,12 @@
 /** The window family: pooling. A map whose elements are small reductions over a window of the input. */
 import type { Node, NodeOf } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
-import { isFloatScalar, type KernelFunction, type KValue, type Lanes } from '../kernel/types.js';
+import type { KernelFunction, KValue, Lanes } from '../kernel/types.js';
 import { type Affine, linearize } from './affine.js';
 import type { Group } from './group.js';
 import { type Index, type Lowering, scalarOf, shapeOf } from './lowering.js';
 import { lowerMap } from './map.js';
-import { accumulatorOf, combine, identity } from './reduce.js';
+import { accumulatorOf, combine, identity, isNan } from './reduce.js';
 
 export function lowerWindow(group: Group, target: Target): KernelFunction {
   return lowerMap(group, target, (lowering) => defineWindow(lowering, group.anchor as Node));
@@ -82,16 +82,14 @@ function argmaxWindow(lowering: Lowering, node: NodeOf<'window_argmax'>, index: 
         () => b.constant(identity('max', scalar), scalar),
       );
       const within = isInside(lowering, at, shapeOf(x));
-      const isNan = (v: KValue) => (isFloatScalar(scalar) ? b.compare('ne', v, v) : b.constant(false, 'bool'));
-      const firstNan = b.and(isNan(element), b.unary('not', isNan(value)));
+      const firstNan = b.and(isNan(b, element), b.unary('not', isNan(b, value)));
       const better = b.or(b.or(b.compare('gt', element, value), firstNan), b.compare('lt', position, b.constant(0)));
       const take = b.and(within, better);
       return [b.select(take, element, value), b.select(take, flat as KValue, position)];
     });
     return b.convert(best, 'i64');
   };
-  if (lanes === 1 || !index.some((i) => i.mentionsLane())) return one(index);
-  return b.build(Array.from({ length: lanes }, (_, lane) => one(index.map((i) => i.atLane(lane)))));
+  return lowering.perLane(index, lanes, one);
 }
 
 /** True where the place lies in the tensor. */

@@ -240,8 +240,7 @@ function undilated(
     const value = lowering.inside(source, extents, 1, read, zero);
     return b.select(exists, value, zero());
   };
-  if (lanes === 1 || !at.some((i) => i.mentionsLane())) return one(at);
-  return b.build(Array.from({ length: lanes }, (_, lane) => one(at.map((i) => i.atLane(lane)))));
+  return lowering.perLane(at, lanes, one);
 }
 
 /** Extents of the contracted dims, outermost first. */
