@@ -6,13 +6,23 @@ import type { MessageInit } from '../../compiler/frontends/onnx/proto.js';
 import { onnxTypeOf } from '../../compiler/frontends/onnx/tensors.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 
-type AttributeValue = number | bigint | string | readonly bigint[] | HostTensor | MessageInit<'GraphProto'>;
+type AttributeValue =
+  | number
+  | bigint
+  | string
+  | readonly bigint[]
+  | readonly string[]
+  | HostTensor
+  | MessageInit<'GraphProto'>;
 
 /** bigint is an integer, number a float, an object with nodes a subgraph. */
 export function attribute(name: string, value: AttributeValue): MessageInit<'AttributeProto'> {
   if (typeof value === 'bigint') return { name, type: 2, i: value };
   if (typeof value === 'number') return { name, type: 1, f: value };
   if (typeof value === 'string') return { name, type: 3, s: new TextEncoder().encode(value) };
+  if (Array.isArray(value) && typeof value[0] === 'string') {
+    return { name, type: 8, strings: value.map((text) => new TextEncoder().encode(text as string)) };
+  }
   if (Array.isArray(value)) return { name, type: 7, ints: value as readonly bigint[] };
   if ('dtype' in value) return { name, type: 4, t: protoOf(value) };
   return { name, type: 5, g: value as MessageInit<'GraphProto'> };

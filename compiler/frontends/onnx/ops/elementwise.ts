@@ -17,6 +17,7 @@ import {
 import type { BinaryOp, UnaryOp, Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 import { dtypeOf } from '../tensors.js';
+import { castStrings, equalStrings } from './strings.js';
 
 /** ONNX names of the graph's unary ops. */
 const unaryNames: Readonly<Record<string, UnaryOp>> = {
@@ -170,7 +171,7 @@ function castTo(c: ConvertContext): Value {
 
 function convertTo(c: ConvertContext, dtype: Value['type']['dtype']): Value {
   const from = c.dtype(0);
-  if (from !== dtype && (from === 'string' || dtype === 'string')) c.unsupported(`conversion from ${from} to ${dtype}`);
+  if (from !== dtype && (from === 'string' || dtype === 'string')) return castStrings(c, dtype);
   // Floats saturate, but four-bit integers are the low bits of wider ones.
   const narrow = isFloat(from) && (dtype === 'i4' || dtype === 'u4');
   return cast(c.b, narrow ? cast(c.b, c.input(0), 'i32') : c.input(0), dtype, c.flag('saturate', true));
@@ -181,7 +182,11 @@ export const elementwise: readonly Conversion[] = [
     ([op, fn]): Conversion => ({ op, since: 1, convert: (c) => unary(c.b, fn, c.input(0)) }),
   ),
   ...Object.entries(binaryNames).map(
-    ([op, fn]): Conversion => ({ op, since: 1, convert: (c) => binary(c.b, fn, ...operands(c)) }),
+    ([op, fn]): Conversion => ({
+      op,
+      since: 1,
+      convert: (c) => (fn === 'eq' && c.dtype(0) === 'string' ? equalStrings(c) : binary(c.b, fn, ...operands(c))),
+    }),
   ),
   variadic('Sum', 'add'),
   variadic('Max', 'max'),

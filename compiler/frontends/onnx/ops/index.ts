@@ -14,6 +14,7 @@ import { quantization } from './quantization.js';
 import { reductions } from './reduction.js';
 import { resizing } from './resize.js';
 import { sampling } from './sampling.js';
+import { stringOperators } from './strings.js';
 
 export const conversions: readonly Conversion[] = [
   ...elementwise,
@@ -30,4 +31,5 @@ export const conversions: readonly Conversion[] = [
   ...attentions,
   ...sampling,
   ...losses,
+  ...stringOperators,
 ];

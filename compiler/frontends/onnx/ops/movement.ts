@@ -312,7 +312,8 @@ function dropout(c: ConvertContext): readonly (Value | undefined)[] {
   const ratio = c.opset >= 12 ? (c.has(1) ? c.number(1) : 0.5) : c.float('ratio', 0.5);
   if (training && ratio !== 0) c.unsupported('dropout in training mode is random');
   if (c.opset < 7 && c.opset >= 1 && !c.flag('is_test', true)) c.unsupported('dropout in training mode is random');
-  const mask = c.opset < 10 ? full(c.b, 1, c.dtype(0), c.shape(0)) : full(c.b, true, 'bool', c.shape(0));
+  // Before opset 12 the mask is "not filled" outside training: zeros, as ONNX Runtime leaves it.
+  const mask = full(c.b, c.opset >= 12, c.opset < 10 ? c.dtype(0) : 'bool', c.shape(0));
   return [c.input(0), c.wants(1) ? mask : undefined];
 }
 
