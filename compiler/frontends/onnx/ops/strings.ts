@@ -78,7 +78,7 @@ function printNumber(value: number | bigint, dtype: DType): string {
   if (!Number.isFinite(value)) return value > 0 ? 'INF' : '-INF';
   if (dtype === 'f64' || Number.isInteger(value)) return Object.is(value, -0) ? '-0' : String(value);
   for (let digits = 1; digits < 17; digits++) {
-    const short = Number(value.toPrecision(digits));
+    const short: number = Number(value.toPrecision(digits));
     if (numbersOf(tensorOfNumbers(dtype, [], [short]))[0] === value) return String(short);
   }
   return String(value);
