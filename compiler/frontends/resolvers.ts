@@ -1,5 +1,5 @@
 /** Who converts operators of which domain once their shapes are known: one line a frontend. */
 import type { SourceResolvers } from '../passes/specialise.js';
-import { resolveOnnx } from './onnx/convert.js';
+import { domains, resolveOnnx } from './onnx/convert.js';
 
-export const resolvers: SourceResolvers = new Map([['', resolveOnnx]]);
+export const resolvers: SourceResolvers = new Map(Array.from(domains, (domain) => [domain, resolveOnnx]));

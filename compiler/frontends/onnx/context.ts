@@ -23,6 +23,8 @@ type Result = Value | readonly (Value | undefined)[];
 
 /** How one operator becomes graph ops, from opset `since` until the next entry for it. */
 export interface Conversion {
+  /** Without it: ai.onnx. */
+  readonly domain?: string;
   readonly op: string;
   readonly since: number;
   convert(c: ConvertContext): Result;

@@ -11,38 +11,50 @@ import { conversions } from './ops/index.js';
 /** Opset versions of ai.onnx that are understood; older ones than the first are tried. */
 export const supportedOpsets = { min: 7, max: 27 } as const;
 
+export const isStandardDomain = (domain: string): boolean => domain === '' || domain === 'ai.onnx';
+
+/** An operator's name with its domain, unless that is ai.onnx. */
+const qualified = (domain: string, op: string): string => (isStandardDomain(domain) ? op : `${domain}.${op}`);
+
+/** By qualified name; the newest entry first. */
+export const isStandardDomain = (domain: string): boolean => domain === '' || domain === 'ai.onnx';
+
+/** `Conv`, `ai.onnx.ml.Scaler`: as reports name operators. */
+function operatorName(domain: string, op: string): string {
+  return isStandardDomain(domain) ? op : `${domain}.${op}`;
+}
+
 const table = new Map<string, Conversion[]>();
 for (const conversion of conversions) {
-  const entries = table.get(conversion.op) ?? [];
+  const name = qualified(conversion.domain ?? '', conversion.op);
+  const entries = table.get(name) ?? [];
   entries.push(conversion);
   entries.sort((a, b) => b.since - a.since);
-  table.set(conversion.op, entries);
+  table.set(name, entries);
 }
+
+/** Domains that have conversions; ai.onnx is ''. */
+export const domains: ReadonlySet<string> = new Set(conversions.map(({ domain = '' }) => domain));
 
 /** Operators of the table, with the opset versions at which their conversion changes. */
 export const supportedOperators: ReadonlyMap<string, readonly number[]> = new Map(
   [...table].map(([op, entries]) => [op, entries.map((entry) => entry.since).reverse()]),
 );
 
-export const isStandardDomain = (domain: string): boolean => domain === '' || domain === 'ai.onnx';
-
 /** @throws TuttiError E_UNSUPPORTED naming the operator if there is none. */
 export function findConversion({ op, domain, opset, source }: SourceOperator): Conversion {
-  const entries = isStandardDomain(domain) ? table.get(op) : undefined;
+  const name = qualified(domain, op);
+  const entries = table.get(name);
   const subject = describe(source);
   if (entries === undefined) {
-    throw new TuttiError(
-      'E_UNSUPPORTED',
-      `operator ${isStandardDomain(domain) ? op : `${domain}.${op}`} is not supported`,
-      {
-        subject,
-        remedy: 'Supported operators are listed in docs/ops.md',
-      },
-    );
+    throw new TuttiError('E_UNSUPPORTED', `operator ${name} is not supported`, {
+      subject,
+      remedy: 'Supported operators are listed in docs/ops.md',
+    });
   }
   const entry = entries.find(({ since }) => since <= opset);
   if (entry === undefined) {
-    throw new TuttiError('E_UNSUPPORTED', `operator ${op} is not supported in opset ${opset}`, {
+    throw new TuttiError('E_UNSUPPORTED', `operator ${name} is not supported in opset ${opset}`, {
       subject,
       expected: `opset ${entries[entries.length - 1].since} or later`,
       found: String(opset),
