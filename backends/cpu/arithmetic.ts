@@ -17,10 +17,10 @@ import {
   type ScalarType,
   scalarBits,
 } from '../../compiler/kernel/types.js';
+import { contractionOf, oneSidedMinMax, paren, staysInside } from '../common/c_family.js';
 import { unexpanded } from '../common/names.js';
-import { staysInside } from './analysis.js';
 import { heldAs, isHalf, type MaskBits, unsignedOf } from './prelude.js';
-import { type Inst, paren, type Scope } from './scope.js';
+import type { Inst, Scope } from './scope.js';
 
 export function unary(scope: Scope, inst: Inst<'unary'>): void {
   const { fn } = inst;
@@ -151,34 +151,26 @@ function floatBinary(scope: Scope, inst: Inst<'binary'>, fn: BinaryFn, scalar: '
   }
 }
 
-/** Against a constant one comparison is enough: it sends NaN to the operand, and zeros to the right sign. */
 function floatMinMax(scope: Scope, fn: 'min' | 'max', held: 'f32' | 'f64', lanes: Lanes, a: KValue, b: KValue): string {
-  const constants = scope.floatConstants;
-  const [value, other] = constants.has(a) ? [b, a] : [a, b];
-  const constant = constants.get(other);
-  const winsTies = fn === 'max' ? Object.is(constant, 0) : Object.is(constant, -0);
-  // Against a zero that loses to the other zero, compilers have been seen to lose the sign (clang 14).
-  if (constant === undefined || Number.isNaN(constant) || (constant === 0 && !winsTies)) {
-    return `${scope.prelude.minMax(fn, held, lanes)}(${scope.c(a)}, ${scope.c(b)})`;
-  }
-  const comparison = `${fn === 'max' ? '<' : '>'}${winsTies ? '=' : ''}`;
-  const [x, c] = [scope.c(value), scope.c(other)];
-  if (lanes === 1) return `${x} ${comparison} ${c} ? ${c} : ${x}`;
-  return `${scope.prelude.select(held, lanes)}(${x} ${comparison} ${c}, ${c}, ${x})`;
+  const against = oneSidedMinMax(scope.floatConstants, fn, a, b);
+  if (!against) return `${scope.prelude.minMax(fn, held, lanes)}(${scope.c(a)}, ${scope.c(b)})`;
+  const [x, c] = [scope.c(against.value), scope.c(against.constant)];
+  const comparison = `${x} ${against.comparison} ${c}`;
+  if (lanes === 1) return `${comparison} ? ${c} : ${x}`;
+  return `${scope.prelude.select(held, lanes)}(${comparison}, ${c}, ${x})`;
 }
 
 /** a * b + c with one rounding, where both ops are `fast`, the product has no other use and the CPU fuses. */
 function contracted(scope: Scope, inst: Inst<'binary'>): string | undefined {
   const { scalar, lanes } = inst.result.type;
-  if (!inst.fast || !scope.target.features.has('fma') || (scalar !== 'f32' && scalar !== 'f64')) return undefined;
-  const single = (value: KValue) => (scope.uses.get(value) === 1 ? scope.fastProducts.get(value) : undefined);
-  const fma = scope.prelude.fma(scalar, lanes);
-  const [left, right] = [single(inst.a), single(inst.b)];
-  const negate = (sign: boolean, text: string) => (sign ? `-${paren(text)}` : text);
-  const subtract = inst.fn === 'sub';
-  if (right) return `${fma}(${negate(subtract, scope.c(right.a))}, ${scope.c(right.b)}, ${scope.c(inst.a)})`;
-  if (left) return `${fma}(${scope.c(left.a)}, ${scope.c(left.b)}, ${negate(subtract, scope.c(inst.b))})`;
-  return undefined;
+  if (!scope.target.features.has('fma') || (scalar !== 'f32' && scalar !== 'f64')) return undefined;
+  const found = contractionOf(inst, scope.uses, scope.fastProducts);
+  if (!found) return undefined;
+  const { product, addend, negate } = found;
+  const [a, c] = [scope.c(product.a), scope.c(addend)];
+  const factor = negate === 'product' ? `-${paren(a)}` : a;
+  const term = negate === 'addend' ? `-${paren(c)}` : c;
+  return `${scope.prelude.fma(scalar, lanes)}(${factor}, ${scope.c(product.b)}, ${term})`;
 }
 
 function integerBinary(scope: Scope, fn: BinaryFn, a: KValue, b: KValue, result: KValue): string {

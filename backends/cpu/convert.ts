@@ -1,7 +1,8 @@
 /** Conversions between types, with one rounding each, and bit casts, as C. */
 import { type Lanes, type ScalarType, scalarBits } from '../../compiler/kernel/types.js';
+import { paren } from '../common/c_family.js';
 import { cScalar, heldAs, isHalf, type MaskBits, storedAs } from './prelude.js';
-import { type Inst, paren, type Scope } from './scope.js';
+import type { Inst, Scope } from './scope.js';
 
 export function convert(scope: Scope, inst: Inst<'convert'>): void {
   const { lanes } = inst.result.type;

@@ -2,6 +2,7 @@
 
 import type { ScalarType } from '../../compiler/kernel/types.js';
 import { roundBf16, roundF16 } from '../../compiler/numeric.js';
+import { signedLiteral } from '../common/c_family.js';
 
 /** A C expression of the type that holds `scalar` in a register; `value` is brought into the type first. */
 export function cLiteral(value: number | bigint, scalar: ScalarType): string {
@@ -32,12 +33,6 @@ export function cLiteral(value: number | bigint, scalar: ScalarType): string {
     default:
       return scalar satisfies never;
   }
-}
-
-function signedLiteral(value: bigint, suffix: string): string {
-  if (value >= 0n) return `${value}${suffix}`;
-  // The most negative value has no literal: its magnitude is out of range.
-  return `(-${-value - 1n}${suffix} - 1)`;
 }
 
 /** Hexadecimal, as C17 6.4.4.2 has it: every finite value is exact. */

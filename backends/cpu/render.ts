@@ -12,25 +12,17 @@
  * that lets the C compiler follow addresses through loops and vectorise them.
  */
 import { TuttiError } from '../../compiler/error.js';
-import { rangeOf } from '../../compiler/kernel/builder.js';
-import {
-  type HelperFunction,
-  type KArray,
-  type KBlock,
-  type KernelFunction,
-  type KInst,
-  type ScalarType,
-  scalarBits,
-} from '../../compiler/kernel/types.js';
+import type { HelperFunction, KArray, KBlock, KernelFunction, KInst, ScalarType } from '../../compiler/kernel/types.js';
 import type { KernelCode, Target } from '../backend.js';
+import { forHeader, unrollCount } from '../common/c_family.js';
 import { arrayBytes, type Frame, frameOf, kernelCode } from '../common/frame.js';
 import { commentText, type Syntax, writeFor, writeIf, writeLoop } from '../common/structured.js';
-import { contentHash, unrollCount } from './analysis.js';
+import { contentHash } from './hash.js';
 import { binary, compare, fma, select, unary } from './arithmetic.js';
 import { bitcast, convert } from './convert.js';
 import { cLiteral } from './literal.js';
 import { atomic, compareExchange, load, store } from './memory.js';
-import { cScalar, heldAs, storedAs } from './prelude.js';
+import { type CScalar, cScalar, heldAs, storedAs } from './prelude.js';
 import { type Inst, Scope } from './scope.js';
 
 /** Stands for the content hash until the text is known. */
@@ -281,17 +273,8 @@ class KernelRenderer {
     const type = cScalar(heldAs(scalar as Exclude<ScalarType, 'bool'>));
     const header = (): string => {
       const [lower, upper] = [scope.c(inst.lower), scope.c(inst.upper)];
-      const last = rangeOf(inst.upper)?.max;
       if (inst.unroll) scope.line(`#pragma GCC unroll ${unrollCount(inst)}`);
-      // The counter must be able to pass the bound: widen it where the bound may be near the type's end.
-      if (last !== undefined && last + inst.step <= 2 ** 31 - 1 && scalarBits[scalar] <= 32) {
-        return `for (int32_t ${counter} = (int32_t)${lower}; ${counter} < (int32_t)${upper}; ${counter} += ${inst.step}) {`;
-      }
-      if (scalarBits[scalar] < 64) {
-        return `for (int64_t ${counter} = ${lower}; ${counter} < (int64_t)${upper}; ${counter} += ${inst.step}) {`;
-      }
-      // Steps that would pass the bound end the loop before they can overflow.
-      return `for (${type} ${counter} = ${lower}, more = 1; more && ${counter} < ${upper}; more = (uint64_t)${upper} - (uint64_t)${counter} > ${inst.step}u, ${counter} = more ? ${counter} + ${inst.step} : ${counter}) {`;
+      return forHeader(inst, counter, lower, upper, (integer) => cScalar(integer as CScalar));
     };
     writeFor(scope.lines, this.#syntax, inst, header, () => scope.let(inst.index, `(${type})${counter}`));
   }

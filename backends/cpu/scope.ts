@@ -1,10 +1,10 @@
 /** The state of writing one kernel as C: what its values are called, the lines so far and the prelude they need. */
 import type { KernelFunction, KInst, KMemory, KType, KValue, Lanes, ScalarType } from '../../compiler/kernel/types.js';
 import type { Target } from '../backend.js';
+import { collectFloatConstants } from '../common/c_family.js';
 import { Names, unexpected } from '../common/names.js';
 import { Lines } from '../common/structured.js';
 import { countUses } from '../common/survey.js';
-import { collectFloatConstants } from './analysis.js';
 import { heldAs, isHalf, type MaskBits, Prelude, signedOf } from './prelude.js';
 
 export type Inst<Op extends KInst['op']> = Extract<KInst, { op: Op }>;
@@ -87,6 +87,3 @@ export class Scope {
     return unexpected(this.kernel, 'cpu', what);
   }
 }
-
-/** In brackets, unless it is one word. */
-export const paren = (text: string): string => (/^\w+$/.test(text) ? text : `(${text})`);
