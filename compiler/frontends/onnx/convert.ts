@@ -17,13 +17,6 @@ export const isStandardDomain = (domain: string): boolean => domain === '' || do
 const qualified = (domain: string, op: string): string => (isStandardDomain(domain) ? op : `${domain}.${op}`);
 
 /** By qualified name; the newest entry first. */
-export const isStandardDomain = (domain: string): boolean => domain === '' || domain === 'ai.onnx';
-
-/** `Conv`, `ai.onnx.ml.Scaler`: as reports name operators. */
-function operatorName(domain: string, op: string): string {
-  return isStandardDomain(domain) ? op : `${domain}.${op}`;
-}
-
 const table = new Map<string, Conversion[]>();
 for (const conversion of conversions) {
   const name = qualified(conversion.domain ?? '', conversion.op);
