@@ -4,24 +4,31 @@
  * lanes, memory or subgroup ops is not.
  */
 import type { Report } from './bounds.js';
-import type { Carried, KBlock, KernelFunction, KInst, KValue } from './types.js';
-import { operandsOf, resultsOf, visitInstructions } from './walk.js';
+import type { Carried, KBlock, KernelFunction, KInst, KOp, KValue } from './types.js';
+import { blocksOf, operandsOf, resultsOf, visitInstructions } from './walk.js';
 
-/** Calls `report` for the first barrier that only some invocations may reach. */
+/** Calls `report` for every barrier that only some invocations may reach. */
 export function checkUniformity(kernel: KernelFunction, report: Report): void {
-  let hasBarrier = false;
+  for (const barrier of divergent(kernel, 'barrier')) report(barrier, 'barrier in control flow that is not uniform');
+}
+
+/** The instructions `op` of the body that only some invocations of a workgroup may reach. */
+export function divergent(kernel: KernelFunction, op: KOp): ReadonlySet<KInst> {
+  const found = new Set<KInst>();
+  let present = false;
   visitInstructions(kernel.body, (inst) => {
-    hasBarrier ||= inst.op === 'barrier';
+    present ||= inst.op === op;
   });
   const [x, y, z] = kernel.workgroup;
-  if (!hasBarrier || x * y * z === 1) return;
+  if (!present || x * y * z === 1) return found;
   const varying = new Set<KValue>();
   // Loops feed values back: repeat until no value turns varying any more.
   for (let before = -1; before !== varying.size; ) {
     before = varying.size;
     spread(kernel.body, kernel, varying);
   }
-  checkBlock(kernel.body, false, varying, report);
+  collect(kernel.body, op, false, varying, found);
+  return found;
 }
 
 /** Whether the paths that invocations take through `inst` may differ. */
@@ -89,21 +96,10 @@ function isSource(inst: KInst, kernel: KernelFunction): boolean {
   }
 }
 
-function checkBlock(block: KBlock, divergent: boolean, varying: ReadonlySet<KValue>, report: Report): void {
+function collect(block: KBlock, op: KOp, divergent: boolean, varying: ReadonlySet<KValue>, found: Set<KInst>): void {
   for (const inst of block.instructions) {
-    if (inst.op === 'barrier' && divergent) report(inst, 'barrier in control flow that is not uniform');
+    if (inst.op === op && divergent) found.add(inst);
     const inner = divergent || diverges(inst, varying);
-    switch (inst.op) {
-      case 'for':
-      case 'loop':
-        checkBlock(inst.body, inner, varying, report);
-        break;
-      case 'if':
-        checkBlock(inst.then, inner, varying, report);
-        checkBlock(inst.else, inner, varying, report);
-        break;
-      default:
-        break;
-    }
+    for (const body of blocksOf(inst)) collect(body, op, inner, varying, found);
   }
 }
