@@ -1,11 +1,11 @@
 /** The attributes of every op as data: what the text format prints and what it accepts. */
 import { isDType } from '../dtype.js';
 import { type Dim, SymDim } from './dims.js';
-import { binaryOps, type OpAttrs, type OpKind, unaryOps } from './types.js';
+import { binaryOps, type Graph, type OpAttrs, type OpKind, unaryOps } from './types.js';
 
 /**
- * Form of one attribute. `dim` may be symbolic; `number?` may be null; `record` holds what a source operator had; an
- * array of words is an enumeration.
+ * Form of one attribute. `dim` may be symbolic; `number?` may be null; `record` holds what a source operator had;
+ * `graph` is a body; an array of words is an enumeration.
  */
 export type FieldForm =
   | 'int'
@@ -21,6 +21,7 @@ export type FieldForm =
   | 'numbers?'
   | 'scales'
   | 'record'
+  | 'graph'
   | readonly string[];
 
 export type OpSchema = Readonly<Record<string, FieldForm>>;
@@ -79,6 +80,7 @@ export const schemas = {
     roi: 'numbers?',
     extrapolation: 'number',
   },
+  scan: { body: 'graph', trips: 'int', carried: 'int', iteration: 'bool', scanned: 'bools', stacked: 'bools' },
   shape_of: { start: 'int', end: 'int' },
   source_op: { domain: 'string', name: 'string', opset: 'int', attrs: 'record', present: 'bools' },
 } as const satisfies { readonly [K in Exclude<OpKind, Elementwise>]: Readonly<Record<keyof OpAttrs[K], FieldForm>> } & {
@@ -124,10 +126,16 @@ export function hasForm(form: FieldForm, value: unknown): boolean {
       return isListOf(value, (entry) => entry === null || isNumber(entry));
     case 'record':
       return typeof value === 'object' && value !== null;
+    case 'graph':
+      return isGraph(value);
     default:
       return form satisfies never;
   }
 }
+
+/** Whether a value is a graph as far as its outline goes; `verifyGraph` looks inside. */
+export const isGraph = (value: unknown): value is Graph =>
+  typeof value === 'object' && value !== null && 'nodes' in value && 'constants' in value;
 
 export const describeForm = (form: FieldForm): string =>
   typeof form === 'string' ? formTexts[form] : `one of ${form.join(', ')}`;
@@ -146,4 +154,5 @@ const formTexts: Readonly<Record<Extract<FieldForm, string>, string>> = {
   'numbers?': 'a list of numbers or null',
   scales: 'a list of numbers and null',
   record: 'a record',
+  graph: 'a graph',
 };

@@ -7,7 +7,7 @@ import type { KernelBuilder } from '../kernel/builder.js';
 import type { KValue } from '../kernel/types.js';
 import type { HostTensor } from '../tensor.js';
 import type { GraphBuilder } from './builder.js';
-import type { NodeOf, OpAttrs, OpKind, SourceRef, TensorType, Value } from './types.js';
+import type { Graph, NodeOf, OpAttrs, OpKind, SourceRef, TensorType, Value } from './types.js';
 
 /**
  * How kernels come about:
@@ -15,10 +15,11 @@ import type { NodeOf, OpAttrs, OpKind, SourceRef, TensorType, Value } from './ty
  * - `rows`: reductions over axes
  * - `contract`: dot and conv
  * - `window`: small reductions per output element (pooling)
- * - `special`: an algorithm of its own (sort, scatter, scan)
+ * - `special`: an algorithm of its own (sort, scatter)
+ * - `loop`: a body of kernels of its own, run several times
  * - `host`: on the host, at compile time or between kernels
  */
-export type FamilyName = 'map' | 'rows' | 'contract' | 'window' | 'special' | 'host';
+export type FamilyName = 'map' | 'rows' | 'contract' | 'window' | 'special' | 'loop' | 'host';
 
 export interface InferContext<K extends OpKind> {
   readonly attrs: OpAttrs[K];
@@ -34,6 +35,8 @@ export interface EvaluateContext<K extends OpKind> {
   /** Concrete. */
   readonly outputs: readonly { readonly dtype: DType; readonly shape: readonly number[] }[];
   readonly source: SourceRef;
+  /** Runs a body; inputs and outputs in its order. */
+  run(body: Graph, inputs: readonly HostTensor[]): HostTensor[];
 }
 
 export interface ScalarContext<K extends OpKind> {

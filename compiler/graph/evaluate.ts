@@ -40,7 +40,12 @@ function evaluateOp<K extends OpKind>(node: NodeOf<K>, inputs: readonly HostTens
     }
     return { dtype, shape };
   });
-  return definition.evaluate({ attrs, inputs, outputs, source });
+  return definition.evaluate({ attrs, inputs, outputs, source, run: runBody });
+}
+
+function runBody(body: Graph, inputs: readonly HostTensor[]): HostTensor[] {
+  const results = evaluateGraph(body, new Map(body.inputs.map((input, i) => [input.name, inputs[i]])));
+  return body.outputs.map(({ name }) => results.get(name) as HostTensor);
 }
 
 /** Attributes without names of dims in them. */

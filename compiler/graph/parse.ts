@@ -44,6 +44,8 @@ export type ConstantLookup = (key: string) => ConstantData | undefined;
 const maxDepth = 16;
 /** Terms of a dim expression, written and after expansion. */
 const maxTerms = 256;
+/** Graphs within graphs. */
+const maxBodies = 64;
 /** Factors of a term. */
 const maxFactors = 32;
 
@@ -51,7 +53,6 @@ const maxFactors = 32;
  * @throws TuttiError E_IR naming the line for anything that is not a well-formed graph.
  */
 export function parseGraph(text: string, constants: ConstantLookup = () => undefined): Graph {
-  const reader = new GraphReader(constants);
   const lines = text.split('\n');
   if (lines[0]?.trimEnd() !== textHeader) {
     throw new TuttiError('E_IR', 'not a graph, or of another version', {
@@ -60,8 +61,36 @@ export function parseGraph(text: string, constants: ConstantLookup = () => undef
       found: `'${(lines[0] ?? '').slice(0, 60)}'`,
     });
   }
-  for (let i = 1; i < lines.length; i++) reader.statement(new Lexer(lines[i], i + 1));
-  return reader.finish();
+  // The graphs that are being read, innermost last.
+  const open: { readonly reader: GraphReader; readonly key: string }[] = [
+    { reader: new GraphReader(constants), key: '' },
+  ];
+  for (let i = 1; i < lines.length; i++) {
+    const line = new Lexer(lines[i], i + 1);
+    const { reader, key } = open[open.length - 1];
+    if (line.accept('begin')) {
+      if (open.length > maxBodies) line.fail('graphs are nested too deeply');
+      open.push({ reader: new GraphReader(constants), key: line.expectKind('string', 'the key of the graph') });
+      line.expectEnd();
+    } else if (line.accept('end')) {
+      line.expectEnd();
+      open.pop();
+      const outer = open.at(-1) ?? line.fail("'end' without 'begin'");
+      outer.reader.addBody(line, key, finished(line, reader));
+    } else reader.statement(line);
+  }
+  if (open.length > 1) new Lexer('', lines.length).fail("'end' is missing");
+  return open[0].reader.finish();
+}
+
+/** A body is checked where it ends. */
+function finished(line: Lexer, reader: GraphReader): Graph {
+  try {
+    return reader.finish();
+  } catch (error) {
+    if (!(error instanceof TuttiError)) throw error;
+    return line.fail(error.message);
+  }
 }
 
 class GraphReader {
@@ -73,6 +102,8 @@ class GraphReader {
   readonly #constants = new Map<number, ConstantData>();
   readonly #dims = new Map<string, DimBounds>();
   readonly #values = new Map<string, Value>();
+  /** Graphs that a later statement may name as an attribute, by key. */
+  readonly #bodies = new Map<string, Graph>();
 
   constructor(lookup: ConstantLookup) {
     this.#lookup = lookup;
@@ -89,6 +120,11 @@ class GraphReader {
     };
     verifyGraph(graph);
     return graph;
+  }
+
+  addBody(line: Lexer, key: string, graph: Graph): void {
+    if (this.#bodies.has(key)) line.fail('two graphs have one key', undefined, `'${key}'`);
+    this.#bodies.set(key, graph);
   }
 
   statement(line: Lexer): void {
@@ -213,6 +249,9 @@ class GraphReader {
         return readList(line, () => (line.accept('null') ? null : readNumber(line)));
       case 'record':
         return this.#record(line);
+      case 'graph':
+        line.expect('graph');
+        return this.#body(line);
       default:
         return form satisfies never;
     }
@@ -232,7 +271,13 @@ class GraphReader {
     return Object.fromEntries(entries);
   }
 
+  #body(line: Lexer): Graph {
+    const key = line.expectKind('string', 'the key of a graph');
+    return this.#bodies.get(key) ?? line.fail('no graph under this key', undefined, `'${key}'`);
+  }
+
   #sourceAttr(line: Lexer): SourceAttr {
+    if (line.accept('graph')) return this.#body(line);
     if (line.accept('tensor')) {
       const type = readType(line);
       return this.#data(line, type).load();

@@ -9,10 +9,19 @@
  *     constant %one: f32[] = [1]
  *     %y: f32[batch, 8] = dot(%x, %w) {lhsBatch: [], …} @ "MatMul_0" op "MatMul"
  *     output "y" = %y
+ *
+ * A graph that is an attribute (the body of a loop) stands before the statement that names it, between `begin "key"`
+ * and `end`; it sees nothing of the graph around it:
+ *
+ *     begin "1"
+ *     graph "step"
+ *     …
+ *     end
+ *     %last: f32[8] = scan(%first) {body: graph "1", …} @ "Loop_0"
  */
 import { type DType, isFloat } from '../dtype.js';
 import { bytesOfTensor, type HostTensor, sizeOf } from '../tensor.js';
-import { type FieldForm, schemaOf } from './attributes.js';
+import { type FieldForm, isGraph, schemaOf } from './attributes.js';
 import { type Dim, SymDim } from './dims.js';
 import { bigsOf, isBig, numbersOf, stringsOf, tensorOfNumbers } from './ops/reference/data.js';
 import type { ConstantData, Graph, Node, SourceRef, TensorType, Value } from './types.js';
@@ -28,31 +37,62 @@ export interface PrintOptions {
 
 /** @throws TuttiError E_EXTERNAL_DATA or E_ARTIFACT if a small constant cannot be read. */
 export function printGraph(graph: Graph, options: PrintOptions = {}): string {
-  const keyOf = options.keyOf ?? ((_, name) => name);
-  const names = constantNames(graph);
-  const lines = [textHeader, `graph ${quote(graph.name)}`];
-  for (const [name, { min, max }] of graph.dims) lines.push(`dim ${printName(name)} in [${min}, ${max}]`);
-  for (const input of graph.inputs) lines.push(`input ${printTyped(input)}`);
-  for (const [id, data] of graph.constants) {
-    const name = names.get(id);
-    // A constant without a use has no name, and nobody misses it.
-    if (name === undefined) continue;
-    lines.push(`constant ${printValueName(name)}: ${printType(data)} = ${printData(data, name, keyOf)}`);
-  }
-  for (const node of graph.nodes) lines.push(printNode(node, keyOf));
-  for (const { name, value } of graph.outputs) lines.push(`output ${quote(name)} = ${printValueName(value.name)}`);
-  return `${lines.join('\n')}\n`;
+  const printer = new Printer(options.keyOf ?? ((_, name) => name));
+  printer.graph(graph, '');
+  return `${[textHeader, ...printer.lines].join('\n')}\n`;
 }
 
-export function printNode(node: Node, keyOf: NonNullable<PrintOptions['keyOf']> = (_, name) => name): string {
-  const results = node.outputs.map(printTyped).join(', ');
-  const operands = node.inputs.map((value) => printValueName(value.name)).join(', ');
-  const attrs = node.attrs as Readonly<Record<string, unknown>>;
-  const fields = Object.entries(schemaOf(node.op)).map(
-    ([name, form]) => `${name}: ${printField(form, attrs[name], (key) => `${node.outputs[0]?.name}.${key}`, keyOf)}`,
-  );
-  const list = fields.length === 0 ? '' : ` {${fields.join(', ')}}`;
-  return `${results} = ${node.op}(${operands})${list} ${printSource(node.source)}`;
+class Printer {
+  readonly lines: string[] = [];
+  readonly #keyOf: KeyOf;
+  #bodies = 0;
+
+  constructor(keyOf: KeyOf) {
+    this.#keyOf = keyOf;
+  }
+
+  /** `prefix` tells names of constants apart that are in several graphs. */
+  graph(graph: Graph, prefix: string): void {
+    const keyOf: KeyOf = (data, name) => this.#keyOf(data, `${prefix}${name}`);
+    const { lines } = this;
+    const names = constantNames(graph);
+    lines.push(`graph ${quote(graph.name)}`);
+    for (const [name, { min, max }] of graph.dims) lines.push(`dim ${printName(name)} in [${min}, ${max}]`);
+    for (const input of graph.inputs) lines.push(`input ${printTyped(input)}`);
+    for (const [id, data] of graph.constants) {
+      const name = names.get(id);
+      // A constant without a use has no name, and nobody misses it.
+      if (name === undefined) continue;
+      lines.push(`constant ${printValueName(name)}: ${printType(data)} = ${printData(data, name, keyOf)}`);
+    }
+    for (const node of graph.nodes) lines.push(this.#node(node, keyOf));
+    for (const { name, value } of graph.outputs) lines.push(`output ${quote(name)} = ${printValueName(value.name)}`);
+  }
+
+  /** The key of a graph that is an attribute of the next statement. */
+  #body(graph: Graph): string {
+    const key = String(++this.#bodies);
+    this.lines.push(`begin ${quote(key)}`);
+    this.graph(graph, `${key}/`);
+    this.lines.push('end');
+    return key;
+  }
+
+  #node(node: Node, keyOf: KeyOf): string {
+    const results = node.outputs.map(printTyped).join(', ');
+    const operands = node.inputs.map((value) => printValueName(value.name)).join(', ');
+    const attrs = node.attrs as Readonly<Record<string, unknown>>;
+    const context: FieldContext = {
+      keyOf,
+      nameOf: (key) => `${node.outputs[0]?.name}.${key}`,
+      body: (graph) => this.#body(graph),
+    };
+    const fields = Object.entries(schemaOf(node.op)).map(
+      ([name, form]) => `${name}: ${printField(form, attrs[name], context)}`,
+    );
+    const list = fields.length === 0 ? '' : ` {${fields.join(', ')}}`;
+    return `${results} = ${node.op}(${operands})${list} ${printSource(node.source)}`;
+  }
 }
 
 export const printType = ({ dtype, shape, unknown }: TensorType): string =>
@@ -86,7 +126,15 @@ const printNumber = (x: number): string => (Object.is(x, -0) ? '-0' : String(x))
 type KeyOf = NonNullable<PrintOptions['keyOf']>;
 const printList = <T>(list: readonly T[], print: (entry: T) => string): string => `[${list.map(print).join(', ')}]`;
 
-function printField(form: FieldForm, value: unknown, nameOf: (key: string) => string, keyOf: KeyOf): string {
+interface FieldContext {
+  readonly keyOf: KeyOf;
+  /** Name of the tensor in a record, by its key there. */
+  nameOf(key: string): string;
+  /** Prints a graph before the statement and returns its key. */
+  body(graph: Graph): string;
+}
+
+function printField(form: FieldForm, value: unknown, context: FieldContext): string {
   if (typeof form !== 'string') return String(value);
   switch (form) {
     case 'dim':
@@ -110,8 +158,10 @@ function printField(form: FieldForm, value: unknown, nameOf: (key: string) => st
       return value === null ? 'null' : printList(value as readonly (number | null)[], printNullable);
     case 'record':
       return `{${Object.entries(value as Readonly<Record<string, unknown>>)
-        .map(([key, entry]) => `${quote(key)}: ${printSourceAttr(entry, nameOf(key), keyOf)}`)
+        .map(([key, entry]) => `${quote(key)}: ${printSourceAttr(entry, context.nameOf(key), context)}`)
         .join(', ')}}`;
+    case 'graph':
+      return `graph ${quote(context.body(value as Graph))}`;
     default:
       return form satisfies never;
   }
@@ -119,14 +169,15 @@ function printField(form: FieldForm, value: unknown, nameOf: (key: string) => st
 
 const printNullable = (x: number | null): string => (x === null ? 'null' : printNumber(x));
 
-function printSourceAttr(value: unknown, name: string, keyOf: KeyOf): string {
-  if (Array.isArray(value)) return printList(value, (entry) => printSourceAttr(entry, name, keyOf));
+function printSourceAttr(value: unknown, name: string, context: FieldContext): string {
+  if (Array.isArray(value)) return printList(value, (entry) => printSourceAttr(entry, name, context));
+  if (isGraph(value)) return `graph ${quote(context.body(value))}`;
   if (typeof value === 'bigint') return `${value}n`;
   if (typeof value === 'number') return printNumber(value);
   if (typeof value === 'string') return quote(value);
   const tensor = value as HostTensor;
   const data: ConstantData = { dtype: tensor.dtype, shape: tensor.shape, load: () => tensor };
-  return `tensor ${printType(data)} = ${printData(data, name, keyOf)}`;
+  return `tensor ${printType(data)} = ${printData(data, name, context.keyOf)}`;
 }
 
 function printData(data: ConstantData, name: string, keyOf: KeyOf): string {

@@ -128,7 +128,8 @@ export type SourceAttr =
   | readonly number[]
   | readonly bigint[]
   | readonly string[]
-  | HostTensor;
+  | HostTensor
+  | Graph;
 
 /** Every op and its attributes. Meaning, shape rule and reference of each are in `ops/`. */
 export interface OpAttrs extends Record<UnaryOp | BinaryOp, None> {
@@ -213,6 +214,24 @@ export interface OpAttrs extends Record<UnaryOp | BinaryOp, None> {
     readonly statistics: boolean;
   };
   resize: ResizeAttrs;
+
+  /**
+   * Runs `body` `trips` times. Inputs: `carried` initial values, arrays of which iteration t takes slice t along the
+   * first axis (or slice trips-1-t where `scanned[i]`), then values that all iterations see. Body inputs: the
+   * iteration number (i64 scalar, if `iteration`), carried values, slices, the values all see. Body outputs: the next
+   * carried values, then slices of stacked results. Outputs: the last carried values, then the stacks [trips, …]
+   * (slice t from the last place on where `stacked[i]`). The body is concrete; it sees nothing but its inputs.
+   */
+  scan: {
+    readonly body: Graph;
+    readonly trips: number;
+    readonly carried: number;
+    readonly iteration: boolean;
+    /** One entry a scanned array: whether it is walked from its end. */
+    readonly scanned: readonly boolean[];
+    /** One entry a stack: whether it is filled from its end. */
+    readonly stacked: readonly boolean[];
+  };
 
   /** i64 vector of x's dims [start, end). */
   shape_of: { readonly start: number; readonly end: number };

@@ -87,6 +87,8 @@ export function verifyNode(node: Node): void {
   for (const name of Object.keys(attrs)) {
     if (!Object.hasOwn(schema, name)) fail(where, `${node.op} has no attribute ${name}`);
   }
+  // The rule of the op looks at the types of the body's inputs and outputs, not inside.
+  if (node.op === 'scan') verifyGraph(node.attrs.body);
   // Results of source ops are whatever the frontend expects of them.
   if (node.op === 'source_op') return;
   const inferred = inferNode(node as NodeOf<OpKind>);

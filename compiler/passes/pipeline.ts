@@ -1,6 +1,7 @@
 /** The graph passes, in order: reads as a table of contents. */
 import { resolvers } from '../frontends/resolvers.js';
 import { printGraph } from '../graph/print.js';
+import { mapBodies } from '../graph/scan.js';
 import type { Graph } from '../graph/types.js';
 import { verifyGraph } from '../graph/verify.js';
 import type { PlanOptions } from '../plan.js';
@@ -22,6 +23,8 @@ export interface Pass {
   /** What holds afterwards. */
   readonly guarantees: string;
   run(graph: Graph, context: PassContext): Graph;
+  /** The bodies of loops are as they should be already, or the pass looks into them by itself. */
+  readonly wholeOnly?: true;
 }
 
 const fold = (graph: Graph, context: PassContext): Graph => {
@@ -36,10 +39,11 @@ const verified = (graph: Graph): Graph => {
 };
 
 export const pipeline: readonly Pass[] = [
-  { name: 'verify', guarantees: 'the graph is well-formed', run: verified },
+  { name: 'verify', guarantees: 'the graph is well-formed', run: verified, wholeOnly: true },
   {
     name: 'specialise',
     guarantees: 'all shapes are numbers, no source ops are left',
+    wholeOnly: true,
     run: (graph, { options }) =>
       specialise(graph, { dims: options.dims, shapes: options.shapes, values: options.values }, resolvers),
   },
@@ -61,7 +65,8 @@ export function* runPasses(
   const context: PassContext = { options, constantsFolded: 0 };
   let current = graph;
   for (const [i, pass] of pipeline.entries()) {
-    current = pass.run(current, context);
+    const run = (graph: Graph): Graph => pass.run(graph, context);
+    current = pass.wholeOnly ? run(current) : run(mapBodies(current, run));
     options.dump?.(`graph.${i}.${pass.name.replaceAll(' ', '-')}`, () => printGraph(current));
     yield;
   }

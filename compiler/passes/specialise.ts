@@ -176,7 +176,9 @@ function rebuild(
   sizes: ReadonlyMap<string, Dim>,
 ): readonly Value[] {
   b.source = node.source;
-  return b.op<OpKind>(node.op, inputs, substitute(node.attrs, sizes) as typeof node.attrs, [], node.source);
+  // The body of a loop is concrete already.
+  const attrs = node.op === 'scan' ? node.attrs : (substitute(node.attrs, sizes) as typeof node.attrs);
+  return b.op<OpKind>(node.op, inputs, attrs, [], node.source);
 }
 
 /** Attributes with all dims replaced. */

@@ -27,6 +27,8 @@ export function lowerGroup(group: Group, target: Target): readonly LoweredKernel
       return lowerContract(group, target);
     case 'special':
       return lowerSpecial(group, target);
+    case 'loop':
+      throw new Error('loops are planned, not lowered to a kernel');
     case 'host': {
       const [node] = group.nodes;
       throw new TuttiError('E_UNSUPPORTED', `${node.op} has no kernel`, { subject: describe(node.source) });

@@ -462,6 +462,7 @@ export const conversions: { readonly [K in OpKind]: Convert<K> } = {
   softmax,
   normalize,
   resize,
+  scan: (c) => c.unsupported('loops'),
   shape_of: (c, { attrs: { start, end } }, inputs) =>
     c.one('Shape', inputs, { start: BigInt(start), end: BigInt(end) }),
   source_op: (c, { attrs: { name } }) => c.unsupported(`${name} waits for its shapes; specialise the graph first`),

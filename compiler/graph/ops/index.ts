@@ -8,6 +8,7 @@ import { host } from './host.js';
 import { indexing } from './indexing.js';
 import { movement } from './movement.js';
 import { reduction } from './reduction.js';
+import { loops } from './scan.js';
 import { window } from './window.js';
 
 const definitions = {
@@ -18,6 +19,7 @@ const definitions = {
   ...contraction,
   ...window,
   ...composites,
+  ...loops,
   ...host,
 } satisfies { readonly [K in OpKind]: OpDefinition<K> };
 

@@ -1,0 +1,93 @@
+// Loops: the meaning of `scan`, its text, and what planning makes of it.
+import { describe, expect, it } from 'vitest';
+import { GraphBuilder } from '../../compiler/graph/builder.js';
+import { add, cast, mul } from '../../compiler/graph/compose.js';
+import { evaluateGraph } from '../../compiler/graph/evaluate.js';
+import { parseGraph } from '../../compiler/graph/parse.js';
+import { printGraph } from '../../compiler/graph/print.js';
+import { scan } from '../../compiler/graph/scan.js';
+import type { Graph } from '../../compiler/graph/types.js';
+import { verifyGraph } from '../../compiler/graph/verify.js';
+import type { HostTensor } from '../../compiler/tensor.js';
+import { errorOf } from '../support/errors.js';
+
+const f32 = (shape: readonly number[], values: readonly number[]): HostTensor => ({
+  dtype: 'f32',
+  shape,
+  data: Float32Array.from(values),
+});
+
+/** h ← h·w + x_t + t; stacks h. */
+function accumulate(trips: number, reverse = false): Graph {
+  const step = new GraphBuilder('step');
+  const t = step.input('t', 'i64', []);
+  const h = step.input('h', 'f32', [2]);
+  const x = step.input('x', 'f32', [2]);
+  const w = step.input('w', 'f32', [2]);
+  const number = step.op('broadcast', [cast(step, t, 'f32')], { shape: [2] })[0];
+  const next = add(step, add(step, mul(step, h, w), x), number);
+  step.output('h', next);
+  step.output('y', next);
+  const b = new GraphBuilder('sums');
+  const first = b.input('first', 'f32', [2]);
+  const xs = b.input('xs', 'f32', [trips, 2]);
+  const w0 = b.input('w', 'f32', [2]);
+  const { carried, stacked } = scan(b, {
+    body: step.finish(),
+    trips,
+    iteration: true,
+    carried: [first],
+    scanned: [{ array: xs, reverse }],
+    captured: [w0],
+    stacked: [{ reverse }],
+  });
+  b.output('last', carried[0]);
+  b.output('all', stacked[0]);
+  return b.finish();
+}
+
+describe('meaning', () => {
+  const inputs = { first: f32([2], [1, 2]), xs: f32([3, 2], [1, 2, 3, 4, 5, 6]), w: f32([2], [2, 0]) };
+
+  it('carries, scans and stacks', () => {
+    const graph = accumulate(3);
+    verifyGraph(graph);
+    const results = evaluateGraph(graph, inputs);
+    expect(results.get('last')?.data).toEqual(Float32Array.of(27, 8));
+    expect(results.get('all')).toEqual(f32([3, 2], [3, 2, 10, 5, 27, 8]));
+  });
+
+  it('walks and stacks from the end', () => {
+    const results = evaluateGraph(accumulate(3, true), inputs);
+    expect(results.get('all')).toEqual(f32([3, 2], [39, 4, 18, 5, 7, 6]));
+  });
+
+  it('gives the initial values and empty stacks without iterations', () => {
+    const results = evaluateGraph(accumulate(0), { ...inputs, xs: f32([0, 2], []) });
+    expect(results.get('last')?.data).toEqual(Float32Array.of(1, 2));
+    expect(results.get('all')).toEqual(f32([0, 2], []));
+  });
+});
+
+describe('text', () => {
+  it('is read back', () => {
+    const text = printGraph(accumulate(3));
+    expect(text).toContain('begin "1"\ngraph "step"\n');
+    expect(printGraph(parseGraph(text))).toBe(text);
+  });
+
+  it('names the line of what is wrong', () => {
+    const text = printGraph(accumulate(3));
+    const broken = [
+      [text.slice(0, text.indexOf('end\n')), "'end' is missing"],
+      [text.replace('graph "1"', 'graph "2"'), 'no graph under this key'],
+      [`${text}end\n`, "'end' without 'begin'"],
+      [text.replace('trips: 3', 'trips: 4'), 'differ'],
+    ] as const;
+    for (const [bad, message] of broken) {
+      const error = errorOf(() => parseGraph(bad));
+      expect(error.code).toBe('E_IR');
+      expect(error.message).toContain(message);
+    }
+  });
+});
