@@ -14,6 +14,7 @@ import { quantization } from './quantization.js';
 import { reductions } from './reduction.js';
 import { resizing } from './resize.js';
 import { sampling } from './sampling.js';
+import { signals } from './signal.js';
 import { stringOperators } from './strings.js';
 
 export const conversions: readonly Conversion[] = [
@@ -30,6 +31,7 @@ export const conversions: readonly Conversion[] = [
   ...quantization,
   ...attentions,
   ...sampling,
+  ...signals,
   ...losses,
   ...stringOperators,
 ];

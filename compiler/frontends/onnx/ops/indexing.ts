@@ -7,7 +7,6 @@ import {
   binaryC,
   broadcastTo,
   cast,
-  full,
   gather,
   gatherElements,
   gatherNd,
@@ -19,9 +18,7 @@ import {
   scatterNd,
   select3,
   slice1,
-  sub,
   tensor,
-  unary,
   unsqueeze,
 } from '../../../graph/compose.js';
 import { ceilDivDims, type Dim, maxDims, productOf, subDims } from '../../../graph/dims.js';
@@ -136,21 +133,6 @@ function nonZero(c: ConvertContext): Value {
   return tensor(c.b, 'i64', coordinates.flat(), [c.rank(0), c.rank(0) === 0 ? 0 : hits.length]);
 }
 
-/** Generalised cosine windows: a0 - a1·cos(2πi/N) + a2·cos(4πi/N). */
-const window = (op: string, a0: number, a1: number, a2: number): Conversion => ({
-  op,
-  since: 17,
-  convert(c) {
-    const dtype = dtypeOf(c.int('output_datatype', 1), c.operator.source.node);
-    const size = c.number(0);
-    const length = c.flag('periodic', true) ? size : size - 1;
-    const angle = binaryC(c.b, 'mul', iota(c.b, 'f32', [size]), (2 * Math.PI) / length);
-    const first = sub(c.b, full(c.b, a0, 'f32', [size]), binaryC(c.b, 'mul', unary(c.b, 'cos', angle), a1));
-    const second = binaryC(c.b, 'mul', unary(c.b, 'cos', binaryC(c.b, 'mul', angle, 2)), a2);
-    return cast(c.b, a2 === 0 ? first : add(c.b, first, second), dtype);
-  },
-});
-
 export const indexing: readonly Conversion[] = [
   { op: 'Gather', since: 1, convert: (c) => gather(c.b, c.input(0), c.input(1), c.axis(c.int('axis', 0), c.rank(0))) },
   {
@@ -170,7 +152,4 @@ export const indexing: readonly Conversion[] = [
   { op: 'Size', since: 1, convert: sizeOfInput },
   { op: 'EyeLike', since: 9, convert: eyeLike },
   { op: 'NonZero', since: 9, convert: nonZero },
-  window('HannWindow', 0.5, 0.5, 0),
-  window('HammingWindow', 25 / 46, 21 / 46, 0),
-  window('BlackmanWindow', 0.42, 0.5, 0.08),
 ];
