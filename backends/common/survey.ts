@@ -57,7 +57,7 @@ export class Survey {
           this.definitions.set(inst.result, inst);
           break;
         default:
-          this.definitions.set(inst.result, inst);
+          if ('result' in inst) this.definitions.set(inst.result, inst);
       }
     }
   }

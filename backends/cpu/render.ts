@@ -12,14 +12,15 @@
  * that lets the C compiler follow addresses through loops and vectorise them.
  */
 import { TuttiError } from '../../compiler/error.js';
+import { isEngineInst } from '../../compiler/kernel/engines.js';
 import type { HelperFunction, KArray, KBlock, KernelFunction, KInst, ScalarType } from '../../compiler/kernel/types.js';
 import type { KernelCode, Target } from '../backend.js';
 import { forHeader, unrollCount } from '../common/c_family.js';
 import { arrayBytes, type Frame, frameOf, kernelCode } from '../common/frame.js';
 import { commentText, type Syntax, writeFor, writeIf, writeLoop } from '../common/structured.js';
-import { contentHash } from './hash.js';
 import { binary, compare, fma, select, unary } from './arithmetic.js';
 import { bitcast, convert } from './convert.js';
+import { contentHash } from './hash.js';
 import { cLiteral } from './literal.js';
 import { atomic, compareExchange, load, store } from './memory.js';
 import { type CScalar, cScalar, heldAs, storedAs } from './prelude.js';
@@ -186,6 +187,7 @@ class KernelRenderer {
 
   #instruction(inst: KInst) {
     const scope = this.#scope;
+    if (isEngineInst(inst)) throw scope.unexpected(inst.op);
     switch (inst.op) {
       case 'const': {
         const literal = cLiteral(inst.value, inst.result.type.scalar);

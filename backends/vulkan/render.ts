@@ -5,6 +5,7 @@
  * used with aligned accesses (a vec4 load is then one load). Scalar parameters are push constants. Control flow
  * is SPIR-V's structured form with phis (control.ts).
  */
+import { type EngineInst, isEngineInst } from '../../compiler/kernel/engines.js';
 import {
   type HelperFunction,
   isFloatScalar,
@@ -21,7 +22,7 @@ import {
 import type { KernelCode, Target } from '../backend.js';
 import { fmodHelper } from '../common/fmod.js';
 import { arrayBytes, type Frame, frameOf, kernelCode } from '../common/frame.js';
-import { unexpanded } from '../common/names.js';
+import { unexpanded, unexpected } from '../common/names.js';
 import type { Operand } from './arithmetic.js';
 import { ControlFlow } from './control.js';
 import { fmaHelper } from './fma.js';
@@ -173,6 +174,7 @@ class Renderer {
   #instruction(inst: KInst) {
     const scope = this.#scope;
     const { asm } = scope;
+    if (isEngineInst(inst)) throw unexpected(scope.kernel, 'vulkan', inst.op);
     switch (inst.op) {
       case 'for':
         return this.#control.for(inst);
@@ -202,7 +204,9 @@ class Renderer {
     }
   }
 
-  #value(inst: Exclude<KInst, { op: 'for' | 'loop' | 'if' | 'store' | 'barrier' | 'const' | 'assume' }>): Id {
+  #value(
+    inst: Exclude<KInst, EngineInst | { op: 'for' | 'loop' | 'if' | 'store' | 'barrier' | 'const' | 'assume' }>,
+  ): Id {
     const scope = this.#scope;
     const { asm, math } = scope;
     const { type } = inst.result;

@@ -12,6 +12,7 @@
  * are; anything loaded from memory is not.
  */
 
+import { isEngineInst } from '../../compiler/kernel/engines.js';
 import type {
   HelperFunction,
   KBlock,
@@ -22,6 +23,7 @@ import type {
 } from '../../compiler/kernel/types.js';
 import type { KernelCode, Target } from '../backend.js';
 import { arrayBytes, type Frame, frameOf, kernelCode } from '../common/frame.js';
+import { unexpected } from '../common/names.js';
 import { commentText, type Syntax, writeFor, writeIf, writeLoop } from '../common/structured.js';
 import { binary, compare, convert, unary } from './arithmetic.js';
 import { atomic, compareExchange, load, store } from './memory.js';
@@ -187,6 +189,7 @@ class Renderer {
 
   #instruction(inst: KInst) {
     const scope = this.#scope;
+    if (isEngineInst(inst)) throw unexpected(scope.kernel, 'webgpu', inst.op);
     switch (inst.op) {
       case 'const':
         return scope.constant(inst.result, inst.value);

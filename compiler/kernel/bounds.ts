@@ -6,6 +6,7 @@
  * environment's facts, so a condition on `i` also narrows what is computed from `i` before the condition.
  */
 import { Divisors } from './divisors.js';
+import { type EngineInst, isEngineInst, tileExtent } from './engines.js';
 import {
   binaryInterval,
   fitted,
@@ -24,6 +25,7 @@ import {
   type KBlock,
   type KernelFunction,
   type KInst,
+  type KMemory,
   type KValue,
   type Range,
   scalarBits,
@@ -83,6 +85,10 @@ class Bounds {
   }
 
   #instruction(inst: KInst, env: Environment): void {
+    if (isEngineInst(inst)) {
+      this.#engine(inst, env);
+      return;
+    }
     switch (inst.op) {
       case 'for': {
         const body = this.#loopEnvironment(inst, env);
@@ -153,22 +159,54 @@ class Bounds {
   #access(inst: KInst & { op: 'load' | 'store' | 'atomic' | 'atomic_compare_exchange' }, env: Environment): void {
     const lanes = inst.op === 'load' ? inst.result.type.lanes : inst.value.type.lanes;
     const { memory, index } = inst;
+    this.#extent(inst, memory, index, lanes, env);
+    if ((inst.op === 'load' || inst.op === 'store') && inst.aligned) this.#multiple(inst, memory, index, lanes);
+  }
+
+  #engine(inst: EngineInst, env: Environment): void {
+    switch (inst.op) {
+      case 'tile_load':
+      case 'tile_store': {
+        this.#extent(inst, inst.memory, inst.index, tileExtent(inst), env);
+        if (!inst.aligned) return;
+        const elements = (16 * 8) / scalarBits[inst.memory.scalar];
+        this.#multiple(inst, inst.memory, inst.index, elements);
+        if (inst.stride % elements !== 0) this.#report(inst, `stride ${inst.stride} is no multiple of ${elements}`);
+        return;
+      }
+      case 'async_copy':
+        for (const [memory, index] of [
+          [inst.memory, inst.index],
+          [inst.source, inst.from],
+        ] as const) {
+          this.#extent(inst, memory, index, inst.elements, env);
+          this.#multiple(inst, memory, index, inst.elements);
+        }
+        return;
+      case 'tile_fill':
+      case 'tile_multiply':
+      case 'async_commit':
+      case 'async_wait':
+        return;
+      default:
+        inst satisfies never;
+    }
+  }
+
+  /** `count` elements from `index` must exist. */
+  #extent(inst: KInst, memory: KMemory, index: KValue, count: number, env: Environment): void {
     const known = this.#interval(index, env);
-    if (!within(known, { min: 0, max: memory.length - lanes })) {
-      const touched = lanes === 1 ? '' : ` (and the ${lanes - 1} after it)`;
-      this.#report(
-        inst,
-        `access is not proven in bounds: index %${index.id} of ${memory.name}${touched} may be ${show(known)}, length ${memory.length}`,
-      );
-    }
-    if (
-      (inst.op === 'load' || inst.op === 'store') &&
-      inst.aligned &&
-      lanes > 1 &&
-      this.#divisors.of(index) % lanes !== 0
-    ) {
-      this.#report(inst, `index %${index.id} of ${memory.name} is not proven a multiple of ${lanes}`);
-    }
+    if (within(known, { min: 0, max: memory.length - count })) return;
+    const touched = count === 1 ? '' : ` (and the ${count - 1} after it)`;
+    this.#report(
+      inst,
+      `access is not proven in bounds: index %${index.id} of ${memory.name}${touched} may be ${show(known)}, length ${memory.length}`,
+    );
+  }
+
+  #multiple(inst: KInst, memory: KMemory, index: KValue, count: number): void {
+    if (this.#divisors.of(index) % count === 0) return;
+    this.#report(inst, `index %${index.id} of ${memory.name} is not proven a multiple of ${count}`);
   }
 
   // --- Environments ---

@@ -2,6 +2,8 @@
  * Builds Kernel IR. Every method returns the value of an instruction; equal pure instructions in scope are shared
  * (hash-consing), constants fold, integer identities apply, and integer results carry their interval.
  */
+import type { EngineInst, KTile } from './engines.js';
+import { decideCompare, foldInteger } from './folding.js';
 import { binaryInterval, fitted } from './intervals.js';
 import {
   type AtomicFn,
@@ -49,6 +51,7 @@ export const rangeOf = (value: KValue): Range | undefined => value.range ?? intR
 export class KernelBuilder {
   readonly #params: KParam[] = [];
   readonly #arrays: KArray[] = [];
+  readonly #tiles: KTile[] = [];
   readonly #helpers = new Map<string, HelperFunction>();
   /** Instructions of the open blocks, innermost last. */
   #blocks: KInst[][] = [[]];
@@ -66,14 +69,26 @@ export class KernelBuilder {
 
   scalar(name: string, scalar: KScalar['scalar']): KValue {
     const param: KScalar = { kind: 'scalar', name, scalar };
-    this.#params.push(param);
+    this.declareScalar(param);
     return this.emit({ op: 'scalar', param }, ktype(scalar));
+  }
+
+  /** Declares the scalar parameter of a kernel that is being rebuilt; its `scalar` instructions name this object. */
+  declareScalar(param: KScalar): void {
+    this.#params.push(param);
   }
 
   array(name: string, space: KArray['space'], scalar: ScalarType, length: number): KArray {
     const array: KArray = { kind: 'array', name, space, scalar, length };
     this.#arrays.push(array);
     return array;
+  }
+
+  /** A matrix of every subgroup. */
+  tile(description: Omit<KTile, 'kind'>): KTile {
+    const tile: KTile = { ...description, kind: 'tile' };
+    this.#tiles.push(tile);
+    return tile;
   }
 
   // --- constants -------------------------------------------------------------------------------------------------
@@ -279,6 +294,10 @@ export class KernelBuilder {
   barrier(): void {
     this.#current.push({ op: 'barrier' });
   }
+  /** Matrix tiles and asynchronous copies (`engines.ts`): ops without a result. */
+  engine(inst: EngineInst): void {
+    this.#current.push(inst);
+  }
   subgroup(fn: SubgroupFn, a: KValue, delta = 0): KValue {
     // A sum leaves the interval, and a shuffle may read a lane that does not exist.
     const keepsRange = fn === 'min' || fn === 'max' || fn === 'broadcast_first';
@@ -408,6 +427,7 @@ export class KernelBuilder {
       workgroup: options.workgroup,
       params: this.#params,
       arrays: this.#arrays,
+      tiles: this.#tiles,
       helpers: [...this.#helpers.values()],
       body: { instructions: this.#blocks[0], yields: [] },
       ...(options.subgroupSize === undefined ? {} : { subgroupSize: options.subgroupSize }),
@@ -541,57 +561,6 @@ export class KernelBuilder {
         fn satisfies never;
     }
     return this.emit({ op: 'binary', fn, a, b }, type, binaryInterval(fn, ra, rb, type.scalar));
-  }
-}
-
-/** The interval, if every value in it exists in the type (else the operation may have wrapped: nothing is known). */
-function _fit(range: Range, type: KType): Range | undefined {
-  if (!Number.isSafeInteger(range.min) || !Number.isSafeInteger(range.max)) return undefined;
-  const limits = intRanges[type.scalar];
-  if (!limits) return type.scalar === 'u64' && range.min < 0 ? undefined : range;
-  return range.min >= limits.min && range.max <= limits.max ? range : undefined;
-}
-
-function foldInteger(fn: BinaryFn, x: number, y: number): number | undefined {
-  switch (fn) {
-    case 'add':
-      return x + y;
-    case 'sub':
-      return x - y;
-    case 'mul':
-      return x * y;
-    case 'div':
-      return y === 0 ? undefined : Math.trunc(x / y);
-    case 'rem':
-      return y === 0 ? undefined : x % y === 0 ? 0 : x % y;
-    case 'min':
-      return Math.min(x, y);
-    case 'max':
-      return Math.max(x, y);
-    default:
-      return undefined;
-  }
-}
-
-function decideCompare(fn: CompareFn, a: Range | undefined, b: Range | undefined): boolean | undefined {
-  if (!a || !b) return undefined;
-  switch (fn) {
-    case 'lt':
-      return a.max < b.min ? true : a.min >= b.max ? false : undefined;
-    case 'le':
-      return a.max <= b.min ? true : a.min > b.max ? false : undefined;
-    case 'gt':
-      return a.min > b.max ? true : a.max <= b.min ? false : undefined;
-    case 'ge':
-      return a.min >= b.max ? true : a.max < b.min ? false : undefined;
-    case 'eq':
-    case 'ne': {
-      const equal = a.min === a.max && b.min === b.max && a.min === b.min;
-      const apart = a.max < b.min || b.max < a.min;
-      return equal ? fn === 'eq' : apart ? fn === 'ne' : undefined;
-    }
-    default:
-      return fn satisfies never;
   }
 }
 

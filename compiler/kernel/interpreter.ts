@@ -2,11 +2,12 @@
  * Runs a kernel: the executable definition of the Kernel IR, against which every renderer is checked.
  *
  * The body is compiled to closures over one register file (doubles, with 64-bit integers as bits of the same slots).
- * A kernel without barriers and subgroup ops runs invocation by invocation. Otherwise the invocations of a workgroup
+ * A kernel without barriers, subgroup and tile ops runs invocation by invocation. Otherwise the invocations of a workgroup
  * run in lockstep: stretches without such ops invocation by invocation, control flow around them with the set of
  * invocations that take it, so a barrier that not all reach is found.
  */
 import { BlockCompiler, hasSync } from './interpreter/control.js';
+import { Engines } from './interpreter/engines.js';
 import {
   type Code,
   Frame,
@@ -46,16 +47,17 @@ export function interpret(
   const { byMemory, copyBack } = bindMemories(kernel, buffers, frames, options.checkRaces === true);
   const frame = new Frame(kernel, scalars, frames);
   const checks = { bounds: options.checkBounds !== false, ranges: options.checkRanges === true };
-  const code = new BlockCompiler(frame, byMemory, checks).block(kernel.body);
+  const engines = new Engines(frame, byMemory, checks.bounds);
+  const code = new BlockCompiler(frame, byMemory, engines, checks).block(kernel.body);
   try {
-    runGrid(frame, byMemory, code);
+    runGrid(frame, byMemory, engines, code);
   } finally {
     for (const restore of copyBack) restore();
   }
 }
 
 /** Runs every workgroup in turn, and in it every invocation. */
-function runGrid(frame: Frame, memories: ReadonlyMap<KMemory, Memory>, code: Code): void {
+function runGrid(frame: Frame, memories: ReadonlyMap<KMemory, Memory>, engines: Engines, code: Code): void {
   const { grid, workgroup } = frame.kernel;
   const f = frame.registers.f;
   const size = frame.size;
@@ -82,6 +84,7 @@ function runGrid(frame: Frame, memories: ReadonlyMap<KMemory, Memory>, code: Cod
         frame.epoch++;
         for (const races of tracked) races.beginWorkgroup(frame.epoch);
         for (const { view } of shared) poison(view);
+        engines.begin();
         for (const base of bases) f.set(frame.workgroup, base + workgroupIdSlot);
         if (code.sync) {
           for (const { view } of own) poison(view);

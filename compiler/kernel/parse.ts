@@ -4,11 +4,13 @@
  *
  *   text   = 'tutti-kernel 1' 'kernel' symbol 'grid' n,n,n 'workgroup' n,n,n ['subgroup' n] '{' item* block '}'
  *   item   = 'source' string | 'buffer' symbol scalar n access | 'scalar' symbol scalar
- *          | 'array' symbol space scalar n | 'helper' symbol '(' defs ')' '->' type '{' block '}'
+ *          | 'array' symbol space scalar n | 'tile' symbol role scalar n,n,n | 'helper' symbol '(' defs ')' '->' type '{' block '}'
  *   block  = inst* ['yield' values]         def = %n ':' type ['[' number ',' number ']']
  *   inst   = def '=' expression | 'store' … | 'for' … | 'loop' … | 'if' … | 'barrier'
+ *          | 'tile_fill' … | … | 'async_wait' n
  */
 import { TuttiError } from '../error.js';
+import type { EngineInst, KTile, TileAccess, TileLayout, TileRole, TileScalar } from './engines.js';
 import { textHeader } from './print.js';
 import {
   type AtomicFn,
@@ -62,6 +64,9 @@ const subgroupFns = allOf<SubgroupFn>()(['add', 'min', 'max', 'broadcast_first',
 const builtins = allOf<Builtin>()(['workgroup_id', 'local_id', 'subgroup_lane', 'subgroup_size']);
 const accesses = allOf<KBuffer['access']>()(['read', 'write', 'readwrite']);
 const spaces = allOf<KArray['space']>()(['shared', 'private']);
+const tileRoles = allOf<TileRole>()(['a', 'b', 'accumulator']);
+const tileScalars = allOf<TileScalar>()(['f16', 'bf16', 'tf32', 'f32', 'i8', 'u8', 'i32']);
+const tileLayouts = allOf<TileLayout>()(['row', 'column']);
 const paramScalars = allOf<KScalar['scalar']>()(['u32', 'i32', 'f32']);
 
 /** Reads a kernel from its text; throws TuttiError E_IR with line and column if it is not one. */
@@ -92,6 +97,7 @@ class Parser {
   readonly #values = new Map<number, KValue>();
   readonly #memories = new Map<string, KMemory>();
   readonly #scalars = new Map<string, KScalar>();
+  readonly #tiles = new Map<string, KTile>();
   readonly #helpers = new Map<string, HelperFunction>();
   #depth = 0;
 
@@ -127,6 +133,7 @@ class Parser {
     }
     const arrays: KArray[] = [];
     while (this.#accept('array')) arrays.push(this.#array());
+    while (this.#accept('tile')) this.#tile();
     while (this.#accept('helper')) this.#helper();
     const body = this.#block();
     this.#expect('}');
@@ -138,6 +145,7 @@ class Parser {
       workgroup,
       params,
       arrays,
+      tiles: [...this.#tiles.values()],
       helpers: [...this.#helpers.values()],
       body,
       ...(subgroupSize === undefined ? {} : { subgroupSize }),
@@ -254,7 +262,8 @@ class Parser {
   // --- Declarations ---
 
   #declare<T extends { readonly name: string }>(map: Map<string, T>, item: T, at: Token): T {
-    if (this.#memories.has(item.name) || this.#scalars.has(item.name)) this.#fail('a name not declared before', at);
+    const taken = [this.#memories, this.#scalars, this.#tiles].some((names) => names.has(item.name));
+    if (taken) this.#fail('a name not declared before', at);
     map.set(item.name, item);
     return item;
   }
@@ -284,6 +293,15 @@ class Parser {
     const array: KArray = { kind: 'array', name, space, scalar, length: this.#count() };
     this.#declare(this.#memories, array, at);
     return array;
+  }
+
+  #tile(): void {
+    const at = this.#token;
+    const name = this.#symbol();
+    const role = this.#oneOf(tileRoles, "'a', 'b' or 'accumulator'");
+    const scalar = this.#oneOf(tileScalars, 'an element type of tiles');
+    const [m, n, k] = this.#triple();
+    this.#declare(this.#tiles, { kind: 'tile', name, role, m, n, k, scalar } as const, at);
   }
 
   #helper(): void {
@@ -394,6 +412,8 @@ class Parser {
       return { op: 'store', ...this.#place(), value: this.#operand(), aligned };
     }
     if (this.#accept('barrier')) return { op: 'barrier' };
+    const engine = this.#engine();
+    if (engine) return engine;
     if (this.#accept('for')) {
       const index = this.#definition();
       this.#expect('=');
@@ -425,6 +445,54 @@ class Parser {
       return { op: 'if', condition, then: yes, else: no, results };
     }
     return this.#fail('an instruction');
+  }
+
+  #engine(): EngineInst | undefined {
+    if (this.#accept('tile_fill')) return { op: 'tile_fill', tile: this.#tileName(), value: this.#operand() };
+    if (this.#accept('tile_load')) return { op: 'tile_load', ...this.#tileAccess() };
+    if (this.#accept('tile_store')) return { op: 'tile_store', ...this.#tileAccess() };
+    if (this.#accept('tile_multiply')) {
+      const accumulator = this.#tileName();
+      this.#expect(',');
+      const a = this.#tileName();
+      this.#expect(',');
+      return { op: 'tile_multiply', accumulator, a, b: this.#tileName() };
+    }
+    if (this.#accept('async_copy')) {
+      const at = this.#token;
+      const { memory, index } = this.#place();
+      if (memory.kind !== 'array') return this.#fail('an array', at);
+      this.#expect(',');
+      const from = this.#token;
+      const source = this.#place();
+      if (source.memory.kind !== 'buffer') return this.#fail('a buffer', from);
+      this.#expect(',');
+      const copy = { memory, index, source: source.memory, from: source.index, elements: this.#count() };
+      return { op: 'async_copy', ...copy, ...(this.#accept('if') ? { condition: this.#value() } : {}) };
+    }
+    if (this.#accept('async_commit')) return { op: 'async_commit' };
+    if (this.#accept('async_wait')) return { op: 'async_wait', pending: this.#count() };
+    return undefined;
+  }
+
+  #tileName(): KTile {
+    const at = this.#token;
+    return this.#tiles.get(this.#symbol()) ?? this.#fail('a tile', at);
+  }
+
+  #tileAccess(): TileAccess {
+    const aligned = this.#flag('aligned');
+    const tile = this.#tileName();
+    this.#expect(',');
+    const { memory, index } = this.#place();
+    return {
+      tile,
+      memory,
+      index,
+      layout: this.#oneOf(tileLayouts, "'row' or 'column'"),
+      stride: this.#count(),
+      aligned,
+    };
   }
 
   #carried(): Carried[] {

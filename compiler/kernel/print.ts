@@ -2,6 +2,7 @@
  * The readable text of a kernel. It is canonical: values are numbered in order of definition and constants are
  * brought into their type, so two kernels with equal text mean the same. That makes the text the content key.
  */
+import { type EngineInst, isEngineInst, type TileAccess } from './engines.js';
 import { normalizers } from './semantics.js';
 import type { Carried, KBlock, KernelFunction, KInst, KMemory, KType, KValue, ScalarType } from './types.js';
 
@@ -33,6 +34,9 @@ export function print(kernel: KernelFunction): string {
   }
   for (const array of kernel.arrays) {
     lines.push(`  array ${symbol(array.name)} ${array.space} ${array.scalar} ${array.length}`);
+  }
+  for (const { name, role, scalar, m, n, k } of kernel.tiles) {
+    lines.push(`  tile ${symbol(name)} ${role} ${scalar} ${m}, ${n}, ${k}`);
   }
   for (const helper of kernel.helpers) {
     const params = helper.params.map((param) => definition(param, name)).join(', ');
@@ -103,6 +107,10 @@ function printLines(inst: KInst, name: Name, indent: string, lines: string[], he
   const body = (block: KBlock): void => {
     if (!headOnly) printBlock(block, name, `${indent}  `, lines);
   };
+  if (isEngineInst(inst)) {
+    lines.push(`${indent}${engineText(inst, name)}`);
+    return;
+  }
   switch (inst.op) {
     case 'for': {
       const bounds = `${name(inst.lower)} to ${name(inst.upper)} step ${inst.step}`;
@@ -185,6 +193,30 @@ function expression(inst: Extract<KInst, { readonly result: KValue }>, name: Nam
       return `subgroup ${inst.fn} ${name(inst.a)}, ${inst.delta}`;
     case 'call':
       return `call ${symbol(inst.callee.name)}(${inst.args.map(name).join(', ')})`;
+    default:
+      return inst satisfies never;
+  }
+}
+
+function engineText(inst: EngineInst, name: Name): string {
+  const moved = ({ tile, memory, index, stride, layout, aligned }: TileAccess): string =>
+    `${inst.op}${aligned ? '.aligned' : ''} ${symbol(tile.name)}, ${place(memory, index, name)} ${layout} ${stride}`;
+  switch (inst.op) {
+    case 'tile_fill':
+      return `tile_fill ${symbol(inst.tile.name)}, ${name(inst.value)}`;
+    case 'tile_load':
+    case 'tile_store':
+      return moved(inst);
+    case 'tile_multiply':
+      return `tile_multiply ${[inst.accumulator, inst.a, inst.b].map((tile) => symbol(tile.name)).join(', ')}`;
+    case 'async_copy': {
+      const places = `${place(inst.memory, inst.index, name)}, ${place(inst.source, inst.from, name)}`;
+      return `async_copy ${places}, ${inst.elements}${inst.condition ? ` if ${name(inst.condition)}` : ''}`;
+    }
+    case 'async_commit':
+      return 'async_commit';
+    case 'async_wait':
+      return `async_wait ${inst.pending}`;
     default:
       return inst satisfies never;
   }

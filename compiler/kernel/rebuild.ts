@@ -3,6 +3,7 @@
  * change; what they leave alone is copied with its operands replaced, its range and its name kept.
  */
 import type { KernelBuilder } from './builder.js';
+import { isEngineInst, type KTile, mapEngine } from './engines.js';
 import type { HelperFunction, KArray, KBlock, KernelFunction, KInst, KMemory, KParam, KValue } from './types.js';
 
 type PureBody = Parameters<KernelBuilder['emit']>[0];
@@ -10,12 +11,14 @@ type PureBody = Parameters<KernelBuilder['emit']>[0];
 export class Rebuilder {
   readonly #values = new Map<KValue, KValue>();
   readonly #memories = new Map<KMemory, KMemory>();
+  readonly #tiles = new Map<KTile, KTile>();
 
   constructor(readonly b: KernelBuilder) {}
 
   kernel(kernel: KernelFunction): KernelFunction {
     for (const param of kernel.params) this.param(param);
     for (const array of kernel.arrays) this.array(array);
+    for (const tile of kernel.tiles) this.#tiles.set(tile, this.b.tile(tile));
     this.block(kernel.body);
     return this.b.finish({
       name: kernel.name,
@@ -43,10 +46,16 @@ export class Rebuilder {
     this.#memories.set(memory, mapped);
   }
 
+  protected tile(tile: KTile): KTile {
+    const mapped = this.#tiles.get(tile);
+    if (!mapped) throw new Error(`${tile.name} is not of this kernel`);
+    return mapped;
+  }
+
   protected param(param: KParam): void {
     if (param.kind === 'buffer') {
       this.setMemory(param, this.b.buffer(param.name, param.scalar, param.length, param.access));
-    } else this.b.scalar(param.name, param.scalar);
+    } else this.b.declareScalar(param);
   }
 
   protected array(array: KArray): void {
@@ -67,6 +76,11 @@ export class Rebuilder {
 
   protected instruction(inst: KInst): void {
     const { b } = this;
+    if (isEngineInst(inst)) {
+      const memory = (from: KMemory): KMemory => this.memory(from);
+      b.engine(mapEngine(inst, { use: (value) => this.get(value), memory, tile: (tile) => this.tile(tile) }));
+      return;
+    }
     switch (inst.op) {
       case 'const':
         this.set(inst.result, b.constant(inst.value, inst.result.type.scalar, inst.result.type.lanes));

@@ -1,10 +1,11 @@
 /**
  * Removes what a kernel computes for nothing: unused values, carried values and results that nobody reads, control flow
- * without effect, stores to arrays that are never read, and then unused helpers and arrays. Parameters always stay:
+ * without effect, stores to arrays that are never read, and then unused helpers, arrays and tiles. Parameters always stay:
  * they are the kernel's interface.
  */
+import { engineTiles, isEngineInst, type KTile } from './engines.js';
 import type { HelperFunction, KArray, KBlock, KernelFunction, KInst, KMemory, KValue } from './types.js';
-import { blocksOf, hasEffect, memoryOf, operandsOf, resultsOf, visitKernel } from './walk.js';
+import { blocksOf, hasEffect, memoriesOf, operandsOf, resultsOf, visitKernel } from './walk.js';
 
 /** An equal kernel without dead code. */
 export function simplify(kernel: KernelFunction): KernelFunction {
@@ -21,20 +22,23 @@ export function simplify(kernel: KernelFunction): KernelFunction {
 function sweep(kernel: KernelFunction): { readonly kernel: KernelFunction; readonly unread: number } {
   const read = new Set<KMemory>();
   visitKernel(kernel, (inst) => {
-    if (inst.op !== 'store' && 'memory' in inst) read.add(inst.memory);
+    if (inst.op !== 'store') for (const memory of memoriesOf(inst)) read.add(memory);
   });
   const matters = (inst: KInst): boolean =>
     hasEffect(inst) && !(inst.op === 'store' && inst.memory.kind === 'array' && !read.has(inst.memory));
   const body = removeDead(kernel.body, matters);
   const used = new Set<KMemory>();
   const arraysRead = new Set<KMemory>();
+  const tiles = new Set<KTile>();
   // Callers come after their callees, so helpers are taken from the last to the first.
   const called = new Set<HelperFunction>();
   const note = (block: KBlock): void => {
     for (const inst of block.instructions) {
-      const memory = memoryOf(inst);
-      if (memory) used.add(memory);
-      if (memory && inst.op !== 'store') arraysRead.add(memory);
+      for (const memory of memoriesOf(inst)) {
+        used.add(memory);
+        if (inst.op !== 'store') arraysRead.add(memory);
+      }
+      if (isEngineInst(inst)) for (const tile of engineTiles(inst)) tiles.add(tile);
       if (inst.op === 'call') called.add(inst.callee);
       for (const inner of blocksOf(inst)) note(inner);
     }
@@ -45,7 +49,13 @@ function sweep(kernel: KernelFunction): { readonly kernel: KernelFunction; reado
   }
   const arrays: readonly KArray[] = kernel.arrays.filter((array) => used.has(array));
   return {
-    kernel: { ...kernel, arrays, helpers: kernel.helpers.filter((helper) => called.has(helper)), body },
+    kernel: {
+      ...kernel,
+      arrays,
+      tiles: kernel.tiles.filter((tile) => tiles.has(tile)),
+      helpers: kernel.helpers.filter((helper) => called.has(helper)),
+      body,
+    },
     unread: arrays.filter((array) => !arraysRead.has(array)).length,
   };
 }

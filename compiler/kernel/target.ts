@@ -1,4 +1,5 @@
 /** What a device can do, as data. The scheduler and the legaliser obey it; renderers and drivers never meet more. */
+import type { MatrixUnit } from './engines.js';
 import type { ScalarType } from './types.js';
 
 export type BackendName = 'cpu' | 'cuda' | 'vulkan' | 'metal' | 'webgpu';
@@ -7,6 +8,7 @@ export type Feature =
   | 'fma' // fused multiply-add is as fast as a multiply
   | 'subgroups' // subgroup ops with the width in `subgroup`
   | 'timestamps'
+  | 'async_copy' // copies from global to shared memory that do not pass through registers
   | 'vectors'; // wide vectors (lanes up to vectorLanes) map to SIMD registers
 
 export interface Limits {
@@ -48,6 +50,8 @@ export interface Target {
   readonly vectorLanes: 1 | 2 | 4 | 8 | 16;
   /** Vector registers of that width, for register tiles. */
   readonly vectorRegisters: number;
+  /** Products of tiles that subgroups compute together (`engines.ts`); none if absent. */
+  readonly matrixUnits?: readonly MatrixUnit[];
   readonly subgroup: { readonly min: number; readonly max: number };
   readonly caches: readonly CacheLevel[];
   /** Compute units that run workgroups at once: cores, SMs. */

@@ -18,9 +18,12 @@
  *   Inf); float→int truncates, saturates at the type's range, NaN gives 0; anything→bool is `!= 0`; bool→x is 0 or 1.
  * - `load`/`store` with `lanes > 1` touch consecutive elements `index … index+lanes-1`; `aligned` promises that
  *   `index` is a multiple of the lanes. Bool tensors are memory of `u8` holding 0 or 1.
+ * - Matrix tiles and asynchronous copies have their semantics in `engines.ts`.
  * - Parameters of one dispatch never overlap in memory. Invocations of one dispatch never race: no two write one
  *   element, none reads what another writes, except through atomics or across a `barrier` of their workgroup.
  */
+
+import type { EngineInst, KTile } from './engines.js';
 
 export const scalarTypes = [
   'bool',
@@ -228,7 +231,9 @@ export type KInst =
       readonly results: readonly KValue[];
     }
   /** Execution and memory barrier of the workgroup (shared and global memory). Only in uniform control flow. */
-  | { readonly op: 'barrier' };
+  | { readonly op: 'barrier' }
+  /** Matrix tiles and asynchronous copies, which only some targets have: see `engines.ts`. */
+  | EngineInst;
 
 export type KOp = KInst['op'];
 
@@ -257,10 +262,15 @@ export interface KernelFunction {
   readonly workgroup: readonly [number, number, number];
   readonly params: readonly KParam[];
   readonly arrays: readonly KArray[];
+  /** Matrices that subgroups hold. */
+  readonly tiles: readonly KTile[];
   /** In order of definition: a helper calls only helpers before it. */
   readonly helpers: readonly HelperFunction[];
   readonly body: KBlock;
-  /** Set when subgroup ops are used: the exact width they assume. */
+  /**
+   * Set when subgroup or tile ops are used: the exact width they assume. Invocations belong to subgroups in linear order
+   * (x fastest): invocation i is in subgroup i / subgroupSize.
+   */
   readonly subgroupSize?: number;
 }
 

@@ -5,6 +5,7 @@
  */
 import { TuttiError } from '../error.js';
 import { checkBounds } from './bounds.js';
+import { isEngineInst } from './engines.js';
 import { printInstruction, printType } from './print.js';
 import { integerBounds } from './semantics.js';
 import type { Target } from './target.js';
@@ -26,6 +27,7 @@ import {
   scalarBits,
 } from './types.js';
 import { checkUniformity } from './uniformity.js';
+import { engineProblem, tileProblem } from './verify_engines.js';
 import { bodyValuesOf, operandsOf, resultsOf } from './walk.js';
 
 export interface VerifyOptions {
@@ -80,7 +82,7 @@ class Verifier {
   // --- Declarations and limits ---
 
   #declarations(): void {
-    const { grid, workgroup, params, arrays, helpers, subgroupSize } = this.#kernel;
+    const { grid, workgroup, params, arrays, tiles, helpers, subgroupSize } = this.#kernel;
     const positive = (x: number): boolean => Number.isSafeInteger(x) && x > 0;
     this.#require(grid.length === 3 && grid.every(positive), `grid ${grid} is not three positive counts`);
     this.#require(
@@ -94,14 +96,18 @@ class Verifier {
       );
     }
     const names = new Set<string>();
-    for (const { name } of [...params, ...arrays]) {
-      this.#require(!names.has(name), `two parameters or arrays are called ${name}`);
+    for (const { name } of [...params, ...arrays, ...tiles]) {
+      this.#require(!names.has(name), `two parameters, arrays or tiles are called ${name}`);
       names.add(name);
     }
     const helperNames = new Set(helpers.map(({ name }) => name));
     this.#require(helperNames.size === helpers.length, 'two helpers have one name');
     for (const memory of this.#memories) {
       this.#require(positive(memory.length), `length ${memory.length} of ${memory.name} is not a positive count`);
+    }
+    for (const tile of tiles) {
+      const problem = tileProblem(tile);
+      if (problem) this.#fail(problem);
     }
   }
 
@@ -249,6 +255,12 @@ class Verifier {
   }
 
   #types(inst: KInst): void {
+    if (isEngineInst(inst)) {
+      this.#require(!this.#inHelper, 'a helper is not pure', inst);
+      const problem = engineProblem(inst, this.#kernel, this.#memories, this.#target);
+      if (problem) this.#fail(problem, inst);
+      return;
+    }
     switch (inst.op) {
       case 'const':
         this.#constant(inst);

@@ -1,8 +1,10 @@
 /** Generic traversal and rewriting of Kernel IR: every other pass asks here what an instruction reads and defines. */
+import { engineMemories, engineOperands, isEngineInst, type KTile, mapEngine } from './engines.js';
 import type { Carried, HelperFunction, KBlock, KernelFunction, KInst, KMemory, KValue } from './types.js';
 
 /** Values that `inst` reads where it stands. What its blocks read, their yields and a loop's condition are not among them. */
 export function operandsOf(inst: KInst): readonly KValue[] {
+  if (isEngineInst(inst)) return engineOperands(inst);
   switch (inst.op) {
     case 'const':
     case 'scalar':
@@ -49,16 +51,13 @@ export function operandsOf(inst: KInst): readonly KValue[] {
 /** Values that `inst` defines for the instructions after it. */
 export function resultsOf(inst: KInst): readonly KValue[] {
   switch (inst.op) {
-    case 'store':
-    case 'barrier':
-      return [];
     case 'for':
     case 'loop':
       return inst.carried.map(({ result }) => result);
     case 'if':
       return inst.results;
     default:
-      return [inst.result];
+      return 'result' in inst ? [inst.result] : [];
   }
 }
 
@@ -86,11 +85,15 @@ export function blocksOf(inst: KInst): readonly KBlock[] {
   }
 }
 
-/** The memory that `inst` touches. */
-export const memoryOf = (inst: KInst): KMemory | undefined => ('memory' in inst ? inst.memory : undefined);
+/** The memories that `inst` touches. */
+export function memoriesOf(inst: KInst): readonly KMemory[] {
+  if (isEngineInst(inst)) return engineMemories(inst);
+  return 'memory' in inst ? [inst.memory] : [];
+}
 
 /** Whether `inst` itself (not its blocks) does more than define its results. */
 export function hasEffect(inst: KInst): boolean {
+  if (isEngineInst(inst)) return true;
   switch (inst.op) {
     case 'store':
     case 'atomic':
@@ -149,6 +152,7 @@ export interface InstructionMap {
   /** Replaces a nested block; responsible for the values in it. Default: unchanged. */
   readonly block?: (block: KBlock) => KBlock;
   readonly memory?: (memory: KMemory) => KMemory;
+  readonly tile?: (tile: KTile) => KTile;
   readonly helper?: (helper: HelperFunction) => HelperFunction;
 }
 
@@ -166,6 +170,7 @@ export function mapInstruction(inst: KInst, map: InstructionMap): KInst {
       result: define(result),
     }));
   };
+  if (isEngineInst(inst)) return mapEngine(inst, map);
   switch (inst.op) {
     case 'const':
     case 'scalar':

@@ -4,9 +4,11 @@
  * Stretches without barriers and subgroup ops run invocation by invocation; around them, control flow keeps the set of
  * invocations that take it, so a barrier that not all reach is found.
  */
+import { isEngineInst } from '../engines.js';
 import { isBig } from '../semantics.js';
 import { isIntScalar, type KBlock, type KInst, type KMemory } from '../types.js';
 import * as arithmetic from './arithmetic.js';
+import type { Engines } from './engines.js';
 import { type Code, type Frame, type Op, sequence } from './frame.js';
 import { access, type Memory } from './memory.js';
 import { subgroup } from './subgroup.js';
@@ -21,6 +23,7 @@ export interface Checks {
 /** Whether invocations have to meet in the block. */
 export function hasSync(block: KBlock): boolean {
   return block.instructions.some((inst) => {
+    if (isEngineInst(inst)) return true;
     switch (inst.op) {
       case 'barrier':
       case 'subgroup':
@@ -39,11 +42,13 @@ export function hasSync(block: KBlock): boolean {
 export class BlockCompiler {
   readonly #frame: Frame;
   readonly #memories: ReadonlyMap<KMemory, Memory>;
+  readonly #engines: Engines;
   readonly #checks: Checks;
 
-  constructor(frame: Frame, memories: ReadonlyMap<KMemory, Memory>, checks: Checks) {
+  constructor(frame: Frame, memories: ReadonlyMap<KMemory, Memory>, engines: Engines, checks: Checks) {
     this.#frame = frame;
     this.#memories = memories;
+    this.#engines = engines;
     this.#checks = checks;
   }
 
@@ -80,6 +85,7 @@ export class BlockCompiler {
 
   #instruction(inst: KInst): Code | undefined {
     const plain = (run: Op): Code => ({ sync: false, run });
+    if (isEngineInst(inst)) return { sync: true, run: this.#engines.op(inst) };
     switch (inst.op) {
       case 'const':
       case 'scalar':

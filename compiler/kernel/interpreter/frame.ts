@@ -125,11 +125,8 @@ export class Frame {
             visit(inst.then);
             visit(inst.else);
             break;
-          case 'store':
-          case 'barrier':
-            break;
           default:
-            define(inst.result);
+            if ('result' in inst) define(inst.result);
         }
       }
     };

@@ -15,7 +15,7 @@ import { type Frame, linearIdSlot, type Op } from './frame.js';
 
 type Access = KInst & { readonly op: 'load' | 'store' | 'atomic' | 'atomic_compare_exchange' };
 
-type MemoryView =
+export type MemoryView =
   | Int8Array
   | Uint8Array
   | Int16Array
@@ -253,7 +253,14 @@ function element(frame: Frame, inst: Access, view: MemoryView, lanes: number): (
   };
 }
 
-function outOfBounds(frame: Frame, op: string, memory: KMemory, index: number, lanes: number, base: number): never {
+export function outOfBounds(
+  frame: Frame,
+  op: string,
+  memory: KMemory,
+  index: number,
+  lanes: number,
+  base: number,
+): never {
   const what = lanes === 1 ? `index ${index}` : `indices ${index} to ${index + lanes - 1}`;
   throw new Error(
     `kernel ${frame.kernel.name}: ${op} of ${memory.name} out of bounds: ${what}, length ${memory.length} ${frame.where(base)}`,

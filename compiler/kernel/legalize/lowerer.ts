@@ -5,6 +5,7 @@
 import { TuttiError } from '../../error.js';
 import { bitsOfF64 } from '../../numeric.js';
 import { KernelBuilder } from '../builder.js';
+import { type EngineInst, isEngineInst } from '../engines.js';
 import { mathBinary, mathUnary } from '../math.js';
 import type { Target } from '../target.js';
 import {
@@ -241,6 +242,10 @@ export class Lowerer {
   // --- instructions ------------------------------------------------------------------------------------------------
 
   #instruction(inst: KInst): void {
+    if (isEngineInst(inst)) {
+      this.#memory.engine(inst);
+      return;
+    }
     switch (inst.op) {
       case 'store':
         this.#memory.store(inst);
@@ -267,7 +272,7 @@ export class Lowerer {
     }
   }
 
-  #result(inst: Exclude<KInst, { readonly op: 'store' | 'barrier' | 'for' | 'loop' | 'if' }>): Rep {
+  #result(inst: Exclude<KInst, { readonly op: 'store' | 'barrier' | 'for' | 'loop' | 'if' } | EngineInst>): Rep {
     const { b } = this.#r;
     const { type } = inst.result;
     switch (inst.op) {

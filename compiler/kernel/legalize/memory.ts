@@ -1,5 +1,6 @@
 /** Buffers and arrays in the element types that the target stores, and what reads and writes them. */
 import { TuttiError } from '../../error.js';
+import { type EngineInst, engineMemories, type KTile, mapEngine } from '../engines.js';
 import type { KArray, KBuffer, KMemory, KValue, ScalarType } from '../types.js';
 import { visitInstructions } from '../walk.js';
 import type { Inst, Rep, Representations } from './representation.js';
@@ -8,6 +9,7 @@ import { PackedMemory, type Storage, storageLength, storageOf } from './storage.
 export class LegalMemory {
   readonly #r: Representations;
   readonly #memories = new Map<KMemory, { readonly legal: KMemory; readonly storage: Storage }>();
+  readonly #tiles = new Map<KTile, KTile>();
   readonly #packed: PackedMemory;
 
   constructor(r: Representations) {
@@ -25,10 +27,11 @@ export class LegalMemory {
     const r = this.#r;
     const mergedWrites = this.#findMergedWrites();
     for (const param of r.kernel.params) {
-      if (param.kind === 'scalar') r.b.scalar(param.name, param.scalar);
+      if (param.kind === 'scalar') r.b.declareScalar(param);
       else this.#declareBuffer(param, mergedWrites.has(param));
     }
     for (const array of r.kernel.arrays) this.#declareArray(array);
+    for (const tile of r.kernel.tiles) this.#tiles.set(tile, r.b.tile(tile));
   }
 
   /** Buffers that are stored to in parts of words: those words are read too. */
@@ -135,6 +138,25 @@ export class LegalMemory {
     }
     const elements = bits.flatMap((part) => this.#r.elements(part));
     this.#packed.store(legal, 32 / storage.perWord, index, elements, inst.aligned);
+  }
+
+  /**
+   * Tiles and asynchronous copies move elements as they are stored, whatever values of their type are computed in: the
+   * memory keeps one element in one.
+   */
+  engine(inst: EngineInst): void {
+    for (const memory of engineMemories(inst)) {
+      if (this.#memory(memory).storage.perWord === 1) continue;
+      const { kernel, target } = this.#r;
+      throw new Error(`kernel ${kernel.name}: ${inst.op} on ${memory.scalar}, which ${target.backend} packs`);
+    }
+    this.#r.b.engine(
+      mapEngine(inst, {
+        use: (value) => this.index(value),
+        memory: (memory) => this.#memory(memory).legal,
+        tile: (tile) => this.#tiles.get(tile) as KTile,
+      }),
+    );
   }
 
   atomicMemory(memory: KMemory): KMemory {

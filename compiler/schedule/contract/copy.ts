@@ -4,7 +4,7 @@
  */
 import type { Target } from '../../kernel/target.js';
 import { type KernelFunction, type KMemory, scalarBits } from '../../kernel/types.js';
-import { memoryOf, visitKernel } from '../../kernel/walk.js';
+import { memoriesOf, visitKernel } from '../../kernel/walk.js';
 import { Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
 import type { Binding, LoweredKernel, Temporary } from '../lowered.js';
@@ -150,8 +150,7 @@ function copyOf<Extra extends object>(
 export function trimmed(kernel: KernelFunction, bindings: readonly Binding[]): LoweredKernel {
   const used = new Set<KMemory>();
   visitKernel(kernel, (inst) => {
-    const memory = memoryOf(inst);
-    if (memory) used.add(memory);
+    for (const memory of memoriesOf(inst)) used.add(memory);
   });
   const buffers = kernel.params.filter((param) => param.kind === 'buffer');
   return {

@@ -1,0 +1,304 @@
+/** Matrix tiles and asynchronous copies as the interpreter runs them: see `../engines.ts` for what they mean. */
+import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../../numeric.js';
+import {
+  type AsyncInst,
+  type EngineInst,
+  type KTile,
+  type TileAccess,
+  type TileInst,
+  tileColumns,
+  tileRows,
+} from '../engines.js';
+import { isBig, normalizers } from '../semantics.js';
+import type { KMemory, KValue } from '../types.js';
+import { type Frame, linearIdSlot } from './frame.js';
+import { type Memory, type MemoryView, outOfBounds, poison } from './memory.js';
+
+type SyncOp = (active: readonly number[]) => void;
+
+/** A copy that has begun: what it will write when its invocation waits for it. */
+interface PendingCopy {
+  readonly target: Memory;
+  readonly at: number;
+  readonly data: readonly (number | bigint)[];
+}
+
+/** The copies of one invocation: closed groups, oldest first, and the open one. */
+interface Queue {
+  closed: PendingCopy[][];
+  open: PendingCopy[];
+}
+
+/** State of the tiles and copies of the workgroup that runs. */
+export class Engines {
+  readonly #frame: Frame;
+  readonly #memories: ReadonlyMap<KMemory, Memory>;
+  readonly #checkBounds: boolean;
+  /** Elements in row-major order, by subgroup. */
+  readonly #tiles = new Map<KTile, readonly Float64Array[]>();
+  readonly #queues = new Map<number, Queue>();
+
+  constructor(frame: Frame, memories: ReadonlyMap<KMemory, Memory>, checkBounds: boolean) {
+    this.#frame = frame;
+    this.#memories = memories;
+    this.#checkBounds = checkBounds;
+    const { tiles, workgroup, subgroupSize = 1 } = frame.kernel;
+    const subgroups = Math.ceil((workgroup[0] * workgroup[1] * workgroup[2]) / subgroupSize);
+    for (const tile of tiles) {
+      const length = tileRows(tile) * tileColumns(tile);
+      this.#tiles.set(
+        tile,
+        Array.from({ length: subgroups }, () => new Float64Array(length)),
+      );
+    }
+  }
+
+  /** A workgroup begins: contents are undefined, nothing is under way. */
+  begin(): void {
+    for (const instances of this.#tiles.values()) for (const elements of instances) elements.fill(Number.NaN);
+    this.#queues.clear();
+  }
+
+  op(inst: EngineInst): SyncOp {
+    switch (inst.op) {
+      case 'tile_fill':
+      case 'tile_load':
+      case 'tile_store':
+      case 'tile_multiply':
+        return this.#collective(inst);
+      case 'async_copy':
+        return this.#copy(inst);
+      case 'async_commit':
+        return (active) => {
+          for (const base of active) {
+            const queue = this.#queue(base);
+            queue.closed.push(queue.open);
+            queue.open = [];
+          }
+        };
+      case 'async_wait':
+        return (active) => {
+          for (const base of active) this.#wait(base, inst.pending);
+        };
+      default:
+        return inst satisfies never;
+    }
+  }
+
+  #fail(message: string): never {
+    throw new Error(`kernel ${this.#frame.kernel.name}: ${message}`);
+  }
+
+  // --- Tiles ---
+
+  /** Runs the op once for each whole subgroup among the active invocations. */
+  #collective(inst: TileInst): SyncOp {
+    const { f } = this.#frame.registers;
+    const size = this.#frame.kernel.subgroupSize ?? this.#fail('tiles without subgroupSize');
+    const run = this.#tileOp(inst);
+    return (active) => {
+      for (let at = 0; at < active.length; at += size) {
+        const members = active.slice(at, at + size);
+        const first = f[members[0] + linearIdSlot];
+        const whole = members.length === size && first % size === 0;
+        if (!whole || members.some((base, i) => f[base + linearIdSlot] !== first + i))
+          this.#fail(`${inst.op} is not reached by a whole subgroup`);
+        run(members, first / size);
+      }
+    };
+  }
+
+  #tileOp(inst: TileInst): (members: readonly number[], subgroup: number) => void {
+    switch (inst.op) {
+      case 'tile_fill': {
+        const tiles = this.#instances(inst.tile);
+        const { f } = this.#frame.registers;
+        const value = this.#frame.slot(inst.value);
+        return (members, subgroup) => {
+          const filled = f[members[0] + value];
+          if (members.some((base) => !Object.is(f[base + value], filled))) this.#fail('tile_fill with several values');
+          tiles[subgroup].fill(filled);
+        };
+      }
+      case 'tile_load': {
+        const tiles = this.#instances(inst.tile);
+        const { view } = this.#memory(inst.memory);
+        const read = elementReader(inst.tile, view);
+        return this.#moves(inst, 'read', (subgroup, element, at) => {
+          tiles[subgroup][element] = read(at);
+        });
+      }
+      case 'tile_store': {
+        const tiles = this.#instances(inst.tile);
+        const { view } = this.#memory(inst.memory);
+        const write = elementWriter(inst.tile, view);
+        return this.#moves(inst, 'write', (subgroup, element, at) => write(at, tiles[subgroup][element]));
+      }
+      case 'tile_multiply': {
+        const [sums, left, right] = [inst.accumulator, inst.a, inst.b].map((tile) => this.#instances(tile));
+        const { m, n, k, scalar } = inst.accumulator;
+        const round = accumulatorRounding(scalar);
+        return (_, subgroup) => {
+          const [sum, a, b] = [sums[subgroup], left[subgroup], right[subgroup]];
+          for (let row = 0; row < m; row++) {
+            for (let column = 0; column < n; column++) {
+              let total = 0;
+              for (let step = 0; step < k; step++) total += a[row * k + step] * b[step * n + column];
+              sum[row * n + column] = round(sum[row * n + column] + total);
+            }
+          }
+        };
+      }
+      default:
+        return inst satisfies never;
+    }
+  }
+
+  /** A load or store: `move` gets an element's number in the tile and in the memory. */
+  #moves(
+    inst: TileInst & TileAccess,
+    kind: 'read' | 'write',
+    move: (subgroup: number, element: number, at: number) => void,
+  ): (members: readonly number[], subgroup: number) => void {
+    const { tile, stride, layout, aligned } = inst;
+    const { memory, view, races } = this.#memory(inst.memory);
+    const [rows, columns] = [tileRows(tile), tileColumns(tile)];
+    const [down, across] = layout === 'row' ? [stride, 1] : [1, stride];
+    const last = (rows - 1) * down + (columns - 1) * across;
+    const multiple = 16 / view.BYTES_PER_ELEMENT;
+    const index = this.#index(inst.index);
+    return (members, subgroup) => {
+      const first = index(members[0]);
+      if (members.some((base) => index(base) !== first)) this.#fail(`${inst.op} with several indices`);
+      if (this.#checkBounds && (first < 0 || first + last >= memory.length))
+        outOfBounds(this.#frame, inst.op, memory, first, last + 1, members[0]);
+      if (this.#checkBounds && aligned && (first % multiple !== 0 || stride % multiple !== 0))
+        this.#fail(`${inst.op} of ${memory.name}[${first}] is not aligned to 16 bytes`);
+      const invocation = this.#frame.registers.f[members[0] + linearIdSlot];
+      for (let row = 0; row < rows; row++) {
+        for (let column = 0; column < columns; column++) {
+          const at = first + row * down + column * across;
+          races?.access(kind, at, invocation, this.#frame.epoch);
+          move(subgroup, row * columns + column, at);
+        }
+      }
+    };
+  }
+
+  #instances(tile: KTile): readonly Float64Array[] {
+    return this.#tiles.get(tile) ?? this.#fail(`tile ${tile.name} is not declared`);
+  }
+
+  #memory(memory: KMemory): Memory {
+    return this.#memories.get(memory) ?? this.#fail(`memory ${memory.name} is not declared`);
+  }
+
+  #index(value: KValue): (base: number) => number {
+    const slot = this.#frame.slot(value);
+    const { f, i } = this.#frame.registers;
+    return isBig(value.type.scalar) ? (base) => Number(i[base + slot]) : (base) => f[base + slot];
+  }
+
+  // --- Asynchronous copies ---
+
+  #queue(base: number): Queue {
+    let queue = this.#queues.get(base);
+    if (queue === undefined) this.#queues.set(base, (queue = { closed: [], open: [] }));
+    return queue;
+  }
+
+  #copy(inst: AsyncInst & { op: 'async_copy' }): SyncOp {
+    const { elements } = inst;
+    const [target, source] = [this.#memory(inst.memory), this.#memory(inst.source)];
+    const [index, from] = [this.#index(inst.index), this.#index(inst.from)];
+    const condition = inst.condition && this.#frame.slot(inst.condition);
+    const { f } = this.#frame.registers;
+    const check = (memory: Memory, at: number, base: number): void => {
+      if (!this.#checkBounds) return;
+      if (at < 0 || at + elements > memory.memory.length)
+        outOfBounds(this.#frame, inst.op, memory.memory, at, elements, base);
+      if (at % elements !== 0) this.#fail(`async_copy of ${memory.memory.name}[${at}] is not aligned`);
+    };
+    const zero = target.view instanceof BigInt64Array || target.view instanceof BigUint64Array ? 0n : 0;
+    return (active) => {
+      for (const base of active) {
+        const [to, at] = [index(base), from(base)];
+        check(target, to, base);
+        check(source, at, base);
+        const wanted = condition === undefined || f[base + condition] !== 0;
+        const data = Array.from({ length: elements }, (_, i) => (wanted ? source.view[at + i] : zero));
+        this.#queue(base).open.push({ target, at: to, data });
+        this.#touch(target, to, elements, base);
+        poison(target.view.subarray(to, to + elements));
+      }
+    };
+  }
+
+  #wait(base: number, pending: number): void {
+    const queue = this.#queue(base);
+    for (const group of queue.closed.splice(0, Math.max(0, queue.closed.length - pending))) {
+      for (const { target, at, data } of group) {
+        this.#touch(target, at, data.length, base);
+        (target.view as { set(values: readonly (number | bigint)[], at: number): void }).set(data, at);
+      }
+    }
+  }
+
+  #touch({ races }: Memory, at: number, count: number, base: number): void {
+    const invocation = this.#frame.registers.f[base + linearIdSlot];
+    for (let i = 0; i < count; i++) races?.access('write', at + i, invocation, this.#frame.epoch);
+  }
+}
+
+// Elements ------------------------------------------------------------------------------------------------------------
+
+const float = new Float32Array(1);
+const bits = new Uint32Array(float.buffer);
+
+/** An f32 with 10 bits of fraction: to nearest, ties away from zero. */
+function roundTf32(x: number): number {
+  if (!Number.isFinite(x)) return x;
+  float[0] = x;
+  bits[0] = ((bits[0] + 0x1000) & 0xffffe000) >>> 0;
+  return float[0];
+}
+
+function accumulatorRounding(scalar: KTile['scalar']): (x: number) => number {
+  switch (scalar) {
+    case 'i32':
+    case 'f16':
+    case 'f32':
+      return normalizers[scalar];
+    default:
+      throw new Error(`accumulator of ${scalar}`);
+  }
+}
+
+/** Reads an element of the memory, which may hold the bits as unsigned integers. */
+function elementReader({ scalar }: KTile, view: MemoryView): (at: number) => number {
+  const elements = view as Exclude<MemoryView, BigInt64Array | BigUint64Array>;
+  switch (scalar) {
+    case 'f16':
+      return (at) => f16ToF32(elements[at]);
+    case 'bf16':
+      return (at) => bf16ToF32(elements[at]);
+    case 'tf32':
+      return (at) => roundTf32(elements[at]);
+    case 'i8':
+      return (at) => (elements[at] << 24) >> 24;
+    case 'f32':
+    case 'u8':
+    case 'i32':
+      return (at) => elements[at];
+    default:
+      return scalar satisfies never;
+  }
+}
+
+function elementWriter({ scalar }: KTile, view: MemoryView): (at: number, value: number) => void {
+  const elements = view as Exclude<MemoryView, BigInt64Array | BigUint64Array>;
+  const encode = scalar === 'f16' ? f32ToF16 : scalar === 'bf16' ? f32ToBf16 : (x: number) => x;
+  return (at, value) => {
+    elements[at] = encode(value);
+  };
+}

@@ -1,0 +1,101 @@
+/** What `verify` demands of matrix tiles and asynchronous copies: shapes, types, roles and what the target has. */
+import {
+  type EngineInst,
+  engineMemories,
+  engineTiles,
+  holdsTile,
+  isCollective,
+  type KTile,
+  tileColumns,
+  tileMemoryScalar,
+  tileRows,
+  unitFor,
+} from './engines.js';
+import { printType } from './print.js';
+import type { Target } from './target.js';
+import { isIntScalar, type KernelFunction, type KMemory, type KValue, scalarBits } from './types.js';
+
+const accumulators: ReadonlySet<string> = new Set<KTile['scalar']>(['f16', 'f32', 'i32']);
+
+/** Why a tile's declaration is wrong, or undefined. */
+export function tileProblem({ name, role, scalar, m, n, k }: KTile): string | undefined {
+  const positive = [m, n, k].every((extent) => Number.isSafeInteger(extent) && extent > 0);
+  if (!positive) return `tile ${name} takes part in a product of ${m}×${n}×${k}`;
+  if (role === 'accumulator' && !accumulators.has(scalar)) return `accumulator ${name} is of ${scalar}`;
+  if (role !== 'accumulator' && scalar === 'i32') return `tile ${name} of role ${role} is of i32`;
+  return undefined;
+}
+
+/** Why an op is wrong (what its operands' types and the target say, not where it stands), or undefined. */
+export function engineProblem(
+  inst: EngineInst,
+  kernel: KernelFunction,
+  memories: ReadonlySet<KMemory>,
+  target: Target | undefined,
+): string | undefined {
+  for (const tile of engineTiles(inst)) if (!kernel.tiles.includes(tile)) return `${tile.name} is not declared`;
+  for (const memory of engineMemories(inst)) if (!memories.has(memory)) return `${memory.name} is not declared`;
+  if (isCollective(inst)) {
+    const problem = subgroupProblem(kernel);
+    if (problem) return problem;
+  } else if (target && !target.features.has('async_copy')) return `${target.backend} has no asynchronous copies`;
+  switch (inst.op) {
+    case 'tile_fill':
+      if (inst.tile.role !== 'accumulator') return 'only accumulators are filled';
+      return inst.value.type.scalar === inst.tile.scalar && inst.value.type.lanes === 1
+        ? undefined
+        : `${inst.tile.name} is filled with ${printType(inst.value.type)}`;
+    case 'tile_load':
+    case 'tile_store': {
+      const { tile, memory, index, stride, layout } = inst;
+      if (!isIndex(index)) return 'the index is no integer';
+      if (memory.kind === 'array' && memory.space !== 'shared') return `${memory.name} is private`;
+      if (!holdsTile(memory.scalar, tile))
+        return `${memory.name} holds ${memory.scalar}, the tile ${tileMemoryScalar(tile)}`;
+      const length = layout === 'row' ? tileColumns(tile) : tileRows(tile);
+      if (!Number.isSafeInteger(stride) || stride < length) return `stride ${stride} is less than ${length}`;
+      if (inst.op === 'tile_store' && tile.role !== 'accumulator') return 'only accumulators are stored';
+      const forbidden = inst.op === 'tile_load' ? 'write' : 'read';
+      return memory.kind === 'buffer' && memory.access === forbidden
+        ? `${memory.name} is only ${forbidden === 'read' ? 'read' : 'written'}`
+        : undefined;
+    }
+    case 'tile_multiply': {
+      const { accumulator, a, b } = inst;
+      if (accumulator.role !== 'accumulator' || a.role !== 'a' || b.role !== 'b') return 'a tile has another role';
+      const shapes = [accumulator, a, b].map(({ m, n, k }) => `${m}×${n}×${k}`);
+      if (new Set(shapes).size > 1) return `tiles of products of ${shapes.join(', ')}`;
+      const isInteger = (tile: KTile): boolean => tile.scalar === 'i8' || tile.scalar === 'u8' || tile.scalar === 'i32';
+      if (new Set([accumulator, a, b].map(isInteger)).size > 1) return 'integers and floats do not multiply';
+      return target && !unitFor(target.matrixUnits, accumulator, a, b)
+        ? `${target.backend} does not multiply ${a.scalar} and ${b.scalar} to ${accumulator.scalar} in ${shapes[0]}`
+        : undefined;
+    }
+    case 'async_copy': {
+      const { memory, index, source, from, elements, condition } = inst;
+      if (!isIndex(index) || !isIndex(from)) return 'an index is no integer';
+      if (memory.space !== 'shared') return `${memory.name} is not shared`;
+      if (source.access !== 'read') return `${source.name} is written`;
+      if (memory.scalar !== source.scalar)
+        return `${source.name} holds ${source.scalar}, ${memory.name} ${memory.scalar}`;
+      const bytes = (elements * scalarBits[memory.scalar]) / 8;
+      if (bytes !== 4 && bytes !== 8 && bytes !== 16) return `a copy of ${bytes} bytes`;
+      return condition && !(condition.type.scalar === 'bool' && condition.type.lanes === 1)
+        ? 'the condition is no bool'
+        : undefined;
+    }
+    case 'async_wait':
+      return Number.isSafeInteger(inst.pending) && inst.pending >= 0 ? undefined : `${inst.pending} pending groups`;
+    case 'async_commit':
+      return undefined;
+    default:
+      return inst satisfies never;
+  }
+}
+
+const isIndex = (value: KValue): boolean => value.type.lanes === 1 && isIntScalar(value.type.scalar);
+
+function subgroupProblem({ subgroupSize, workgroup: [x, y, z] }: KernelFunction): string | undefined {
+  if (subgroupSize === undefined) return 'subgroupSize is not set';
+  return (x * y * z) % subgroupSize === 0 ? undefined : `a workgroup of ${x * y * z} is not whole subgroups`;
+}
