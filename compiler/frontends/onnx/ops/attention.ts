@@ -1,5 +1,5 @@
 /** Attention and what goes with it: rotary embeddings, caches, causal convolution with state. */
-import { isFloat } from '../../../dtype.js';
+import { type DType, isFloat } from '../../../dtype.js';
 import {
   add,
   binary,
@@ -35,9 +35,7 @@ function heads(c: ConvertContext, i: number, count: string): Value {
   const x = c.input(i);
   if (x.type.shape.length === 4) return x;
   if (x.type.shape.length !== 3) c.fail(`wrong rank of input ${i}`, '3 or 4 axes', String(x.type.shape.length));
-  const [batch, length, width] = x.type.shape;
-  const n = c.int(count);
-  return transpose(c.b, reshape(c.b, x, [batch, length, n, floorDivDims(width, n)]), [0, 2, 1, 3]);
+  return splitHeads(c, x, c.int(count));
 }
 
 const infinite = Number.NEGATIVE_INFINITY;
@@ -72,62 +70,99 @@ function bias(c: ConvertContext, dtype: Value['type']['dtype'], rows: Dim, colum
   return parts.length === 0 ? undefined : parts.reduce((x, y) => add(c.b, x, y));
 }
 
-/** softmax(softcap(q · k' · scale) + bias) · v, with grouped heads and a cache. */
+/** What attention is computed from: q [B, H, L, D], k [B, K, S, D], v [B, K, S, W], where K divides H. */
+export interface AttentionParts {
+  readonly q: Value;
+  readonly k: Value;
+  readonly v: Value;
+  /** By default 1/√D. */
+  readonly scale?: number;
+  /** Scores are cap · tanh(score / cap); 0: as they are. */
+  readonly cap?: number;
+  /** Added to the scores; broadcasts to [B, H, L, S]. */
+  readonly bias?: Value;
+  /** A further logit per head, [B, H, L, 1], that takes part in the softmax alone. */
+  readonly sink?: Value;
+  /** Type in which the softmax is computed. */
+  readonly inner?: DType;
+}
+
+export interface AttentionResult {
+  /** [B, H, L, W] */
+  readonly y: Value;
+  /** The scores [B, H, L, S]: scaled, capped, with the bias, and after the softmax. */
+  readonly scores: readonly [raw: Value, capped: Value, biased: Value, weights: Value];
+}
+
+/** softmax(softcap(q · k' · scale) + bias) · v. Query heads that share a key head are an axis; keys are not repeated. */
+export function scaledDotProduct(c: ConvertContext, parts: AttentionParts): AttentionResult {
+  const { q, k, v, cap = 0, bias, sink } = parts;
+  const { dtype } = q.type;
+  const [batch, queryHeads, rows, size] = q.type.shape;
+  const [, keyHeads, columns] = k.type.shape;
+  const group = floorDivDims(queryHeads, keyHeads);
+  const scale = parts.scale ?? 1 / Math.sqrt(c.concreteDim(size));
+  const grouped = group === 1 ? q : reshape(c.b, q, [batch, keyHeads, group, rows, size]);
+  const shared = (x: Value): Value => (group === 1 ? x : unsqueeze(c.b, x, [2]));
+  const axes = group === 1 ? [0, 1, 3, 2] : [0, 1, 2, 4, 3];
+  const half = Math.sqrt(Math.abs(scale));
+  const keys = transpose(c.b, shared(k), axes);
+  const product = matmul(c.b, binaryC(c.b, 'mul', grouped, Math.sign(scale) * half), binaryC(c.b, 'mul', keys, half));
+  const raw = reshape(c.b, product, [batch, queryHeads, rows, columns]);
+  const capped = cap === 0 ? raw : binaryC(c.b, 'mul', unary(c.b, 'tanh', binaryC(c.b, 'div', raw, cap)), cap);
+  const biased = bias === undefined ? capped : broadcastTo(c.b, add(c.b, capped, bias), raw.type.shape);
+  const logits = cast(c.b, sink === undefined ? biased : concat(c.b, [biased, sink], 3), parts.inner ?? dtype);
+  const all = cast(c.b, c.op('softmax', [logits], { axes: [3], log: false }), dtype);
+  const weights = sink === undefined ? all : slice1(c.b, all, 3, 0, columns);
+  const regrouped = group === 1 ? weights : reshape(c.b, weights, [batch, keyHeads, group, rows, columns]);
+  const y = reshape(c.b, matmul(c.b, regrouped, shared(v)), [batch, queryHeads, rows, v.type.shape[3]]);
+  return { y, scores: [raw, capped, biased, weights] };
+}
+
+/** [B, H, L, W] as [B, L, H·W]. */
+export function joinHeads(c: ConvertContext, x: Value): Value {
+  const [batch, count, rows, width] = x.type.shape;
+  return reshape(c.b, transpose(c.b, x, [0, 2, 1, 3]), [batch, rows, mulDims(count, width)]);
+}
+
+/** [B, L, H·D] as [B, H, L, D]. */
+export function splitHeads(c: ConvertContext, x: Value, count: number): Value {
+  const [batch, length, width] = x.type.shape;
+  return transpose(c.b, reshape(c.b, x, [batch, length, count, floorDivDims(width, count)]), [0, 2, 1, 3]);
+}
+
+/** Attention of ai.onnx: grouped heads, a mask, a cache. */
 function attention(c: ConvertContext): readonly (Value | undefined)[] {
   const q = heads(c, 0, 'q_num_heads');
   let k = heads(c, 1, 'kv_num_heads');
   let v = heads(c, 2, 'kv_num_heads');
-  const { dtype } = q.type;
   const past: Dim = c.has(4) ? c.ranked(4, 4)[2] : 0;
   if (k.type.shape.length !== 4 || v.type.shape.length !== 4)
     c.fail('keys and values must have as many axes as queries');
   if (c.has(4)) k = concat(c.b, [c.input(4), k], 2);
   if (c.has(5)) v = concat(c.b, [c.input(5), v], 2);
-  const [batch, queryHeads, rows, size] = q.type.shape;
-  const [, keyHeads, columns] = k.type.shape;
-  const group = floorDivDims(queryHeads, keyHeads);
-  const scale = c.hasAttr('scale') ? c.float('scale') : 1 / Math.sqrt(c.concreteDim(size));
-  // Query heads that share a key head are a further axis; keys are not repeated.
-  const grouped = group === 1 ? q : reshape(c.b, q, [batch, keyHeads, group, rows, size]);
-  const shared = (x: Value): Value => (group === 1 ? x : unsqueeze(c.b, x, [2]));
-  const axes = group === 1 ? [0, 1, 3, 2] : [0, 1, 2, 4, 3];
-  const half = Math.sqrt(scale);
-  const keys = transpose(c.b, shared(k), axes);
-  const product = matmul(c.b, binaryC(c.b, 'mul', grouped, half), binaryC(c.b, 'mul', keys, half));
-  const raw = reshape(c.b, product, [batch, queryHeads, rows, columns]);
-  const cap = c.float('softcap', 0);
-  const capped = cap === 0 ? raw : binaryC(c.b, 'mul', unary(c.b, 'tanh', binaryC(c.b, 'div', raw, cap)), cap);
-  const added = bias(c, dtype, rows, columns, past);
-  const biased = added === undefined ? capped : broadcastTo(c.b, add(c.b, capped, added), raw.type.shape);
   const precision = c.int('softmax_precision', 0);
-  const inner = precision === 0 ? dtype : dtypeOf(precision, c.operator.source.node);
-  const weights = cast(c.b, c.op('softmax', [cast(c.b, biased, inner)], { axes: [3], log: false }), dtype);
-  const regrouped = group === 1 ? weights : reshape(c.b, weights, [batch, keyHeads, group, rows, columns]);
-  const width = v.type.shape[3];
-  let y = reshape(c.b, matmul(c.b, regrouped, shared(v)), [batch, queryHeads, rows, width]);
-  if (c.rank(0) === 3) {
-    y = reshape(c.b, transpose(c.b, y, [0, 2, 1, 3]), [batch, rows, mulDims(queryHeads, width)]);
-  }
+  const { y, scores } = scaledDotProduct(c, {
+    q,
+    k,
+    v,
+    scale: c.hasAttr('scale') ? c.float('scale') : undefined,
+    cap: c.float('softcap', 0),
+    bias: bias(c, q.type.dtype, q.type.shape[2], k.type.shape[2], past),
+    inner: precision === 0 ? undefined : dtypeOf(precision, c.operator.source.node),
+  });
   const mode = c.int('qk_matmul_output_mode', 0);
-  const scores =
-    [raw, capped, biased, weights][mode] ?? c.fail('invalid qk_matmul_output_mode', '0 to 3', String(mode));
-  return [y, k, v, c.wants(3) ? scores : undefined];
+  const shown = scores[mode] ?? c.fail('invalid qk_matmul_output_mode', '0 to 3', String(mode));
+  return [c.rank(0) === 3 ? joinHeads(c, y) : y, k, v, c.wants(3) ? shown : undefined];
 }
 
-/** Rotates pairs of features by angles whose cosines and sines are given per place. */
-function rotaryEmbedding(c: ConvertContext): Value {
-  const three = c.ranked(0, 3, 4).length === 3;
-  const x = three ? heads(c, 0, 'num_heads') : c.input(0);
+/**
+ * Rotates pairs of the first 2·R features of x [B, H, L, D] by angles whose cosines and sines [B or 1, 1, L, R] are
+ * given; the pairs are neighbours (`interleaved`) or R apart.
+ */
+export function rotate(c: ConvertContext, x: Value, cosine: Value, sine: Value, interleaved: boolean): Value {
   const width = x.type.shape[3];
-  const given = c.int('rotary_embedding_dim', 0);
-  const turned = given === 0 ? c.concreteDim(width) : given;
-  const half = turned / 2;
-  const cache = (i: number): Value => {
-    const rows = c.has(3) ? gather(c.b, c.input(i), c.input(3), 0) : c.input(i);
-    return unsqueeze(c.b, slice1(c.b, rows, 2, 0, half), [1]);
-  };
-  const [cosine, sine] = [cache(1), cache(2)];
-  const interleaved = c.flag('interleaved');
+  const half = c.concreteDim(cosine.type.shape[3]);
   const part = (which: 0 | 1): Value =>
     interleaved ? slice1(c.b, x, 3, which, half, 2) : slice1(c.b, x, 3, which * half, half);
   const [a, b] = [part(0), part(1)];
@@ -136,12 +171,24 @@ function rotaryEmbedding(c: ConvertContext): Value {
   const rotated = interleaved
     ? reshape(c.b, concat(c.b, [unsqueeze(c.b, real, [4]), unsqueeze(c.b, imaginary, [4])], 4), [
         ...x.type.shape.slice(0, 3),
-        turned,
+        2 * half,
       ])
     : concat(c.b, [real, imaginary], 3);
-  const rest = subDims(width, turned);
-  const y = rest === 0 ? rotated : concat(c.b, [rotated, slice1(c.b, x, 3, turned, rest)], 3);
-  return three ? reshape(c.b, transpose(c.b, y, [0, 2, 1, 3]), c.shape(0)) : y;
+  const rest = subDims(width, 2 * half);
+  return rest === 0 ? rotated : concat(c.b, [rotated, slice1(c.b, x, 3, 2 * half, rest)], 3);
+}
+
+function rotaryEmbedding(c: ConvertContext): Value {
+  const three = c.ranked(0, 3, 4).length === 3;
+  const x = three ? heads(c, 0, 'num_heads') : c.input(0);
+  const given = c.int('rotary_embedding_dim', 0);
+  const half = (given === 0 ? c.concreteDim(x.type.shape[3]) : given) / 2;
+  const cache = (i: number): Value => {
+    const rows = c.has(3) ? gather(c.b, c.input(i), c.input(3), 0) : c.input(i);
+    return unsqueeze(c.b, slice1(c.b, rows, 2, 0, half), [1]);
+  };
+  const y = rotate(c, x, cache(1), cache(2), c.flag('interleaved'));
+  return three ? joinHeads(c, y) : y;
 }
 
 /** Writes a run of rows into a cache, from a place per batch entry on. */

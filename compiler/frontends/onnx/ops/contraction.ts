@@ -8,7 +8,7 @@ import type { Conversion, ConvertContext } from '../context.js';
 import { autoPadOf, explicitPads, spatial, windowOf } from './windows.js';
 
 /** alpha · A' · B' + beta · C. */
-function gemm(c: ConvertContext): Value {
+export function gemm(c: ConvertContext): Value {
   const [a, b] = [c.input(0), c.input(1)];
   if (c.rank(0) !== 2 || c.rank(1) !== 2) c.fail('Gemm takes matrices', '2 axes', `${c.rank(0)} and ${c.rank(1)}`);
   const product = c.op('dot', [a, b], {
@@ -55,6 +55,15 @@ export function convolve(c: ConvertContext, { x, w, dtype }: Convolution): Value
   const dims = x.type.shape.slice(2);
   const window = windowOf(c, dims, kernelOf(c, w));
   return c.op('conv', [x, w], { ...window, groups: c.int('group', 1), inputDilation: dims.map(() => 1), dtype });
+}
+
+/** Does to [N, …spatial, C] (if `last`) what `body` does to [N, C, …spatial]. */
+export function channelsLast(c: ConvertContext, x: Value, last: boolean, body: (x: Value) => Value): Value {
+  if (!last) return body(x);
+  const rank = x.type.shape.length;
+  const inner = Array.from({ length: rank - 2 }, (_, i) => i + 1);
+  const y = body(transpose(c.b, x, [0, rank - 1, ...inner]));
+  return transpose(c.b, y, [0, ...inner.map((axis) => axis + 1), 1]);
 }
 
 /** [O] as [1, O, 1, …], to be added to a result of `rank` axes. */

@@ -3,6 +3,7 @@ import type { Conversion } from '../context.js';
 import { activations } from './activations.js';
 import { attentions } from './attention.js';
 import { contractions } from './contraction.js';
+import { contribs } from './contrib.js';
 import { einsums } from './einsum.js';
 import { elementwise } from './elementwise.js';
 import { indexing } from './indexing.js';
@@ -34,4 +35,5 @@ export const conversions: readonly Conversion[] = [
   ...signals,
   ...losses,
   ...stringOperators,
+  ...contribs,
 ];

@@ -28,15 +28,15 @@ interface Pool {
   readonly window: Window;
 }
 
-function poolOf(c: ConvertContext): Pool {
-  const dims = spatialDims(c);
+function poolOf(c: ConvertContext, x = c.input(0)): Pool {
+  const dims = spatialDims(c, x);
   const kernel = c.ints('kernel_shape') ?? c.fail('kernel_shape is missing');
   if (kernel.length !== dims.length) c.fail('wrong length of kernel_shape', String(dims.length), String(kernel.length));
   return { dims, kernel, window: ceilWindow(c, windowOf(c, dims, kernel), dims, kernel) };
 }
 
-const spatialDims = (c: ConvertContext): readonly Dim[] =>
-  c.rank(0) >= 3 ? c.shape(0).slice(2) : c.fail('wrong rank', '[N, C, …spatial]', `${c.rank(0)} axes`);
+const spatialDims = (c: ConvertContext, { type: { shape } } = c.input(0)): readonly Dim[] =>
+  shape.length >= 3 ? shape.slice(2) : c.fail('wrong rank', '[N, C, …spatial]', `${shape.length} axes`);
 
 const spatialAxes = (c: ConvertContext): readonly number[] => spatialDims(c).map((_, i) => i + 2);
 
@@ -66,11 +66,12 @@ function columnMajor(c: ConvertContext, flat: Value, dims: readonly Dim[]): Valu
   return result;
 }
 
-function averagePool(c: ConvertContext): Value {
-  const pool = poolOf(c);
+/** Means of windows over `of` [N, C, …spatial]. */
+export function averagePool(c: ConvertContext, of = c.input(0)): Value {
+  const pool = poolOf(c, of);
   const { dims, kernel, window } = pool;
   const explicit = windowOf(c, dims, kernel);
-  return wide(c.b, c.input(0), (x) => {
+  return wide(c.b, of, (x) => {
     const sum = windowSum(c, x, pool);
     const included = c.flag('count_include_pad');
     const positive = (pads: readonly Dim[]) => pads.some((p) => typeof p !== 'number' || p > 0);
@@ -136,7 +137,7 @@ function maxUnpool(c: ConvertContext): Value {
 
 export const pooling: readonly Conversion[] = [
   { op: 'MaxPool', since: 1, convert: maxPool },
-  { op: 'AveragePool', since: 1, convert: averagePool },
+  { op: 'AveragePool', since: 1, convert: (c) => averagePool(c) },
   {
     op: 'LpPool',
     since: 1,

@@ -63,7 +63,7 @@ function spread(c: ConvertContext, parameter: Value, x: Value): Value {
 }
 
 /** Float values as integers of `dtype`, the zero point added after rounding. */
-function quantised(c: ConvertContext, scaled: Value, zeroPoint: Value | undefined, dtype: DType): Value {
+export function quantised(c: ConvertContext, scaled: Value, zeroPoint: Value | undefined, dtype: DType): Value {
   if (isFloat(dtype)) {
     const shifted = zeroPoint === undefined ? scaled : add(c.b, scaled, cast(c.b, zeroPoint, scaled.type.dtype));
     return cast(c.b, shifted, dtype, c.flag('saturate', true));
@@ -78,7 +78,7 @@ function quantised(c: ConvertContext, scaled: Value, zeroPoint: Value | undefine
   return cast(c.b, clamp(c.b, shifted, Number(low), Number(high)), dtype);
 }
 
-function quantize(c: ConvertContext): Value {
+export function quantize(c: ConvertContext): Value {
   const x = c.input(0);
   const requested = c.int('output_dtype', 0);
   const zero = c.has(2) ? c.input(2) : undefined;
@@ -94,7 +94,7 @@ function quantize(c: ConvertContext): Value {
   return quantised(c, wide, zero === undefined ? undefined : spread(c, zero, x), dtype);
 }
 
-function dequantize(c: ConvertContext): Value {
+export function dequantize(c: ConvertContext): Value {
   const x = c.input(0);
   const requested = c.int('output_dtype', 0);
   const scaleType = c.dtype(1);
@@ -110,9 +110,8 @@ function dequantize(c: ConvertContext): Value {
   return cast(c.b, mul(c.b, value, cast(c.b, spread(c, c.input(1), x), inner)), dtype);
 }
 
-/** Quantises to u8 by the range of the data, which is made to include 0. */
-function dynamicQuantize(c: ConvertContext): readonly Value[] {
-  const x = c.input(0);
+/** x as u8 by the range of its data, which is made to include 0; its scale; its zero point. */
+export function dynamicQuantized(c: ConvertContext, x: Value): readonly [x: Value, scale: Value, zero: Value] {
   const axes = x.type.shape.map((_, i) => i);
   const high = clamp(c.b, reduce(c.b, 'max', x, axes), 0, null);
   const low = clamp(c.b, reduce(c.b, 'min', x, axes), null, 0);
@@ -151,8 +150,9 @@ function qLinearMatMul(c: ConvertContext): Value {
 const rowsOrSingle = (c: ConvertContext, x: Value): Value =>
   reshape(c.b, x, x.type.shape[0] === 1 ? [] : [x.type.shape[0], 1]);
 
-function qLinearConv(c: ConvertContext): Value {
-  let sum = integerConv(c, c.input(0), c.inputs[2], c.input(3), c.inputs[5]);
+/** Of `x` [N, C, …spatial]; scales, weights and bias are the operator's inputs. */
+export function qLinearConv(c: ConvertContext, x = c.input(0)): Value {
+  let sum = integerConv(c, x, c.inputs[2], c.input(3), c.inputs[5]);
   const rank = c.rank(0);
   if (c.has(8)) sum = add(c.b, sum, channelwise(c, c.input(8), rank));
   const channels = (scale: Value): Value => channelwise(c, scale, rank);
@@ -164,7 +164,7 @@ function qLinearConv(c: ConvertContext): Value {
 export const quantization: readonly Conversion[] = [
   { op: 'QuantizeLinear', since: 10, convert: quantize },
   { op: 'DequantizeLinear', since: 10, convert: dequantize },
-  { op: 'DynamicQuantizeLinear', since: 11, convert: dynamicQuantize },
+  { op: 'DynamicQuantizeLinear', since: 11, convert: (c) => dynamicQuantized(c, c.input(0)) },
   { op: 'QLinearMatMul', since: 10, convert: qLinearMatMul },
-  { op: 'QLinearConv', since: 10, convert: qLinearConv },
+  { op: 'QLinearConv', since: 10, convert: (c) => qLinearConv(c) },
 ];
