@@ -1,7 +1,7 @@
 /** Pictures as tensors: PNG files in and out, in the layout and range that a model wants. */
 import { decode, encode } from 'fast-png';
 import { numbersOf } from '../compiler/compare.js';
-import { type DType, isFloat } from '../compiler/dtype.js';
+import { type DType, isFloat, isMiniFloat, isPacked } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
 import { f32ToBf16, f32ToF16 } from '../compiler/numeric.js';
 import { emptyTensor, type HostData, type HostTensor } from '../compiler/tensor.js';
@@ -173,7 +173,7 @@ function writer(dtype: DType, data: HostData, subject: string): (index: number, 
     const bigs = data as BigInt64Array;
     return (index, value) => void (bigs[index] = BigInt(Math.round(value)));
   }
-  if (dtype === 'string' || dtype === 'i4' || dtype === 'u4' || dtype.startsWith('f8')) {
+  if (dtype === 'string' || isPacked(dtype) || isMiniFloat(dtype)) {
     throw new TuttiError('E_INPUT', 'this input does not take a picture', { subject, found: dtype });
   }
   return (index, value) => void (numbers[index] = Math.round(value));

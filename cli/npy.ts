@@ -147,7 +147,7 @@ function reorder<T extends Float64Array | string[]>(data: T, shape: readonly num
 
 /**
  * The bytes of a .npy file.
- * @throws TuttiError E_UNSUPPORTED for types that NumPy does not have (bf16, 8-bit floats, 4-bit integers)
+ * @throws TuttiError E_UNSUPPORTED for types that NumPy does not have (bf16, floats of at most a byte, integers of less)
  */
 export function writeNpy(tensor: HostTensor, subject: string): Uint8Array {
   const { dtype, shape } = tensor;

@@ -1,7 +1,7 @@
 /** What `--input`, `--output` and `--expect` say: tensors from files, seeds and lists, and tensors into files. */
 import { readFile } from 'node:fs/promises';
 import { numbersOf } from '../compiler/compare.js';
-import { isFloat } from '../compiler/dtype.js';
+import { bitsOf, integerRange, isFloat, isInt } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
 import { decode, encode, protoOf, tensorOf } from '../compiler/frontends/onnx/index.js';
 import { emptyTensor, type HostTensor, sizeOf } from '../compiler/tensor.js';
@@ -176,8 +176,13 @@ export function randomTensor(info: ValueInfo, seed: number): Tensor {
   }
   if (dtype === 'f32') return new Tensor('float32', Float32Array.from({ length: count }, sample), shape);
   const values = Array.from({ length: count }, sample);
-  // Four-bit signed integers end at 7.
-  return new Tensor(info.type, dtype === 'i4' ? values.map((value) => Math.min(7, value)) : values, shape);
+  // Some integers are too short for a 9.
+  const most = isInt(dtype) && bitsOf(dtype) <= 4 ? Number(integerRange(dtype)[1]) : Number.POSITIVE_INFINITY;
+  return new Tensor(
+    info.type,
+    values.map((value) => Math.min(most, value)),
+    shape,
+  );
 }
 
 function listTensor(texts: readonly string[], info: ValueInfo): Tensor {

@@ -1,5 +1,5 @@
 /** Comparison of tensors with tolerances, as the ONNX backend tests do it: NaN and infinities must match. */
-import { isFloat } from './dtype.js';
+import { isFloat, isMiniFloat } from './dtype.js';
 import { bigsOf, isBig, numbersOf as numbersOfSmall } from './graph/ops/reference/data.js';
 import { type HostTensor, sizeOf } from './tensor.js';
 
@@ -26,7 +26,7 @@ export function numbersOf(tensor: HostTensor): ArrayLike<number> & Iterable<numb
   return isBig(tensor.dtype) ? Float64Array.from(bigsOf(tensor), Number) : numbersOfSmall(tensor);
 }
 
-/** Compares element by element; integers, bool, strings and f8 exactly. */
+/** Compares element by element; integers, bool, strings and floats of at most a byte exactly. */
 export function compareTensors(actual: HostTensor, expected: HostTensor, { rtol, atol }: Tolerance): Comparison {
   const differ = (reason: string): Comparison => ({
     ok: false,
@@ -44,7 +44,7 @@ export function compareTensors(actual: HostTensor, expected: HostTensor, { rtol,
     if (at >= 0) return differ(`string ${at} is ${JSON.stringify(actual.data[at])}`);
     return { ok: true, maxDifference: 0, maxExpected: 0, mismatches: 0 };
   }
-  const exact = !isFloat(expected.dtype) || expected.dtype.startsWith('f8');
+  const exact = !isFloat(expected.dtype) || isMiniFloat(expected.dtype);
   const wide = expected.dtype === 'i64' || expected.dtype === 'u64';
   const [a, e] = [numbersOf(actual), numbersOf(expected)];
   let [maxDifference, maxExpected, mismatches, first] = [0, 0, 0, -1];

@@ -1,5 +1,6 @@
 /**
- * Exact number formats on the host: rounding to the small float formats, their bits, fused multiply-add and erf.
+ * Exact number formats on the host: rounding to the 16-bit float formats, their bits, fused multiply-add and erf. The
+ * formats of at most a byte are in `minifloat.ts`.
  *
  * All roundings go from a double in one step (to nearest, ties to even, subnormals kept), so a value computed in f64
  * from operands of at most half its precision is never rounded twice in a way that shows.
@@ -14,7 +15,7 @@ const high = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1 ? 1 : 0;
 const low = 1 - high;
 
 /** Unbiased exponent of a double: floor(log2|x|) for normal x, below -1022 for subnormals and zero. */
-function exponentOf(x: number): number {
+export function exponentOf(x: number): number {
   f64[0] = x;
   return ((f64Words[high] >>> 20) & 0x7ff) - 1023;
 }
@@ -93,52 +94,6 @@ export function bf16ToF32(bits: number): number {
   f32Word[0] = (bits & 0xffff) << 16;
   return f32[0];
 }
-
-interface Float8 {
-  readonly mantissaBits: number;
-  /** Exponent of the smallest normal number. */
-  readonly minExponent: number;
-  /** Bits of the largest finite number. */
-  readonly max: number;
-  /** Bits that an overflow gives without saturation: NaN for e4m3fn, Inf for e5m2. */
-  readonly overflow: number;
-  readonly nan: number;
-}
-const e4m3: Float8 = { mantissaBits: 3, minExponent: -6, max: 0x7e, overflow: 0x7f, nan: 0x7f };
-const e5m2: Float8 = { mantissaBits: 2, minExponent: -14, max: 0x7b, overflow: 0x7c, nan: 0x7f };
-
-function encodeFloat8(format: Float8, x: number, saturate: boolean): number {
-  if (Number.isNaN(x)) return format.nan;
-  const sign = x < 0 || Object.is(x, -0) ? 0x80 : 0;
-  const magnitude = Math.abs(x);
-  const beyond = saturate ? format.max : format.overflow;
-  if (magnitude >= 2 ** 17) return sign | beyond;
-  const exponent = Math.max(exponentOf(magnitude), format.minExponent);
-  // A carry out of the mantissa runs into the exponent field, which is just right.
-  const bits =
-    ((exponent - format.minExponent) << format.mantissaBits) +
-    roundTiesToEven(magnitude * powerOfTwo(format.mantissaBits - exponent));
-  return sign | (bits > format.max ? beyond : bits);
-}
-
-function decodeFloat8(format: Float8, bits: number): number {
-  const sign = bits & 0x80 ? -1 : 1;
-  const magnitude = bits & 0x7f;
-  if (magnitude > format.max)
-    return magnitude === format.overflow && magnitude !== format.nan ? sign * Number.POSITIVE_INFINITY : Number.NaN;
-  const exponent = magnitude >>> format.mantissaBits;
-  const mantissa = magnitude & ((1 << format.mantissaBits) - 1);
-  const scale = 2 ** (format.minExponent - format.mantissaBits);
-  if (exponent === 0) return sign * mantissa * scale;
-  return sign * (mantissa + (1 << format.mantissaBits)) * scale * 2 ** (exponent - 1);
-}
-
-/** Bits of `x` as float8e4m3fn. With `saturate` (ONNX Cast) overflow and infinities give ±448, else NaN. */
-export const f32ToF8e4m3 = (x: number, saturate = true): number => encodeFloat8(e4m3, x, saturate);
-export const f8e4m3ToF32 = (bits: number): number => decodeFloat8(e4m3, bits);
-/** Bits of `x` as float8e5m2. With `saturate` (ONNX Cast) overflow and infinities give ±57344, else ±Inf. */
-export const f32ToF8e5m2 = (x: number, saturate = true): number => encodeFloat8(e5m2, x, saturate);
-export const f8e5m2ToF32 = (bits: number): number => decodeFloat8(e5m2, bits);
 
 /**
  * a·b + c as a double rounded to odd: exact if it fits, else the neighbour with an odd last bit. Needs a·b exact in

@@ -1,5 +1,5 @@
 /** Tensors in host memory: the form in which constants, inputs, outputs and the reference evaluator hold data. */
-import { bytesOf, type DType } from './dtype.js';
+import { bytesOf, type DType, isPacked } from './dtype.js';
 
 export type HostData =
   | Float64Array
@@ -17,7 +17,8 @@ export type HostData =
 /**
  * Row-major and packed. `data` by dtype: f64 Float64Array, f32 Float32Array, f16 and bf16 Uint16Array (bits),
  * f8* Uint8Array (bits), i64 BigInt64Array, u64 BigUint64Array, i32 … u8 the like-named array, bool Uint8Array of
- * 0 and 1, i4 and u4 Uint8Array with two elements a byte (low nibble first), string an array of strings.
+ * 0 and 1, f4e2m1, i4 and u4 Uint8Array with two elements a byte, i2 and u2 with four (the first in the low bits),
+ * string an array of strings.
  */
 export interface HostTensor {
   readonly dtype: DType;
@@ -38,24 +39,30 @@ const constructors: Readonly<Record<Exclude<DType, 'string'>, ArrayConstructor>>
   bf16: Uint16Array,
   f8e4m3: Uint8Array,
   f8e5m2: Uint8Array,
+  f8e4m3fnuz: Uint8Array,
+  f8e5m2fnuz: Uint8Array,
+  f8e8m0: Uint8Array,
+  f4e2m1: Uint8Array,
   i64: BigInt64Array,
   i32: Int32Array,
   i16: Int16Array,
   i8: Int8Array,
   i4: Uint8Array,
+  i2: Uint8Array,
   u64: BigUint64Array,
   u32: Uint32Array,
   u16: Uint16Array,
   u8: Uint8Array,
   u4: Uint8Array,
+  u2: Uint8Array,
   bool: Uint8Array,
 };
 
 /** Number of elements of a shape; 1 for a scalar. */
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((product, dim) => product * dim, 1);
 
-const dataLength = (dtype: Exclude<DType, 'string'>, count: number): number =>
-  dtype === 'i4' || dtype === 'u4' ? bytesOf(dtype, count) : count;
+/** Entries of a tensor's `data`: elements, or bytes of packed types. */
+export const dataLength = (dtype: DType, count: number): number => (isPacked(dtype) ? bytesOf(dtype, count) : count);
 
 /** A tensor of zeros (empty strings). */
 export function emptyTensor(dtype: DType, shape: readonly number[]): HostTensor {

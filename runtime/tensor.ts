@@ -2,15 +2,26 @@
  * Tensors as users hold them, following onnxruntime-common: `type`, `dims`, `data`, `location`, `getData`, `dispose`.
  * Data is row-major and packed; the array type follows from the element type.
  */
-import { bytesOf, type DType } from '../compiler/dtype.js';
+import {
+  bitsOf,
+  type DType,
+  integerRange,
+  isInt,
+  isMiniFloat,
+  isPacked,
+  type PackedDType,
+  perByte,
+} from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
-import { f32ToBf16, f32ToF8e4m3, f32ToF8e5m2, f32ToF16 } from '../compiler/numeric.js';
-import { type HostTensor, sizeOf } from '../compiler/tensor.js';
+import { encodeMiniFloat } from '../compiler/minifloat.js';
+import { f32ToBf16, f32ToF16 } from '../compiler/numeric.js';
+import { dataLength, type HostTensor, sizeOf } from '../compiler/tensor.js';
 
 /**
  * Element types and the data each has: float16 and bfloat16 Uint16Array (bits), float8 Uint8Array (bits), bool
- * Uint8Array of 0 and 1, int64 BigInt64Array, uint64 BigUint64Array, int4 and uint4 Uint8Array with two elements a byte
- * (low nibble first), string an array of strings, the others the like-named typed array.
+ * Uint8Array of 0 and 1, int64 BigInt64Array, uint64 BigUint64Array, int4, uint4 and float4e2m1 Uint8Array with two
+ * elements a byte, int2 and uint2 with four (the first in the low bits), string an array of strings, the others the
+ * like-named typed array.
  */
 export type TensorType = keyof typeof types;
 
@@ -52,18 +63,24 @@ const types = {
   float64: { dtype: 'f64', array: Float64Array },
   float16: { dtype: 'f16', array: Uint16Array, encode: f32ToF16 },
   bfloat16: { dtype: 'bf16', array: Uint16Array, encode: f32ToBf16 },
-  float8e4m3fn: { dtype: 'f8e4m3', array: Uint8Array, encode: f32ToF8e4m3 },
-  float8e5m2: { dtype: 'f8e5m2', array: Uint8Array, encode: f32ToF8e5m2 },
+  float8e4m3fn: { dtype: 'f8e4m3', array: Uint8Array },
+  float8e5m2: { dtype: 'f8e5m2', array: Uint8Array },
+  float8e4m3fnuz: { dtype: 'f8e4m3fnuz', array: Uint8Array },
+  float8e5m2fnuz: { dtype: 'f8e5m2fnuz', array: Uint8Array },
+  float8e8m0: { dtype: 'f8e8m0', array: Uint8Array },
+  float4e2m1: { dtype: 'f4e2m1', array: Uint8Array },
   int64: { dtype: 'i64', array: BigInt64Array },
   int32: { dtype: 'i32', array: Int32Array },
   int16: { dtype: 'i16', array: Int16Array },
   int8: { dtype: 'i8', array: Int8Array },
   int4: { dtype: 'i4', array: Uint8Array },
+  int2: { dtype: 'i2', array: Uint8Array },
   uint64: { dtype: 'u64', array: BigUint64Array },
   uint32: { dtype: 'u32', array: Uint32Array },
   uint16: { dtype: 'u16', array: Uint16Array },
   uint8: { dtype: 'u8', array: Uint8Array },
   uint4: { dtype: 'u4', array: Uint8Array },
+  uint2: { dtype: 'u2', array: Uint8Array },
   bool: { dtype: 'bool', array: Uint8Array },
   string: { dtype: 'string' },
 } as const satisfies Record<string, TypeFacts>;
@@ -182,7 +199,7 @@ function inferType(data: TensorData): TensorType {
 const isFloat16Array = (data: object): boolean => Object.prototype.toString.call(data) === '[object Float16Array]';
 
 function convert(type: TensorType, data: TensorData): NumericArray | readonly string[] {
-  const { array, encode } = factsOf(type);
+  const { array, dtype, encode } = factsOf(type);
   if (array === undefined) {
     if (Array.isArray(data) && data.every((value) => typeof value === 'string')) return data;
     throw inputError('data does not fit the type string', 'an array of strings', describeData(data));
@@ -196,7 +213,6 @@ function convert(type: TensorType, data: TensorData): NumericArray | readonly st
     if (type !== 'float16') return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
     return new Uint16Array(view.buffer, view.byteOffset, view.byteLength / 2);
   }
-  if (type === 'int4' || type === 'uint4') return packNibbles(type, data as readonly number[]);
   const values = data as readonly (number | bigint | boolean | string)[];
   if (values.some((value) => typeof value === 'string' || value === undefined || value === null)) {
     throw inputError(`data does not fit the type ${type}`, 'numbers', describeData(data));
@@ -204,28 +220,37 @@ function convert(type: TensorType, data: TensorData): NumericArray | readonly st
   try {
     if (type === 'int64' || type === 'uint64') return array.from(values.map(BigInt) as never);
     const numbers = values.map(Number);
+    if (isPacked(dtype)) return pack(type, dtype, numbers);
+    if (isMiniFloat(dtype))
+      return Uint8Array.from(numbers, (value) => encodeMiniFloat(dtype, value, { saturate: true }));
     if (type === 'bool') return Uint8Array.from(numbers, (value) => (value === 0 ? 0 : 1));
     return array.from((encode === undefined ? numbers : numbers.map(encode)) as never);
   } catch (cause) {
+    if (cause instanceof TuttiError) throw cause;
     throw inputError(`data does not fit the type ${type}`, 'integers', describeData(data), cause);
   }
 }
 
-function packNibbles(type: TensorType, values: readonly number[]): Uint8Array {
-  const packed = new Uint8Array(Math.ceil(values.length / 2));
-  const [min, max] = type === 'int4' ? [-8, 7] : [0, 15];
+/** Several elements a byte, the first in the low bits. */
+function pack(type: TensorType, dtype: PackedDType, values: readonly number[]): Uint8Array {
+  const [bits, each] = [bitsOf(dtype), perByte(dtype)];
+  const packed = new Uint8Array(Math.ceil(values.length / each));
   for (const [i, value] of values.entries()) {
-    if (!Number.isInteger(value) || value < min || value > max) {
-      throw inputError(`data does not fit the type ${type}`, `integers from ${min} to ${max}`, String(value));
-    }
-    packed[i >> 1] |= (value & 15) << (4 * (i & 1));
+    packed[Math.floor(i / each)] |= (fieldOf(type, dtype, value) & (2 ** bits - 1)) << (bits * (i % each));
   }
   return packed;
 }
 
-/** Elements in `data`, which for four-bit types may be packed. */
+function fieldOf(type: TensorType, dtype: PackedDType, value: number): number {
+  if (!isInt(dtype)) return encodeMiniFloat(dtype, value, { saturate: true });
+  const [min, max] = integerRange(dtype).map(Number);
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw inputError(`data does not fit the type ${type}`, `integers from ${min} to ${max}`, String(value));
+}
+
+/** Elements in `data`, which may be packed. */
 const countOf = (type: TensorType, data: TensorData): number =>
-  (type === 'int4' || type === 'uint4') && ArrayBuffer.isView(data) ? data.length * 2 : data.length;
+  ArrayBuffer.isView(data) ? data.length * perByte(dtypeOfType(type)) : data.length;
 
 function checkDims(dims: readonly number[]): readonly number[] {
   for (const dim of dims) {
@@ -236,7 +261,7 @@ function checkDims(dims: readonly number[]): readonly number[] {
 
 function checkLength(type: TensorType, length: number, dims: readonly number[]): void {
   const count = sizeOf(dims);
-  const expected = type === 'int4' || type === 'uint4' ? bytesOf(dtypeOfType(type), count) : count;
+  const expected = dataLength(dtypeOfType(type), count);
   if (length === expected) return;
   throw inputError(`data and dims [${dims.join(', ')}] do not fit`, `${expected} elements`, String(length));
 }

@@ -5,7 +5,7 @@
  * their size, largest first: then each lies at a multiple of its own element size, and all whose size is a multiple of
  * 64 (most weights) at a multiple of 64.
  */
-import { bytesOf, type DType } from '../dtype.js';
+import { bytesOf, type DType, dtypes } from '../dtype.js';
 import type { ConstantData } from '../graph/types.js';
 import { bytesOfTensor, type HostTensor, sizeOf, tensorFromBytes } from '../tensor.js';
 import { damaged } from './failure.js';
@@ -22,6 +22,7 @@ const formatNames: Partial<Readonly<Record<DType, string>>> = {
   bf16: 'BF16',
   f8e4m3: 'F8_E4M3',
   f8e5m2: 'F8_E5M2',
+  f8e8m0: 'F8_E8M0',
   i64: 'I64',
   i32: 'I32',
   i16: 'I16',
@@ -161,9 +162,7 @@ function readTensor(key: string, entry: unknown, bytes: Uint8Array): ConstantDat
   };
 }
 
-const dtypeNames = new Map<string, DType>(
-  [...Object.keys(formatNames), 'i4', 'u4', 'string'].map((name) => [name, name as DType]),
-);
+const dtypeNames = new Map<string, DType>(dtypes.map((dtype) => [dtype, dtype]));
 
 function readStrings(key: string, shape: readonly number[], count: number, bytes: Uint8Array): ConstantData {
   let strings: unknown;

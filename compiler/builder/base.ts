@@ -7,7 +7,7 @@ import { type Dim, dimName, printShape, type SymDim } from '../graph/dims.js';
 import { tensorOfNumbers } from '../graph/ops/reference/data.js';
 import type { ConstantData, DimBounds, Graph, OpAttrs, OpKind, Value } from '../graph/types.js';
 import { verifyGraph } from '../graph/verify.js';
-import { type HostData, type HostTensor, sizeOf } from '../tensor.js';
+import { dataLength, type HostData, type HostTensor, sizeOf } from '../tensor.js';
 
 /** Dims by number or by name (`'batch'`); expressions come from the shapes of other values. */
 export type ShapeLike = readonly (number | string | SymDim)[];
@@ -66,8 +66,9 @@ export class BaseBuilder {
     this.at('constant');
     if ('shape' in data) return this.graph.constant(data);
     const dims = shape ?? [data.length];
-    const packed = dtype === 'i4' || dtype === 'u4';
-    if (data.length !== (packed ? Math.ceil(sizeOf(dims) / 2) : sizeOf(dims))) {
+    // Plain numbers are one an element; packed types come as bytes or so.
+    const expected = ArrayBuffer.isView(data) ? dataLength(dtype ?? 'u8', sizeOf(dims)) : sizeOf(dims);
+    if (data.length !== expected) {
       throw new TuttiError('E_SHAPE', 'data of the constant does not fit its shape', {
         subject: this.graph.source.node,
         expected: `${sizeOf(dims)} elements for ${printShape(dims)}`,

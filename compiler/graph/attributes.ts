@@ -1,11 +1,13 @@
 /** The attributes of every op as data: what the text format prints and what it accepts. */
 import { isDType } from '../dtype.js';
+import { scaleRoundings } from '../minifloat.js';
 import { type Dim, SymDim } from './dims.js';
 import { binaryOps, type Graph, type OpAttrs, type OpKind, unaryOps } from './types.js';
 
 /**
  * Form of one attribute. `dim` may be symbolic; `number?` may be null; `record` holds what a source operator had;
- * `graph` is a body; an array of words is an enumeration.
+ * `graph` is a body; an array of words is an enumeration; with
+ * the empty word among them the attribute may be left out.
  */
 export type FieldForm =
   | 'int'
@@ -26,6 +28,7 @@ export type FieldForm =
 
 export type OpSchema = Readonly<Record<string, FieldForm>>;
 
+const optional = (words: readonly string[]): readonly string[] => ['', ...words];
 const window = { strides: 'ints', padLow: 'dims', padHigh: 'dims', dilations: 'ints' } as const;
 const none = (kinds: readonly OpKind[]) => Object.fromEntries(kinds.map((kind) => [kind, {}]));
 type Elementwise = (typeof unaryOps)[number] | (typeof binaryOps)[number];
@@ -36,7 +39,7 @@ export const schemas = {
   ...(none(binaryOps) as Record<(typeof binaryOps)[number], OpSchema>),
   select: {},
   clamp: { min: 'number?', max: 'number?' },
-  cast: { dtype: 'dtype', saturate: 'bool' },
+  cast: { dtype: 'dtype', saturate: 'bool', rounding: optional(scaleRoundings) },
   bitcast: { dtype: 'dtype' },
   reshape: { shape: 'dims' },
   transpose: { permutation: 'ints' },
@@ -58,6 +61,8 @@ export const schemas = {
   conv: { ...window, groups: 'int', inputDilation: 'ints', dtype: 'dtype' },
   reduce_window: { fn: ['sum', 'max', 'min', 'prod'], window: 'ints', ...window },
   window_argmax: { window: 'ints', ...window },
+  suppress: { limit: 'int' },
+  random_bits: { shape: 'dims', key: 'ints' },
   softmax: { axes: 'ints', log: 'bool' },
   normalize: { axes: 'ints', epsilon: 'number', center: 'bool', statistics: 'bool' },
   resize: {
@@ -87,6 +92,8 @@ export const schemas = {
   readonly [K in Elementwise]: OpSchema;
 };
 
+/** Whether nodes may come without an attribute of that form. */
+export const isOptional = (form: FieldForm): boolean => typeof form !== 'string' && form.includes('');
 export const schemaOf = (kind: OpKind): OpSchema => schemas[kind];
 
 const isInteger = (value: unknown): boolean => Number.isSafeInteger(value);
@@ -98,7 +105,7 @@ const isListOf = (value: unknown, has: (entry: unknown) => boolean): boolean =>
 
 /** Whether a value has the form. Ranges are up to the op. */
 export function hasForm(form: FieldForm, value: unknown): boolean {
-  if (typeof form !== 'string') return form.includes(value as string);
+  if (typeof form !== 'string') return form.includes((value ?? '') as string);
   switch (form) {
     case 'int':
       return isInteger(value);
@@ -138,7 +145,7 @@ export const isGraph = (value: unknown): value is Graph =>
   typeof value === 'object' && value !== null && 'nodes' in value && 'constants' in value;
 
 export const describeForm = (form: FieldForm): string =>
-  typeof form === 'string' ? formTexts[form] : `one of ${form.join(', ')}`;
+  typeof form === 'string' ? formTexts[form] : `one of ${form.filter((word) => word !== '').join(', ')}`;
 
 const formTexts: Readonly<Record<Extract<FieldForm, string>, string>> = {
   int: 'an integer',

@@ -5,6 +5,7 @@
  */
 import { type DType, isFloat, isInt } from '../dtype.js';
 import { TuttiError } from '../error.js';
+import type { ScaleRounding } from '../minifloat.js';
 import type { HostTensor } from '../tensor.js';
 import { describe, type GraphBuilder } from './builder.js';
 import { addDims, type Dim, mulDims, printShape, productOf, shapeEquals } from './dims.js';
@@ -93,9 +94,9 @@ export const select3 = (b: GraphBuilder, condition: Value, x: Value, y: Value): 
 export const clamp = (b: GraphBuilder, x: Value, min: number | null, max: number | null): Value =>
   min === null && max === null ? x : one(b, 'clamp', [x], { min, max });
 
-/** ONNX semantics; `saturate` matters for f8 only. */
-export const cast = (b: GraphBuilder, x: Value, dtype: DType, saturate = true): Value =>
-  x.type.dtype === dtype ? x : one(b, 'cast', [x], { dtype, saturate });
+/** ONNX semantics; `saturate` matters for f8 only, `rounding` for f8e8m0. */
+export const cast = (b: GraphBuilder, x: Value, dtype: DType, saturate = true, rounding?: ScaleRounding): Value =>
+  x.type.dtype === dtype ? x : one(b, 'cast', [x], { dtype, saturate, ...(rounding && { rounding }) });
 
 export const bitcast = (b: GraphBuilder, x: Value, dtype: DType): Value =>
   x.type.dtype === dtype ? x : one(b, 'bitcast', [x], { dtype });

@@ -2,7 +2,7 @@
  * Runs graphs on host tensors: slow and exact. The oracle that kernels are checked against, and the constant folder.
  */
 import { TuttiError } from '../error.js';
-import { type HostTensor, sizeOf } from '../tensor.js';
+import { dataLength, type HostTensor, sizeOf } from '../tensor.js';
 import { describe } from './builder.js';
 import { isConcrete, plainName, printShape, SymDim } from './dims.js';
 import { definitionOf } from './ops/index.js';
@@ -126,8 +126,7 @@ function checkInput(name: string, type: TensorType, tensor: HostTensor, bound: M
       return known === tensor.shape[i];
     });
   if (!fits) throw new TuttiError('E_INPUT', 'input does not fit', { subject: name, expected, found });
-  const length =
-    tensor.dtype === 'i4' || tensor.dtype === 'u4' ? Math.ceil(sizeOf(tensor.shape) / 2) : sizeOf(tensor.shape);
+  const length = dataLength(tensor.dtype, sizeOf(tensor.shape));
   if (tensor.data.length !== length) {
     throw new TuttiError('E_INPUT', 'data of the input does not fit its shape', {
       subject: name,

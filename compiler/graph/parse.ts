@@ -5,7 +5,7 @@
 import { type DType, integerRange, isDType, isFloat, isInt } from '../dtype.js';
 import { TuttiError } from '../error.js';
 import { type HostTensor, sizeOf } from '../tensor.js';
-import { type FieldForm, schemaOf } from './attributes.js';
+import { type FieldForm, isOptional, schemaOf } from './attributes.js';
 import {
   addDims,
   type Dim,
@@ -212,8 +212,8 @@ class GraphReader {
       } while (line.accept(','));
       line.expect('}');
     }
-    for (const name of Object.keys(schema))
-      if (!Object.hasOwn(attrs, name)) line.fail(`attribute '${name}' is missing`);
+    for (const [name, form] of Object.entries(schema))
+      if (!Object.hasOwn(attrs, name) && !isOptional(form)) line.fail(`attribute '${name}' is missing`);
     return attrs;
   }
 

@@ -87,9 +87,9 @@ class Printer {
       nameOf: (key) => `${node.outputs[0]?.name}.${key}`,
       body: (graph) => this.#body(graph),
     };
-    const fields = Object.entries(schemaOf(node.op)).map(
-      ([name, form]) => `${name}: ${printField(form, attrs[name], context)}`,
-    );
+    const fields = Object.entries(schemaOf(node.op))
+      .filter(([name]) => attrs[name] !== undefined)
+      .map(([name, form]) => `${name}: ${printField(form, attrs[name], context)}`);
     const list = fields.length === 0 ? '' : ` {${fields.join(', ')}}`;
     return `${results} = ${node.op}(${operands})${list} ${printSource(node.source)}`;
   }

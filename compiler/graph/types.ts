@@ -1,5 +1,6 @@
 /** Graph IR: what a model means. SSA over tensors; nodes in topological order; shapes may be symbolic. */
 import type { DType } from '../dtype.js';
+import type { ScaleRounding } from '../minifloat.js';
 import type { HostTensor } from '../tensor.js';
 import type { Dim, DimBounds } from './dims.js';
 
@@ -137,7 +138,8 @@ export interface OpAttrs extends Record<UnaryOp | BinaryOp, None> {
   select: None;
   /** Missing bounds are null. NaN stays NaN. */
   clamp: { readonly min: number | null; readonly max: number | null };
-  cast: { readonly dtype: DType; readonly saturate: boolean };
+  /** `rounding` is for f8e8m0 alone, and `up` where it is left out. */
+  cast: { readonly dtype: DType; readonly saturate: boolean; readonly rounding?: ScaleRounding };
   bitcast: { readonly dtype: DType };
 
   reshape: { readonly shape: readonly Dim[] };
@@ -200,6 +202,11 @@ export interface OpAttrs extends Record<UnaryOp | BinaryOp, None> {
   reduce_window: Window & { readonly fn: 'sum' | 'max' | 'min' | 'prod'; readonly window: readonly number[] };
   /** i64 row-major flat index into x of the window's first maximum (all dims windows). */
   window_argmax: Window & { readonly window: readonly number[] };
+
+  /** (boxes [B, n, 4], scores [B, C, n], greatest overlap, least score): indices of the boxes kept, [B, C, limit]. */
+  suppress: { readonly limit: number };
+  /** Random u32: the first word of Philox4x32-10 of the key at the element's row-major index. */
+  random_bits: { readonly shape: readonly Dim[]; readonly key: readonly number[] };
 
   /** exp(x - max) / sum over `axes`; `log`: its logarithm. */
   softmax: { readonly axes: readonly number[]; readonly log: boolean };

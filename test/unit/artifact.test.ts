@@ -12,7 +12,7 @@ import {
 } from '../../compiler/artifact/index.js';
 import { readSafetensors } from '../../compiler/artifact/safetensors.js';
 import { readTar, tarEnd, tarHeader, tarPadding } from '../../compiler/artifact/tar.js';
-import { type DType, dtypes } from '../../compiler/dtype.js';
+import { bitsOf, type DType, dtypes, isPacked, perByte } from '../../compiler/dtype.js';
 import { TuttiError } from '../../compiler/error.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import { dimName } from '../../compiler/graph/dims.js';
@@ -30,11 +30,10 @@ function filled(dtype: DType, shape: readonly number[], seed: number): HostTenso
   bytesOfTensor(tensor).forEach((_, i, bytes) => {
     bytes[i] = dtype === 'bool' ? (i * seed) % 2 : (i * 31 + seed * 7) % 251;
   });
-  // The unused half of the last byte is no data.
-  if (dtype === 'i4' || dtype === 'u4') {
-    const bytes = bytesOfTensor(tensor);
-    if (sizeOf(shape) % 2 === 1) bytes[bytes.byteLength - 1] &= 15;
-  }
+  // The unused part of the last byte is no data.
+  const used = (sizeOf(shape) % perByte(dtype)) * bitsOf(dtype);
+  const bytes = bytesOfTensor(tensor);
+  if (isPacked(dtype) && used > 0) bytes[bytes.byteLength - 1] &= 2 ** used - 1;
   return tensor;
 }
 

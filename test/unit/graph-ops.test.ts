@@ -146,7 +146,9 @@ function expectClose(actual: HostTensor, expected: HostTensor): void {
     return;
   }
   const relative =
-    { f64: 1e-5, f32: 1e-5, f16: 2e-3, bf16: 2e-2, f8e4m3: 0.15, f8e5m2: 0.3 }[expected.dtype as 'f32'] ?? 0;
+    { f64: 1e-5, f32: 1e-5, f16: 2e-3, bf16: 2e-2, f8e4m3: 0.15, f8e4m3fnuz: 0.15, f8e5m2: 0.3, f8e5m2fnuz: 0.3 }[
+      expected.dtype as 'f32'
+    ] ?? 0;
   const [p, q] = [numbersOf(actual), numbersOf(expected)];
   for (let i = 0; i < q.length; i++) {
     const tolerance = relative * Math.max(1, Math.abs(q[i])) + (expected.dtype === 'i32' ? 1 : 0);

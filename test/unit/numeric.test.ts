@@ -5,12 +5,8 @@ import {
   bf16ToF32,
   bigintToOddF64,
   erf,
-  f8e4m3ToF32,
-  f8e5m2ToF32,
   f16ToF32,
   f32ToBf16,
-  f32ToF8e4m3,
-  f32ToF8e5m2,
   f32ToF16,
   fmaBf16,
   fmaF16,
@@ -34,22 +30,6 @@ function finite(bits: number, decode: (bits: number) => number): { readonly bits
 describe.each([
   { name: 'f16', bits: 16, decode: f16ToF32, encode: f32ToF16, max: 65504, min: 2 ** -24 },
   { name: 'bf16', bits: 16, decode: bf16ToF32, encode: f32ToBf16, max: (2 - 2 ** -7) * 2 ** 127, min: 2 ** -133 },
-  {
-    name: 'f8e4m3',
-    bits: 8,
-    decode: f8e4m3ToF32,
-    encode: (x: number) => f32ToF8e4m3(x, false),
-    max: 448,
-    min: 2 ** -9,
-  },
-  {
-    name: 'f8e5m2',
-    bits: 8,
-    decode: f8e5m2ToF32,
-    encode: (x: number) => f32ToF8e5m2(x, false),
-    max: 57344,
-    min: 2 ** -16,
-  },
 ])('$name', ({ bits, decode, encode, max, min }) => {
   const all = finite(bits, decode);
 
@@ -80,19 +60,6 @@ test('overflow', () => {
   expect([roundF16(65519.999), roundF16(65520), roundF16(-1e300)]).toEqual([65504, inf, -inf]);
   expect([roundBf16(3.3961775e38), roundBf16(3.4e38), roundBf16(-inf)]).toEqual([3.3895313892515355e38, inf, -inf]);
   expect([f32ToF16(inf), f32ToF16(-1e9), f32ToF16(65519)]).toEqual([0x7c00, 0xfc00, 0x7bff]);
-  // ONNX Cast: with saturation the largest finite value, without NaN (e4m3fn) or Inf (e5m2).
-  const values = [464, 465, 1e30, inf, -inf];
-  expect(values.map((x) => f32ToF8e4m3(x, true))).toEqual([0x7e, 0x7e, 0x7e, 0x7e, 0xfe]);
-  expect(values.map((x) => f32ToF8e4m3(x, false))).toEqual([0x7e, 0x7f, 0x7f, 0x7f, 0xff]);
-  const wide = [61439, 61440, 1e30, inf, -inf];
-  expect(wide.map((x) => f32ToF8e5m2(x, true))).toEqual([0x7b, 0x7b, 0x7b, 0x7b, 0xfb]);
-  expect(wide.map((x) => f32ToF8e5m2(x, false))).toEqual([0x7b, 0x7c, 0x7c, 0x7c, 0xfc]);
-  expect([f8e5m2ToF32(0x7c), f8e5m2ToF32(0xfc), f8e5m2ToF32(0x7d), f8e4m3ToF32(0x7f)]).toEqual([
-    inf,
-    -inf,
-    Number.NaN,
-    Number.NaN,
-  ]);
 });
 
 test('round to an integer, ties to even, the sign of zero kept', () => {

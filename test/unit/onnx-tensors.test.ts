@@ -1,7 +1,7 @@
 // TensorProto ↔ HostTensor: all element types, raw and typed fields, external data and what it must not do.
 import { describe, expect, it, vi } from 'vitest';
 import { numbersOf } from '../../compiler/compare.js';
-import { type DType, dtypes } from '../../compiler/dtype.js';
+import { bitsOf, type DType, dtypes } from '../../compiler/dtype.js';
 import { decode, type ExternalFile, encode, protoOf, tensorOf } from '../../compiler/frontends/onnx/index.js';
 import type { MessageInit } from '../../compiler/frontends/onnx/proto.js';
 import { constantOf, denseOf, onnxTypeOf } from '../../compiler/frontends/onnx/tensors.js';
@@ -19,27 +19,7 @@ const code = (name: string) => expect.objectContaining({ code: name });
 describe('tensors of ONNX models', () => {
   it.each(dtypes.filter((dtype) => dtype !== 'string'))('%s as raw bytes, at any alignment', (dtype) => {
     const bytes = Uint8Array.from({ length: 48 }, (_, i) => (dtype === 'bool' ? i % 2 : i * 37));
-    const count =
-      dtype === 'i4' || dtype === 'u4'
-        ? 96
-        : (48 * 8) /
-          {
-            f64: 64,
-            i64: 64,
-            u64: 64,
-            f32: 32,
-            i32: 32,
-            u32: 32,
-            f16: 16,
-            bf16: 16,
-            i16: 16,
-            u16: 16,
-            i8: 8,
-            u8: 8,
-            bool: 8,
-            f8e4m3: 8,
-            f8e5m2: 8,
-          }[dtype];
+    const count = (48 * 8) / bitsOf(dtype);
     const tensor = tensorFromBytes(dtype, [count], bytes.slice());
     for (const shift of [0, 1, 2, 3, 4, 5, 6, 7]) expect(read(protoOf(tensor), shift)).toEqual(tensor);
   });
@@ -59,7 +39,13 @@ describe('tensors of ONNX models', () => {
     ['f16', { int32Data: [0x3e00, 0xc000] }, [1.5, -2]],
     ['bf16', { int32Data: [0x3fc0, 0xc000] }, [1.5, -2]],
     ['f8e5m2', { int32Data: [0x3c, 0xc0] }, [1, -2]],
+    ['f8e4m3fnuz', { int32Data: [0x40, 0xc8] }, [1, -2]],
+    ['f8e5m2fnuz', { int32Data: [0x40, 0xc4] }, [1, -2]],
+    ['f8e8m0', { int32Data: [0x7f, 0x81] }, [1, 4]],
+    ['f4e2m1', { int32Data: [0xc2] }, [1, -2]],
     ['i4', { int32Data: [0x7f] }, [-1, 7]],
+    ['i2', { int32Data: [0x0b] }, [-1, -2]],
+    ['u2', { int32Data: [0x0b] }, [3, 2]],
     ['u4', { int32Data: [0x7f] }, [15, 7]],
   ])('%s in its typed field', (dtype, data, expected) => {
     const tensor = read({ dims: [2n], dataType: onnxTypeOf(dtype), ...data });

@@ -12,6 +12,11 @@ import { onnxTypeOf, protoOf } from './tensors.js';
 const baseOpset = 21;
 type AttributeValue = number | bigint | string | readonly bigint[] | readonly number[] | HostTensor;
 
+/** The opset in which a type came, where that is later than ours. */
+const firstOpset: Partial<Readonly<Record<DType, number>>> = { f4e2m1: 23, f8e8m0: 24, i2: 25, u2: 25 };
+/** ONNX's versioning table: which IR the release of an opset has. */
+const irVersionOf = (opset: number): bigint => BigInt(Math.min(13, Math.max(10, opset - 12)));
+
 /** What an exported op may write: nodes, constants, dims as tensors. Names are of ONNX values. */
 export class ExportContext {
   readonly #nodes: MessageInit<'NodeProto'>[] = [];
@@ -59,6 +64,7 @@ export class ExportContext {
 
   define(value: Value, name: string): void {
     this.#names.set(value.id, name);
+    this.needs(firstOpset[value.type.dtype] ?? baseOpset);
   }
 
   nameOf(value: Value): string {
@@ -196,7 +202,7 @@ export function exportOnnx(graph: Graph): Uint8Array {
   for (const node of graph.nodes) exportNode(context, node);
   for (const { name, value } of graph.outputs) context.emit('Identity', [context.nameOf(value)], {}, 1, [name]);
   return encode('ModelProto', {
-    irVersion: 10n,
+    irVersion: irVersionOf(context.opset),
     producerName: 'tutti',
     opsetImport: [{ domain: '', version: BigInt(context.opset) }],
     graph: {

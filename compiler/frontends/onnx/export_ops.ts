@@ -1,5 +1,5 @@
 /** How each graph op is written in ONNX operators. */
-import { type DType, isFloat } from '../../dtype.js';
+import { type DType, isFloat, isMiniFloat } from '../../dtype.js';
 import { addDims, type Dim, isConcrete, mulDims } from '../../graph/dims.js';
 import { filledTensor } from '../../graph/ops/reference/data.js';
 import {
@@ -381,10 +381,11 @@ export const conversions: { readonly [K in OpKind]: Convert<K> } = {
     const bound = (value: number | null): string => (value === null ? '' : scalar(c, value, dtypeIn(node)));
     return c.one('Clip', [x, bound(node.attrs.min), bound(node.attrs.max)]);
   },
-  cast: (c, { attrs: { dtype, saturate } }, inputs) =>
+  cast: (c, { attrs: { dtype, saturate, rounding } }, inputs) =>
     c.one('Cast', inputs, {
       to: BigInt(onnxTypeOf(dtype)),
-      saturate: dtype.startsWith('f8') ? (saturate ? 1n : 0n) : undefined,
+      saturate: isMiniFloat(dtype) && dtype !== 'f4e2m1' ? (saturate ? 1n : 0n) : undefined,
+      round_mode: dtype === 'f8e8m0' ? (rounding ?? 'up') : undefined,
     }),
   bitcast: (c, { attrs: { dtype } }, inputs) => {
     c.needs(26);
@@ -459,6 +460,8 @@ export const conversions: { readonly [K in OpKind]: Convert<K> } = {
     return restore(c.emit('MaxPool', [input], poolAttrs(spatial), 2)[1]);
   },
 
+  suppress: (c) => c.unsupported('suppression of boxes in batches'),
+  random_bits: (c) => c.unsupported('random bits'),
   softmax,
   normalize,
   resize,

@@ -1,8 +1,17 @@
 /** TensorProto, SparseTensorProto ↔ HostTensor: every element type we hold, raw and typed fields, external data. */
 import { bytesOf, type DType } from '../../dtype.js';
 import { TuttiError } from '../../error.js';
+import { elementsOf, newElements, tensorOfElements } from '../../graph/ops/reference/data.js';
 import type { ConstantData } from '../../graph/types.js';
-import { bytesOfTensor, emptyTensor, type HostData, type HostTensor, sizeOf, tensorFromBytes } from '../../tensor.js';
+import {
+  bytesOfTensor,
+  dataLength,
+  emptyTensor,
+  type HostData,
+  type HostTensor,
+  sizeOf,
+  tensorFromBytes,
+} from '../../tensor.js';
 import type { MessageInit, SparseTensorProto, TensorProto } from './proto.js';
 
 /** TensorProto.DataType by number; null where we hold no such elements. */
@@ -25,15 +34,15 @@ const dataTypes: readonly { readonly name: string; readonly dtype: DType | null 
   { name: 'COMPLEX128', dtype: null },
   { name: 'BFLOAT16', dtype: 'bf16' },
   { name: 'FLOAT8E4M3FN', dtype: 'f8e4m3' },
-  { name: 'FLOAT8E4M3FNUZ', dtype: null },
+  { name: 'FLOAT8E4M3FNUZ', dtype: 'f8e4m3fnuz' },
   { name: 'FLOAT8E5M2', dtype: 'f8e5m2' },
-  { name: 'FLOAT8E5M2FNUZ', dtype: null },
+  { name: 'FLOAT8E5M2FNUZ', dtype: 'f8e5m2fnuz' },
   { name: 'UINT4', dtype: 'u4' },
   { name: 'INT4', dtype: 'i4' },
-  { name: 'FLOAT4E2M1', dtype: null },
-  { name: 'FLOAT8E8M0', dtype: null },
-  { name: 'UINT2', dtype: null },
-  { name: 'INT2', dtype: null },
+  { name: 'FLOAT4E2M1', dtype: 'f4e2m1' },
+  { name: 'FLOAT8E8M0', dtype: 'f8e8m0' },
+  { name: 'UINT2', dtype: 'u2' },
+  { name: 'INT2', dtype: 'i2' },
 ];
 
 /** Which data type number a dtype has in ONNX. */
@@ -118,8 +127,7 @@ function checkAmount(proto: TensorProto, dtype: DType, shape: readonly number[],
       return;
     }
   }
-  const packed = dtype === 'i4' || dtype === 'u4';
-  const needed = packed ? bytesOf(dtype, count) : count;
+  const needed = dataLength(dtype, count);
   const found = typedLength(proto, dtype);
   if (found !== needed) throw wrong(`${needed} elements`, `${found}`);
 }
@@ -143,13 +151,19 @@ function typedData(proto: TensorProto, dtype: DType): readonly (number | bigint 
     case 'bf16':
     case 'f8e4m3':
     case 'f8e5m2':
+    case 'f8e4m3fnuz':
+    case 'f8e5m2fnuz':
+    case 'f8e8m0':
+    case 'f4e2m1':
     case 'i32':
     case 'i16':
     case 'i8':
     case 'i4':
+    case 'i2':
     case 'u16':
     case 'u8':
     case 'u4':
+    case 'u2':
     case 'bool':
       return proto.int32Data;
     default:
@@ -294,7 +308,7 @@ export function denseOf(proto: SparseTensorProto, subject: string): HostTensor {
   const indices = tensorOf(proto.indices, subject);
   const shape = dimsOf(proto.dims, subject);
   const count = sizeOf(shape);
-  if (values.dtype === 'string' || values.dtype === 'i4' || values.dtype === 'u4' || indices.dtype !== 'i64') {
+  if (values.dtype === 'string' || indices.dtype !== 'i64') {
     throw new TuttiError('E_UNSUPPORTED', `a sparse tensor of ${values.dtype} with ${indices.dtype} indices`, {
       subject,
     });
@@ -305,9 +319,8 @@ export function denseOf(proto: SparseTensorProto, subject: string): HostTensor {
   if (sizeOf(indices.shape) !== stored * (coordinates ? shape.length : 1)) {
     throw new TuttiError('E_MODEL_INVALID', 'a sparse tensor whose indices do not fit its values', { subject });
   }
-  const dense = emptyTensor(values.dtype, shape);
-  const from = values.data as Float64Array;
-  const to = dense.data as Float64Array;
+  const from = elementsOf(values);
+  const to = newElements(values.dtype, count);
   const index = indices.data as BigInt64Array;
   for (let i = 0; i < stored; i++) {
     const place = coordinates ? index.subarray(i * shape.length, (i + 1) * shape.length) : index.subarray(i, i + 1);
@@ -320,7 +333,7 @@ export function denseOf(proto: SparseTensorProto, subject: string): HostTensor {
     }
     to[limits.reduce((at, limit, d) => at * limit + Number(place[d]), 0)] = from[i];
   }
-  return dense;
+  return tensorOfElements(values.dtype, shape, to);
 }
 
 /** A tensor as a message: raw little-endian bytes, or strings. */

@@ -11,7 +11,6 @@ import {
   gather,
   mul,
   reduce,
-  scalar,
   select3,
   sub,
   tensor,
@@ -19,6 +18,8 @@ import {
   unary,
 } from '../compose.js';
 import type { NodeOf, Value } from '../types.js';
+import { filledTensor } from './reference/data.js';
+import { cast as castTensor } from './reference/elementwise.js';
 import { type AxisTaps, resizeTaps } from './resize.js';
 
 /** Smaller floats are computed in f32. */
@@ -64,7 +65,9 @@ export function decomposeResize(b: GraphBuilder, { attrs, inputs: [x] }: NodeOf<
     if (!axisTaps?.outside) return;
     const along = shape.map((dim, i) => (i === axis ? dim : 1));
     const mask = tensor(b, 'bool', [...axisTaps.outside], along);
-    value = select3(b, mask, scalar(b, attrs.extrapolation, value.type.dtype), value);
+    // What the type does not have is its nearest value.
+    const fill = castTensor(filledTensor('f64', [], attrs.extrapolation), value.type.dtype, { saturate: true });
+    value = select3(b, mask, b.constant(fill), value);
   });
   return [cast(b, value, dtype)];
 }

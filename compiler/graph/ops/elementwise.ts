@@ -155,11 +155,11 @@ export const elementwise = {
     kind: 'cast',
     summary:
       'Conversion: to integers truncates and saturates floats (NaN gives 0) and wraps integers; to bool is x ≠ 0; ' +
-      'to floats rounds to nearest even; `saturate` gives the largest f8 instead of NaN or Inf',
+      'to floats rounds to nearest even; `saturate` gives the largest f8 instead of NaN or Inf, `rounding` is for f8e8m0',
     arity: 1,
     family: 'map',
     infer: ({ attrs, inputs: [x] }) => [{ dtype: attrs.dtype, shape: x.shape }],
-    evaluate: ({ attrs, inputs: [x] }) => [reference.cast(x, attrs.dtype, attrs.saturate)],
+    evaluate: ({ attrs, inputs: [x] }) => [reference.cast(x, attrs.dtype, attrs)],
     scalar: (b, [x], { inputs: [from], output }) => scalar.cast(b, x, from, output),
   }),
 

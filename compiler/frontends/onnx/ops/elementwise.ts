@@ -1,5 +1,5 @@
 /** Elementwise operators: arithmetic, comparison, logic, bits, conversion. */
-import { isFloat, isInt } from '../../../dtype.js';
+import { isFloat, isInt, isPacked } from '../../../dtype.js';
 import {
   binary,
   binaryC,
@@ -15,6 +15,7 @@ import {
   unary,
 } from '../../../graph/compose.js';
 import type { BinaryOp, UnaryOp, Value } from '../../../graph/types.js';
+import { scaleRoundings } from '../../../minifloat.js';
 import type { Conversion, ConvertContext } from '../context.js';
 import { dtypeOf } from '../tensors.js';
 import { castStrings, equalStrings } from './strings.js';
@@ -172,9 +173,10 @@ function castTo(c: ConvertContext): Value {
 function convertTo(c: ConvertContext, dtype: Value['type']['dtype']): Value {
   const from = c.dtype(0);
   if (from !== dtype && (from === 'string' || dtype === 'string')) return castStrings(c, dtype);
-  // Floats saturate, but four-bit integers are the low bits of wider ones.
-  const narrow = isFloat(from) && (dtype === 'i4' || dtype === 'u4');
-  return cast(c.b, narrow ? cast(c.b, c.input(0), 'i32') : c.input(0), dtype, c.flag('saturate', true));
+  // Floats saturate, but packed integers are the low bits of wider ones.
+  const narrow = isFloat(from) && isInt(dtype) && isPacked(dtype);
+  const rounding = dtype === 'f8e8m0' ? c.choice('round_mode', scaleRoundings, 'up') : undefined;
+  return cast(c.b, narrow ? cast(c.b, c.input(0), 'i32') : c.input(0), dtype, c.flag('saturate', true), rounding);
 }
 
 export const elementwise: readonly Conversion[] = [

@@ -51,13 +51,15 @@ export function resize(x: HostTensor, shape: readonly number[], attrs: ResizeAtt
     const outside = outsideMask(taps, shape);
     const fill =
       outside &&
-      elementsOf(cast({ dtype: 'f64', shape: [1], data: Float64Array.of(attrs.extrapolation) }, x.dtype, true))[0];
+      elementsOf(
+        cast({ dtype: 'f64', shape: [1], data: Float64Array.of(attrs.extrapolation) }, x.dtype, { saturate: true }),
+      )[0];
     outside?.forEach((is, i) => {
       if (is) out[i] = fill as never;
     });
     return tensorOfElements(x.dtype, shape, out);
   }
-  const wide = cast(x, 'f64', false);
+  const wide = cast(x, 'f64', { saturate: false });
   let values = numbersOf(wide) as Float64Array;
   const current = [...x.shape];
   taps.forEach((axis, at) => {
@@ -84,7 +86,7 @@ export function resize(x: HostTensor, shape: readonly number[], attrs: ResizeAtt
     if (is) values[i] = attrs.extrapolation;
   });
   if (isFloat(x.dtype)) return tensorOfNumbers(x.dtype, shape, values);
-  return cast({ dtype: 'f64', shape, data: values }, x.dtype, false);
+  return cast({ dtype: 'f64', shape, data: values }, x.dtype, { saturate: false });
 }
 
 /** Where any axis lies outside the input (tf_crop_and_resize), or null if nowhere. */

@@ -26,7 +26,7 @@ const newSums = (mode: Mode, count: number): Float64Array | BigInt64Array =>
 
 const rounded = (sums: Float64Array | BigInt64Array, dtype: DType, shape: readonly number[]): HostTensor =>
   sums instanceof BigInt64Array
-    ? cast({ dtype: 'i64', shape, data: sums }, dtype, false)
+    ? cast({ dtype: 'i64', shape, data: sums }, dtype, { saturate: false })
     : tensorOfNumbers(dtype, shape, sums);
 
 interface MatrixSizes {

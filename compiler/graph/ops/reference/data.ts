@@ -1,20 +1,22 @@
 /**
  * Elements of host tensors for the reference evaluator.
  *
- * Two views: *elements* are the stored form, one array entry an element (four-bit types unpacked), for ops that only
+ * Two views: *elements* are the stored form, one array entry an element (packed types unpacked), for ops that only
  * move data; *numbers* are values, decoded from the small float formats. 64-bit integers are bigints in both.
  */
-import { bytesOf, type DType, isFloat } from '../../../dtype.js';
 import {
-  bf16ToF32,
-  f8e4m3ToF32,
-  f8e5m2ToF32,
-  f16ToF32,
-  f32ToBf16,
-  f32ToF8e4m3,
-  f32ToF8e5m2,
-  f32ToF16,
-} from '../../../numeric.js';
+  bitsOf,
+  bytesOf,
+  type DType,
+  isFloat,
+  isMiniFloat,
+  isPacked,
+  isSigned,
+  type MiniFloatDType,
+  perByte,
+} from '../../../dtype.js';
+import { decodeMiniFloat, encodeMiniFloat, type MiniFloatRounding } from '../../../minifloat.js';
+import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../../../numeric.js';
 import { type HostTensor, sizeOf } from '../../../tensor.js';
 
 export type NumberArray =
@@ -42,16 +44,22 @@ const elementArrays = {
   bf16: Uint16Array,
   f8e4m3: Uint8Array,
   f8e5m2: Uint8Array,
+  f8e4m3fnuz: Uint8Array,
+  f8e5m2fnuz: Uint8Array,
+  f8e8m0: Uint8Array,
+  f4e2m1: Uint8Array,
   i64: BigInt64Array,
   i32: Int32Array,
   i16: Int16Array,
   i8: Int8Array,
   i4: Int8Array,
+  i2: Int8Array,
   u64: BigUint64Array,
   u32: Uint32Array,
   u16: Uint16Array,
   u8: Uint8Array,
   u4: Uint8Array,
+  u2: Uint8Array,
   bool: Uint8Array,
 } as const;
 
@@ -59,42 +67,53 @@ const elementArrays = {
 export const newElements = (dtype: DType, count: number): Elements =>
   dtype === 'string' ? new Array<string>(count).fill('') : new elementArrays[dtype](count);
 
-/** The tensor's elements as stored; shares its memory except for four-bit types. */
+/** The tensor's elements as stored (codes of small floats); shares its memory except for packed types. */
 export function elementsOf({ dtype, shape, data }: HostTensor): Elements {
-  if (dtype !== 'i4' && dtype !== 'u4') return data as Elements;
+  if (!isPacked(dtype)) return data as Elements;
   const bytes = data as Uint8Array;
   const count = sizeOf(shape);
   const out = new elementArrays[dtype](count);
-  const signed = dtype === 'i4';
+  const [bits, each] = [bitsOf(dtype), perByte(dtype)];
+  const mask = (1 << bits) - 1;
+  // Sign bits move to the top of a word and back.
+  const extend = isSigned(dtype) && !isMiniFloat(dtype) ? 32 - bits : 0;
   for (let i = 0; i < count; i++) {
-    const nibble = i & 1 ? bytes[i >> 1] >> 4 : bytes[i >> 1] & 15;
-    out[i] = signed && nibble > 7 ? nibble - 16 : nibble;
+    const field = (bytes[Math.floor(i / each)] >> ((i % each) * bits)) & mask;
+    out[i] = (field << extend) >> extend;
   }
   return out;
 }
 
-/** A tensor over elements as stored; shares their memory except for four-bit types. */
+/** A tensor over elements as stored; shares their memory except for packed types. */
 export function tensorOfElements(dtype: DType, shape: readonly number[], elements: Elements): HostTensor {
-  if (dtype !== 'i4' && dtype !== 'u4') return { dtype, shape, data: elements };
-  const nibbles = elements as Int8Array | Uint8Array;
-  const bytes = new Uint8Array(bytesOf(dtype, nibbles.length));
-  for (let i = 0; i < nibbles.length; i++) bytes[i >> 1] |= (nibbles[i] & 15) << (i & 1 ? 4 : 0);
+  if (!isPacked(dtype)) return { dtype, shape, data: elements };
+  const fields = elements as Int8Array | Uint8Array;
+  const bytes = new Uint8Array(bytesOf(dtype, fields.length));
+  const [bits, each] = [bitsOf(dtype), perByte(dtype)];
+  const mask = (1 << bits) - 1;
+  for (let i = 0; i < fields.length; i++) bytes[Math.floor(i / each)] |= (fields[i] & mask) << ((i % each) * bits);
   return { dtype, shape, data: bytes };
 }
 
-const decoders = { f16: f16ToF32, bf16: bf16ToF32, f8e4m3: f8e4m3ToF32, f8e5m2: f8e5m2ToF32 } as const;
-const encoders = { f16: f32ToF16, bf16: f32ToBf16, f8e4m3: f32ToF8e4m3, f8e5m2: f32ToF8e5m2 } as const;
-type SmallFloat = keyof typeof decoders;
-const isSmallFloat = (dtype: DType): dtype is SmallFloat => Object.hasOwn(decoders, dtype);
+type SmallFloat = 'f16' | 'bf16' | MiniFloatDType;
+const isSmallFloat = (dtype: DType): dtype is SmallFloat => dtype === 'f16' || dtype === 'bf16' || isMiniFloat(dtype);
+
+function encode(dtype: SmallFloat, value: number, rounding: MiniFloatRounding): number {
+  if (dtype === 'f16') return f32ToF16(value);
+  return dtype === 'bf16' ? f32ToBf16(value) : encodeMiniFloat(dtype, value, rounding);
+}
+
+function decode(dtype: SmallFloat, bits: number): number {
+  if (dtype === 'f16') return f16ToF32(bits);
+  return dtype === 'bf16' ? bf16ToF32(bits) : decodeMiniFloat(dtype, bits);
+}
 
 const tables = new Map<SmallFloat, Float32Array>();
 /** Values by bits; 16-bit formats take 256 KiB each, made when first needed. */
 function decodeTable(dtype: SmallFloat): Float32Array {
   let table = tables.get(dtype);
   if (!table) {
-    table = Float32Array.from({ length: dtype === 'f16' || dtype === 'bf16' ? 65536 : 256 }, (_, i) =>
-      decoders[dtype](i),
-    );
+    table = Float32Array.from({ length: 2 ** bitsOf(dtype) }, (_, i) => decode(dtype, i));
     tables.set(dtype, table);
   }
   return table;
@@ -105,7 +124,7 @@ export function numbersOf(tensor: HostTensor): NumberArray {
   const { dtype } = tensor;
   if (isBig(dtype) || dtype === 'string') throw new TypeError(`${dtype} elements are no numbers`);
   if (!isSmallFloat(dtype)) return elementsOf(tensor) as NumberArray;
-  const bits = tensor.data as Uint16Array | Uint8Array;
+  const bits = elementsOf(tensor) as Uint16Array | Uint8Array;
   const out = new Float32Array(bits.length);
   const table = decodeTable(dtype);
   for (let i = 0; i < bits.length; i++) out[i] = table[bits[i]];
@@ -141,21 +160,20 @@ export function wrapperOf(dtype: DType): (value: number) => number {
 }
 
 /**
- * A tensor of numbers rounded to the type: floats to nearest even, integers modulo 2^bits (they must be integers below
+ * A tensor of numbers rounded to the type: floats to nearest even (`rounding` is for those of a byte), integers modulo 2^bits (they must be integers below
  * 2^53). Shares the memory of an array that already has the type's form. Not for 64-bit integers and strings.
  */
 export function tensorOfNumbers(
   dtype: DType,
   shape: readonly number[],
   values: NumberArray | readonly number[],
-  saturate = false,
+  rounding: MiniFloatRounding = { saturate: false },
 ): HostTensor {
   if (isBig(dtype) || dtype === 'string') throw new TypeError(`numbers are no ${dtype} elements`);
   if (isSmallFloat(dtype)) {
-    const encode = encoders[dtype];
     const out = new elementArrays[dtype](values.length);
-    for (let i = 0; i < values.length; i++) out[i] = encode(values[i], saturate);
-    return { dtype, shape, data: out };
+    for (let i = 0; i < values.length; i++) out[i] = encode(dtype, values[i], rounding);
+    return tensorOfElements(dtype, shape, out);
   }
   const type = elementArrays[dtype];
   return tensorOfElements(dtype, shape, values instanceof type ? values : type.from(values));

@@ -1,5 +1,6 @@
 /** Elementwise ops on host tensors: float math in f64 rounded once, integers modulo 2^bits, 64-bit integers exact. */
-import { bitsOf, type DType, integerRange, isFloat, isInt } from '../../../dtype.js';
+import { bitsOf, type DType, type IntDType, integerRange, isFloat, isInt } from '../../../dtype.js';
+import type { MiniFloatRounding } from '../../../minifloat.js';
 import { bigintToOddF64, pow, realFunctions, roundTiesToEven } from '../../../numeric.js';
 import { bytesOfTensor, type HostTensor, sizeOf, tensorFromBytes } from '../../../tensor.js';
 import type { BinaryOp, UnaryOp } from '../../types.js';
@@ -282,12 +283,12 @@ export const bitcast = (x: HostTensor, dtype: DType): HostTensor => {
   return tensorFromBytes(dtype, x.shape, bytesOfTensor(x));
 };
 
-export function cast(x: HostTensor, dtype: DType, saturate: boolean): HostTensor {
+export function cast(x: HostTensor, dtype: DType, rounding: MiniFloatRounding): HostTensor {
   const { shape } = x;
   if (x.dtype === dtype) return x;
-  if (x.dtype === 'string') return fromStrings(stringsOf(x), dtype, shape, saturate);
+  if (x.dtype === 'string') return fromStrings(stringsOf(x), dtype, shape, rounding);
   if (dtype === 'string') return { dtype, shape, data: toStrings(x) };
-  if (isBig(x.dtype)) return fromBigs(bigsOf(x), dtype, shape, saturate);
+  if (isBig(x.dtype)) return fromBigs(bigsOf(x), dtype, shape, rounding);
   const source = numbersOf(x);
   if (dtype === 'bool') {
     const out = new Uint8Array(source.length);
@@ -300,10 +301,10 @@ export function cast(x: HostTensor, dtype: DType, saturate: boolean): HostTensor
     for (let i = 0; i < out.length; i++) out[i] = BigInt(source[i]);
     return { dtype, shape, data: out };
   }
-  return tensorOfNumbers(dtype, shape, source, saturate);
+  return tensorOfNumbers(dtype, shape, source, rounding);
 }
 
-function fromBigs(source: BigArray, dtype: DType, shape: readonly number[], saturate: boolean): HostTensor {
+function fromBigs(source: BigArray, dtype: DType, shape: readonly number[], rounding: MiniFloatRounding): HostTensor {
   if (isBig(dtype)) {
     const out = newElements(dtype, source.length) as BigArray;
     for (let i = 0; i < out.length; i++) out[i] = source[i];
@@ -315,14 +316,10 @@ function fromBigs(source: BigArray, dtype: DType, shape: readonly number[], satu
   // Rounding to odd first keeps the second rounding exact.
   else if (isFloat(dtype)) for (let i = 0; i < out.length; i++) out[i] = bigintToOddF64(source[i]);
   else for (let i = 0; i < out.length; i++) out[i] = Number(BigInt.asIntN(32, source[i]));
-  return tensorOfNumbers(dtype, shape, out, saturate);
+  return tensorOfNumbers(dtype, shape, out, rounding);
 }
 
-function floatToInteger(
-  source: ArrayLike<number>,
-  dtype: DType & ('i64' | 'i32' | 'i16' | 'i8' | 'i4' | 'u64' | 'u32' | 'u16' | 'u8' | 'u4'),
-  shape: readonly number[],
-): HostTensor {
+function floatToInteger(source: ArrayLike<number>, dtype: IntDType, shape: readonly number[]): HostTensor {
   const [least, most] = integerRange(dtype);
   const [low, high] = [Number(least), Number(most)];
   if (isBig(dtype)) {
@@ -363,7 +360,12 @@ function floatText(v: number, rounded: NumberFn): string {
   return String(Number(v.toPrecision(digits)));
 }
 
-function fromStrings(source: readonly string[], dtype: DType, shape: readonly number[], saturate: boolean): HostTensor {
+function fromStrings(
+  source: readonly string[],
+  dtype: DType,
+  shape: readonly number[],
+  rounding: MiniFloatRounding,
+): HostTensor {
   if (isBig(dtype)) {
     const out = newElements(dtype, source.length) as BigArray;
     for (let i = 0; i < out.length; i++)
@@ -375,7 +377,7 @@ function fromStrings(source: readonly string[], dtype: DType, shape: readonly nu
   const numbers = Float64Array.from(source, textNumber);
   if (dtype === 'bool') return { dtype, shape, data: Uint8Array.from(numbers, (v) => (v !== 0 ? 1 : 0)) };
   if (isInt(dtype)) return floatToInteger(numbers, dtype, shape);
-  return tensorOfNumbers(dtype, shape, numbers, saturate);
+  return tensorOfNumbers(dtype, shape, numbers, rounding);
 }
 
 /** Decimal and scientific notation, and the words for infinities and NaN in any case. */
