@@ -13,6 +13,7 @@ import type { LoweredKernel } from './lowered.js';
 import { Lowering, scalarOf, shapeOf } from './lowering.js';
 import { lowerMap } from './map.js';
 import { isNan } from './reduce.js';
+import { lowerSuppress } from './suppress.js';
 
 export function lowerSpecial(group: Group, target: Target): readonly LoweredKernel[] {
   const anchor = group.anchor as Node;
@@ -24,6 +25,8 @@ export function lowerSpecial(group: Group, target: Target): readonly LoweredKern
       return [{ kernel: lowerMap(group, target, (l) => defineScatterElements(l, anchor)), bindings }];
     case 'scatter_nd':
       return [{ kernel: lowerMap(group, target, (l) => defineScatterNd(l, anchor)), bindings }];
+    case 'suppress':
+      return [{ kernel: lowerSuppress(group, target, anchor), bindings }];
     default:
       throw new Error(`${anchor.op} has no special lowering`);
   }

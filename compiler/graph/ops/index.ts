@@ -3,10 +3,12 @@ import type { OpDefinition } from '../definition.js';
 import type { OpKind } from '../types.js';
 import { composites } from './composites.js';
 import { contraction } from './contraction.js';
+import { detection } from './detection.js';
 import { elementwise } from './elementwise.js';
 import { host } from './host.js';
 import { indexing } from './indexing.js';
 import { movement } from './movement.js';
+import { random } from './random.js';
 import { reduction } from './reduction.js';
 import { loops } from './scan.js';
 import { window } from './window.js';
@@ -18,6 +20,8 @@ const definitions = {
   ...reduction,
   ...contraction,
   ...window,
+  ...detection,
+  ...random,
   ...composites,
   ...loops,
   ...host,
