@@ -1,0 +1,195 @@
+/** Kernels with their buffers, run on a device and in the interpreter: every op of every element type. */
+import type { Backend, Device } from '../../backends/backend.js';
+import { KernelBuilder } from '../../compiler/kernel/builder.js';
+import { interpret } from '../../compiler/kernel/interpreter.js';
+import { expandMath } from '../../compiler/kernel/math.js';
+import {
+  type BinaryFn,
+  isFloatScalar,
+  type KBuffer,
+  type KernelFunction,
+  type KValue,
+  type Lanes,
+  type MathFn,
+  type ScalarType,
+  scalarBits,
+  type UnaryFn,
+} from '../../compiler/kernel/types.js';
+import { data, differences, elements, mapped, type NumberType } from './kernel_data.js';
+
+export const buffersOf = (kernel: KernelFunction): KBuffer[] =>
+  kernel.params.filter((param) => param.kind === 'buffer');
+export const bytesOf = (buffer: KBuffer): number => (buffer.length * scalarBits[buffer.scalar]) / 8;
+
+export interface Run {
+  readonly what: string;
+  readonly kernel: KernelFunction;
+  /** Contents of the first buffers; the others are zero. */
+  readonly inputs: readonly Uint8Array[];
+  readonly scalars?: readonly number[];
+  /** Element types of the buffers where they are not those of the kernel: bf16 in memory of u16. */
+  readonly types?: readonly ScalarType[];
+}
+
+/** Runs each kernel on the device and in the interpreter, and says where any buffer differs. */
+export async function compareRuns(backend: Backend, device: Device, runs: readonly Run[]): Promise<string[]> {
+  const complaints: string[] = [];
+  const kernels = await device.loadKernels(runs.map(({ kernel }) => backend.render(kernel, device.target)));
+  for (const [n, { what, kernel, inputs, scalars = [], types }] of runs.entries()) {
+    const contents = buffersOf(kernel).map((buffer, i) => {
+      const bytes = new Uint8Array(Math.ceil(bytesOf(buffer) / 8) * 8);
+      if (inputs[i]) bytes.set(inputs[i].subarray(0, bytes.length));
+      return bytes;
+    });
+    const expected = contents.map((bytes) => bytes.slice());
+    interpret(kernel, expected, scalars);
+    const buffers = contents.map((bytes) => device.allocate(bytes.length));
+    const whole = buffers.map((buffer) => ({ buffer, offset: 0, bytes: buffer.bytes }));
+    const words = new Uint8Array(Int32Array.from(scalars).buffer);
+    const list = await device.record([
+      {
+        kind: 'dispatch',
+        kernel: kernels[n],
+        grid: kernel.grid,
+        bindings: whole,
+        ...(words.length ? { scalars: words } : {}),
+      },
+    ]);
+    await device.queue.submit({
+      list,
+      writes: whole.map((to, i) => ({ to, data: contents[i] })),
+      reads: whole.map((from, i) => ({ from, into: contents[i] })),
+    });
+    for (const [i, buffer] of buffersOf(kernel).entries()) {
+      const scalar = types?.[i] ?? buffer.scalar;
+      const wrong = differences(scalar, expected[i], contents[i]);
+      if (wrong.length > 0)
+        complaints.push(`${what}: ${buffer.name}: ${wrong.length} differ, first ${wrong.slice(0, 3).join('; ')}`);
+    }
+    list.release();
+    kernels[n].release();
+    for (const buffer of buffers) buffer.free();
+  }
+  return complaints;
+}
+
+/** `out[i] = body(in0[i], in1[i], …)`, `lanes` at a time. */
+export function elementwise(
+  inputs: readonly NumberType[],
+  out: NumberType,
+  lanes: Lanes,
+  body: (b: KernelBuilder, args: readonly KValue[]) => KValue,
+): KernelFunction {
+  const b = new KernelBuilder();
+  const buffers = inputs.map((scalar, i) => b.buffer(`in${i}`, scalar, elements, 'read'));
+  const output = b.buffer('out', out, elements, 'write');
+  const group = 64 * lanes;
+  const index = b.add(
+    b.mulc(b.builtin('workgroup_id', 0, elements / group), group),
+    b.mulc(b.builtin('local_id', 0, 64), lanes),
+  );
+  const args = buffers.map((buffer, i) => b.load(buffer, index, lanes, i === 0));
+  b.store(output, index, body(b, args), true);
+  return b.finish({ name: 'elementwise', grid: [elements / group, 1, 1], workgroup: [64, 1, 1] });
+}
+
+export const floatUnary: readonly UnaryFn[] = ['neg', 'abs', 'floor', 'ceil', 'round', 'trunc', 'sqrt'];
+export const intUnary: readonly UnaryFn[] = ['neg', 'abs', 'not', 'popcount', 'clz'];
+export const floatBinary: readonly BinaryFn[] = ['add', 'sub', 'mul', 'div', 'rem', 'min', 'max'];
+export const intBinary: readonly BinaryFn[] = [...floatBinary, 'and', 'or', 'xor', 'shl', 'shr'];
+
+/** Unary and binary operations, comparisons and conversions to each of `types`, on scalars and vectors of four. */
+export function arithmeticRuns(scalar: NumberType, types: readonly NumberType[]): Run[] {
+  const float = isFloatScalar(scalar);
+  const [x, y, z] = [data(scalar, 1), data(scalar, 2), data(scalar, 3)];
+  const bits = BigInt(scalarBits[scalar]);
+  const runs: Run[] = [];
+  const add = (
+    what: string,
+    inputs: readonly Uint8Array[],
+    body: (b: KernelBuilder, args: readonly KValue[]) => KValue,
+    out: NumberType = scalar,
+  ): void => {
+    for (const lanes of [1, 4] as const) {
+      runs.push({
+        what: `${what} ${scalar}x${lanes}`,
+        kernel: elementwise(
+          inputs.map(() => scalar),
+          out,
+          lanes,
+          body,
+        ),
+        inputs,
+      });
+    }
+  };
+  for (const fn of float ? floatUnary : intUnary) add(fn, [x], (b, [a]) => b.unary(fn, a));
+  const binary: BinaryFn[] = [...(float ? floatBinary : intBinary)];
+  if (scalar === 'i32' || scalar === 'u32') binary.push('mulhi');
+  for (const fn of binary) {
+    let right = y;
+    if (!float && (fn === 'shl' || fn === 'shr')) right = mapped(scalar, y, (v) => BigInt.asUintN(64, v) % bits);
+    if (!float && (fn === 'div' || fn === 'rem')) right = mapped(scalar, y, (v) => (v === 0n || v === -1n ? 3n : v));
+    add(fn, [x, right], (b, [a, c]) => b.binary(fn, a, c));
+  }
+  if (float) add('fma', [x, y, z], (b, [p, q, r]) => b.fma(p, q, r));
+  for (const fn of ['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const) {
+    add(fn, [x, y], (b, [a, c]) => b.convert(b.compare(fn, a, c), 'u8'), 'u8');
+  }
+  add('select', [x, y], (b, [a, c]) => b.select(b.compare('lt', a, c), c, a));
+  for (const c of [1, 3, 4, 127]) {
+    const constant = (b: KernelBuilder, { type }: KValue): KValue =>
+      b.constant(!float && bits === 64n ? BigInt(c) : c, scalar, type.lanes);
+    add(`max with ${c}`, [x], (b, [a]) => b.max(a, constant(b, a)));
+    if (float) continue;
+    add(`div by ${c}`, [x], (b, [a]) => b.div(a, constant(b, a)));
+    add(`rem by ${c}`, [x], (b, [a]) => b.rem(a, constant(b, a)));
+  }
+  for (const to of types) add(`to ${to} from`, [x], (b, [a]) => b.convert(a, to), to);
+  add('to bool from', [x], (b, [a]) => b.convert(b.convert(a, 'bool'), scalar));
+  return runs;
+}
+
+const mathFns: readonly MathFn[] = [
+  'exp',
+  'exp2',
+  'log',
+  'log2',
+  'sin',
+  'cos',
+  'tan',
+  'asin',
+  'acos',
+  'atan',
+  'sinh',
+  'cosh',
+  'tanh',
+  'erf',
+];
+
+export const mathRuns = (scalar: 'f16' | 'f32' | 'f64'): Run[] => [
+  ...mathFns.map((fn) => ({
+    what: `${fn} ${scalar}`,
+    kernel: expandMath(elementwise([scalar], scalar, 2, (b, [a]) => b.unary(fn, a))),
+    inputs: [data(scalar, 9)],
+  })),
+  ...(['pow', 'atan2'] as const).map((fn) => ({
+    what: `${fn} ${scalar}`,
+    kernel: expandMath(elementwise([scalar, scalar], scalar, 2, (b, [a, c]) => b.binary(fn, a, c))),
+    inputs: [data(scalar, 9), data(scalar, 10)],
+  })),
+];
+
+/** A kernel that calls its mathematical functions so often that they stay functions. */
+export const callingRun = (scalar: 'f32' | 'f64'): Run => ({
+  what: `calls ${scalar}`,
+  kernel: expandMath(
+    elementwise([scalar], scalar, 4, (b, [a]) => {
+      let value = a;
+      for (let i = 0; i < 24; i++)
+        value = b.binary('rem', b.add(b.unary('exp', value), b.constant(i, scalar, 4)), b.constant(3, scalar, 4));
+      return value;
+    }),
+  ),
+  inputs: [data(scalar, 11)],
+});
