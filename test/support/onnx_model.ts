@@ -82,12 +82,14 @@ export interface ModelInit {
   readonly initializers?: Readonly<Record<string, HostTensor>>;
   readonly opset?: number;
   readonly functions?: readonly MessageInit<'FunctionProto'>[];
+  /** Further domains that are imported, in version 1. */
+  readonly domains?: readonly string[];
   /** Further fields of the graph. */
   readonly graph?: MessageInit<'GraphProto'>;
 }
 
 export function model(init: ModelInit): Uint8Array {
-  const domains = new Set((init.functions ?? []).map((body) => body.domain ?? ''));
+  const domains = new Set([...(init.functions ?? []).map((body) => body.domain ?? ''), ...(init.domains ?? [])]);
   return encode('ModelProto', {
     irVersion: 10n,
     opsetImport: [
