@@ -1,7 +1,7 @@
 /** Checks that a graph is well-formed. Run after building, between passes and on everything that is read from outside. */
 import { dtypes } from '../dtype.js';
 import { TuttiError } from '../error.js';
-import { describeForm, hasForm, schemaOf } from './attributes.js';
+import { describeForm, hasForm, isGraph, schemaOf } from './attributes.js';
 import { describe } from './builder.js';
 import { dimEquals, printShape } from './dims.js';
 import { definitionOf, isOpKind } from './ops/index.js';
@@ -87,8 +87,8 @@ export function verifyNode(node: Node): void {
   for (const name of Object.keys(attrs)) {
     if (!Object.hasOwn(schema, name)) fail(where, `${node.op} has no attribute ${name}`);
   }
-  // The rule of the op looks at the types of the body's inputs and outputs, not inside.
-  if (node.op === 'scan') verifyGraph(node.attrs.body);
+  for (const body of bodiesOf(node)) verifyBody(body);
+  if (node.op === 'source_op') verifySourceOp(node);
   // Results of source ops are whatever the frontend expects of them.
   if (node.op === 'source_op') return;
   const inferred = inferNode(node as NodeOf<OpKind>);
@@ -101,6 +101,34 @@ export function verifyNode(node: Node): void {
       fail(where, `type of ${name} is not what ${node.op} gives`, show(type), show(recorded));
     }
   });
+}
+
+/** Graphs that are attributes. */
+export function bodiesOf(node: Node): readonly Graph[] {
+  if (node.op === 'scan') return [node.attrs.body];
+  return node.op === 'source_op' ? Object.values(node.attrs.attrs).filter(isGraph) : [];
+}
+
+/** Graphs do not change: once is enough, however often a graph is reached. */
+const verifiedBodies = new WeakSet<Graph>();
+
+function verifyBody(body: Graph): void {
+  if (verifiedBodies.has(body)) return;
+  verifyGraph(body);
+  verifiedBodies.add(body);
+}
+
+/** Inputs are those that are present, then what the bodies capture. */
+function verifySourceOp({ attrs, inputs, source }: NodeOf<'source_op'>): void {
+  const captured = inputs.length - attrs.present.filter(Boolean).length;
+  const bodies = Object.values(attrs.attrs).filter(isGraph);
+  if (captured < 0) fail(describe(source), 'fewer inputs than are present', undefined, String(inputs.length));
+  if (captured > 0 && bodies.length === 0) fail(describe(source), 'more inputs than are present, and no body');
+  for (const body of bodies) {
+    if (body.inputs.length < captured) {
+      fail(describe(source), 'a body takes fewer inputs than it captures', `${captured}`, `${body.inputs.length}`);
+    }
+  }
 }
 
 function inferNode<K extends OpKind>({ op, attrs, inputs, source }: NodeOf<K>): TensorType[] {

@@ -4,9 +4,11 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { compareTensors, type Tolerance } from '../../compiler/compare.js';
 import { TuttiError } from '../../compiler/error.js';
-import { decode, importOnnx, resolveOnnx, tensorOf } from '../../compiler/frontends/onnx/index.js';
+import { decode, importOnnx, tensorOf } from '../../compiler/frontends/onnx/index.js';
+import { resolvers } from '../../compiler/frontends/resolvers.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import type { Graph } from '../../compiler/graph/types.js';
+import { evaluateStages } from '../../compiler/passes/evaluate_stages.js';
 import { specialise } from '../../compiler/passes/specialise.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 
@@ -17,8 +19,6 @@ export interface Outcome {
   readonly reason?: string;
   readonly ops: readonly string[];
 }
-
-const resolvers = new Map([['', resolveOnnx]]);
 
 /** Folders that hold a model. */
 export const caseNames = (root: string): string[] =>
@@ -45,8 +45,8 @@ export function bind(graph: Graph, inputs: readonly HostTensor[]): Graph {
 const toleranceOf = ({ dtype }: HostTensor): Tolerance =>
   dtype === 'f16' || dtype === 'bf16' ? { rtol: 1e-2, atol: 1e-3 } : { rtol: 1e-3, atol: 1e-5 };
 
-/** Runs all data sets of a case. */
-export function runCase(folder: string, name: string, prepare = bind): Outcome {
+/** Runs all data sets of a case, in stages; or as the one graph that `prepare` makes of it. */
+export function runCase(folder: string, name: string, prepare?: typeof bind): Outcome {
   let ops: readonly string[] = [];
   try {
     const bytes = readFileSync(join(folder, name, 'model.onnx'));
@@ -55,10 +55,10 @@ export function runCase(folder: string, name: string, prepare = bind): Outcome {
     for (const set of readdirSync(join(folder, name)).filter((entry) => entry.startsWith('test_data_set'))) {
       const inputs = readTensors(join(folder, name, set), 'input');
       const expected = readTensors(join(folder, name, set), 'output');
-      const results = evaluateGraph(
-        prepare(graph, inputs),
-        new Map(graph.inputs.map((input, i) => [input.name, inputs[i]])),
-      );
+      const named = Object.fromEntries(graph.inputs.map((input, i) => [input.name, inputs[i]]));
+      const results = prepare
+        ? evaluateGraph(prepare(graph, inputs), named)
+        : evaluateStages(graph, named, resolvers).outputs;
       for (const [k, tensor] of expected.entries()) {
         const actual = results.get(graph.outputs[k].name) as HostTensor;
         const { ok, reason } = compareTensors(actual, tensor, toleranceOf(tensor));

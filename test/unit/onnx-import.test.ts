@@ -4,7 +4,7 @@ import { TuttiError } from '../../compiler/error.js';
 import { type ImportOptions, importOnnx, resolveOnnx } from '../../compiler/frontends/onnx/index.js';
 import { printShape } from '../../compiler/graph/dims.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
-import type { Graph } from '../../compiler/graph/types.js';
+import type { Graph, NodeOf } from '../../compiler/graph/types.js';
 import { type Bindings, specialise } from '../../compiler/passes/specialise.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 import { f32, i64, type ModelInit, model, node, value } from '../support/onnx_model.js';
@@ -273,17 +273,41 @@ describe('control flow', () => {
     expect(run(graph, { x: f32([1], 3), c: flag(1) })).toEqual(f32([1], -3));
     expect(run(graph, { x: f32([1], 3), c: flag(0) })).toEqual(f32([1], 3));
   });
-  it('Loop is refused by name', () => {
-    const body = { name: 'b', node: [], output: [] };
+  it('bodies become graphs that say what they take from outside', () => {
+    const body = {
+      name: 'b',
+      input: [{ name: 'i' }, { name: 'c' }, { name: 'h' }],
+      node: [node('n = Add(h, x)'), node('d = Identity(c)')],
+      output: [{ name: 'd' }, { name: 'n' }],
+    };
+    const graph = load({
+      inputs: [value('x', 'f32', [1]), value('trips', 'i64', [])],
+      nodes: [node('y = Loop(trips, , x)', { body }, { name: 'again' })],
+      outputs: ['y'],
+    });
+    const [loop] = graph.nodes as readonly NodeOf<'source_op'>[];
+    expect(loop.inputs.map(({ name }) => name)).toEqual(['trips', 'x', 'x']);
+    expect((loop.attrs.attrs.body as Graph).inputs.map(({ name }) => name)).toEqual(['i', 'c', 'h', 'x']);
+    const trips = (n: number): HostTensor => ({ dtype: 'i64', shape: [], data: BigInt64Array.of(BigInt(n)) });
+    expect(run(graph, { x: f32([1], 3), trips: trips(4) })).toEqual(f32([1], 15));
+    expect(run(graph, { x: f32([1], 3), trips: trips(0) })).toEqual(f32([1], 3));
+  });
+  it('a body that uses what is nowhere is refused by name', () => {
+    const body = {
+      name: 'b',
+      input: [{ name: 'i' }, { name: 'c' }],
+      node: [node('d = Not(nowhere)')],
+      output: [{ name: 'd' }],
+    };
     const error = errorOf(() =>
       load({
         inputs: [value('x', 'f32', [1])],
-        nodes: [node('y = Loop(, , x)', { body }, { name: 'again' })],
+        nodes: [node(' = Loop(, , )', { body }, { name: 'again' }), node('y = Neg(x)')],
         outputs: ['y'],
       }),
     );
-    expect(error.code).toBe('E_UNSUPPORTED');
-    expect(error.message).toMatch(/again.*control flow \(Loop\)/);
+    expect(error.code).toBe('E_MODEL_INVALID');
+    expect(error.message).toMatch(/nowhere/);
   });
 });
 

@@ -5,7 +5,9 @@ import { isSymbolic } from '../../graph/dims.js';
 import { type HostBuilder, NotConstant } from '../../graph/host_values.js';
 import type { Value } from '../../graph/types.js';
 import type { SourceResolver } from '../../passes/specialise.js';
+import { tensorAt } from './bodies.js';
 import { type Conversion, ConvertContext, type SourceOperator } from './context.js';
+import { controlFlow } from './control.js';
 import { conversions } from './ops/index.js';
 
 /** Opset versions of ai.onnx that are understood; older ones than the first are tried. */
@@ -83,8 +85,12 @@ export function convert(
 }
 
 /** Converts a `source_op` of an ONNX operator once its shapes are known. */
-export const resolveOnnx: SourceResolver = ({ b, node, inputs }) => {
+export const resolveOnnx: SourceResolver = (context) => {
+  const { b, node } = context;
   const { name, domain, opset, attrs } = node.attrs;
+  const control = domain === '' ? controlFlow.get(name) : undefined;
+  if (control !== undefined) return control(context);
+  const inputs = context.inputs.map((_, i) => (context.inputs[i] === undefined ? undefined : tensorAt(context, i)));
   const operator = { op: name, domain, opset, attrs, wanted: node.outputs.map(() => true), source: node.source };
   const results = convert(b, operator, inputs);
   return node.outputs.map((output, i) => {

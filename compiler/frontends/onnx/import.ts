@@ -4,12 +4,13 @@ import { describe } from '../../graph/builder.js';
 import { select3 } from '../../graph/compose.js';
 import { isConcrete, shapeEquals } from '../../graph/dims.js';
 import { HostBuilder, NotConstant } from '../../graph/host_values.js';
-import type { Graph, SourceRef, Value } from '../../graph/types.js';
+import type { Graph, SourceAttr, SourceRef, Value } from '../../graph/types.js';
 import { attributesOf, resolveReference } from './attributes.js';
 import type { SourceOperator } from './context.js';
+import { controlFlow } from './control.js';
 import { convert, findConversion, isStandardDomain, supportedOpsets } from './convert.js';
 import { declareInputs, type ShapeOptions } from './inputs.js';
-import { orderNodes, type PlacedNode } from './order.js';
+import { freeNames, orderNodes, type PlacedNode } from './order.js';
 import { type AttributeProto, decode, type FunctionProto, type GraphProto, type ModelProto } from './proto.js';
 import { constantOf, denseOf, type ExternalReader } from './tensors.js';
 
@@ -47,6 +48,8 @@ class Scope {
 
 /** Where nodes are converted: a graph, a subgraph or the body of a function. */
 interface Frame {
+  /** Of the graph; bodies of operators are graphs of their own. */
+  readonly b: HostBuilder;
   readonly scope: Scope;
   /** Versions by domain. */
   readonly opsets: ReadonlyMap<string, number>;
@@ -77,7 +80,6 @@ const functionKey = (domain: string, name: string, overload: string): string =>
   `${isStandardDomain(domain) ? '' : domain}:${name}:${overload}`;
 
 class Importer {
-  readonly #b: HostBuilder;
   readonly #model: ModelProto;
   readonly #graph: GraphProto;
   readonly #options: ImportOptions;
@@ -87,7 +89,6 @@ class Importer {
     this.#model = model;
     this.#graph = graph;
     this.#options = options;
-    this.#b = new HostBuilder(options.name ?? (graph.name || 'model'));
     for (const body of model.functions) {
       this.#functions.set(functionKey(body.domain ?? '', body.name ?? '', body.overload ?? ''), body);
     }
@@ -95,7 +96,9 @@ class Importer {
 
   run(): Graph {
     const scope = new Scope();
-    const frame: Frame = { scope, opsets: opsetsOf(this.#model.opsetImport, 'the model'), prefix: '', depth: 0 };
+    const b = new HostBuilder(this.#options.name ?? (this.#graph.name || 'model'));
+    const opsets = opsetsOf(this.#model.opsetImport, 'the model');
+    const frame: Frame = { b, scope, opsets, prefix: '', depth: 0 };
     this.#initializers(this.#graph, frame);
     const open = this.#graph.input.filter((info) => !scope.hasOwn(info.name ?? ''));
     const names = new Set<string>();
@@ -108,7 +111,7 @@ class Importer {
       }
       names.add(name);
     }
-    for (const input of declareInputs(this.#b, open, this.#options)) scope.set(input.name, input);
+    for (const input of declareInputs(b, open, this.#options)) scope.set(input.name, input);
     this.#nodes(this.#graph, frame);
     if (this.#graph.output.length === 0) throw new TuttiError('E_MODEL_INVALID', 'the graph has no outputs');
     const outputs = new Set<string>();
@@ -117,17 +120,17 @@ class Importer {
       if (value === undefined) throw new TuttiError('E_MODEL_INVALID', `output ${name} is not defined`);
       if (outputs.has(name)) throw new TuttiError('E_MODEL_INVALID', `output ${name} is given twice`);
       outputs.add(name);
-      this.#b.output(name, value);
+      b.output(name, value);
     }
-    return this.#b.finish();
+    return b.finish();
   }
 
-  #initializers(graph: GraphProto, { scope }: Frame): void {
+  #initializers(graph: GraphProto, { b, scope }: Frame): void {
     const define = (name: string | undefined, data: () => ReturnType<typeof constantOf>): void => {
       if (!name) throw new TuttiError('E_MODEL_INVALID', 'an initialiser without a name');
       if (scope.hasOwn(name)) throw new TuttiError('E_MODEL_INVALID', `initialiser ${name} is given twice`);
-      const value = this.#b.constant(data(), name);
-      this.#b.label(value, name);
+      const value = b.constant(data(), name);
+      b.label(value, name);
       scope.set(name, value);
     };
     for (const proto of graph.initializer) {
@@ -170,7 +173,7 @@ class Importer {
       if (value === undefined) {
         throw new TuttiError('E_UNSUPPORTED', `output ${i} (${output}) of ${op} is not supported`, { subject });
       }
-      this.#b.label(value, frame.depth === 0 ? output : `${frame.prefix}${output}`);
+      frame.b.label(value, frame.depth === 0 ? output : `${frame.prefix}${output}`);
       frame.scope.set(output, value);
     });
   }
@@ -197,27 +200,85 @@ class Importer {
     if (opset === undefined && domain === '') {
       throw new TuttiError('E_MODEL_INVALID', `no opset of domain "${domain}" is imported`, { subject });
     }
-    const { values: attrs, graphs } = attributesOf(node.attribute, subject, frame.attributes);
-    if (domain === '' && op === 'If') return this.#branch(graphs, inputs, node.output.length, source, frame);
-    if (domain === '' && (op === 'Loop' || op === 'Scan' || graphs.size > 0)) {
-      throw new TuttiError('E_UNSUPPORTED', `control flow (${op}) is not supported yet`, { subject });
+    const { values, graphs } = attributesOf(node.attribute, subject, frame.attributes);
+    if (domain === '' && op === 'If') {
+      const branch = this.#branch(graphs, inputs, node.output.length, source, frame);
+      if (branch !== undefined) return branch;
     }
     const wanted = node.output.map((output) => output !== '');
-    const operator: SourceOperator = { op, domain, opset: opset ?? 1, attrs, wanted, source };
-    findConversion(operator);
-    try {
-      return convert(this.#b, operator, inputs);
-    } catch (error) {
-      if (!(error instanceof NotConstant)) throw error;
-      return this.#b.node(
-        'source_op',
-        inputs.filter((input) => input !== undefined),
-        { domain, name: op, opset: operator.opset, attrs, present: inputs.map((input) => input !== undefined) },
-        node.output.map(() => ({ dtype: 'f32', shape: [], unknown: true })),
-        node.output.map((output, i) => output || `${name}.${i}`),
-        source,
-      );
+    const operator: SourceOperator = { op, domain, opset: opset ?? 1, attrs: values, wanted, source };
+    const control = domain === '' && controlFlow.has(op);
+    if (!control) {
+      findConversion(operator);
+      if (graphs.size > 0) {
+        throw new TuttiError('E_UNSUPPORTED', `subgraphs of ${op} are not supported`, { subject });
+      }
+      try {
+        return convert(frame.b, operator, inputs);
+      } catch (error) {
+        if (!(error instanceof NotConstant)) throw error;
+      }
     }
+    const { attrs, captured } = this.#bodies(values, graphs, source, frame);
+    return frame.b.node(
+      'source_op',
+      [...inputs.filter((input) => input !== undefined), ...captured],
+      { domain, name: op, opset: operator.opset, attrs, present: inputs.map((input) => input !== undefined) },
+      node.output.map(() => ({ dtype: 'f32', shape: [], unknown: true })),
+      node.output.map((output, i) => output || `${name}.${i}`),
+      source,
+    );
+  }
+
+  /**
+   * Subgraphs as graphs of their own. Each takes its formal inputs, then all values from outside that any of them uses.
+   * Nothing is known of their types before the operator is specialised.
+   */
+  #bodies(
+    values: Readonly<Record<string, SourceAttr>>,
+    graphs: ReadonlyMap<string, GraphProto>,
+    source: SourceRef,
+    frame: Frame,
+  ): { readonly attrs: Readonly<Record<string, SourceAttr>>; readonly captured: readonly Value[] } {
+    const outside = new Map<string, Value>();
+    for (const graph of graphs.values()) {
+      for (const name of freeNames(graph)) {
+        const value = frame.scope.get(name);
+        if (value !== undefined) outside.set(name, value);
+      }
+    }
+    const attrs: Record<string, SourceAttr> = { ...values };
+    for (const [key, graph] of graphs) attrs[key] = this.#body(graph, key, [...outside.keys()], source, frame);
+    return { attrs, captured: [...outside.values()] };
+  }
+
+  #body(graph: GraphProto, key: string, outside: readonly string[], source: SourceRef, frame: Frame): Graph {
+    const b = new HostBuilder(graph.name || key);
+    const scope = new Scope();
+    const prefix = `${source.node}/${key}/`;
+    const subject = `${describe(source)}, ${key}`;
+    for (const { name = '' } of graph.input) {
+      if (name === '' || scope.hasOwn(name))
+        throw new TuttiError('E_MODEL_INVALID', `invalid input '${name}'`, { subject });
+      scope.set(name, b.input(name, 'f32', [], true));
+    }
+    for (const name of outside) {
+      const value = b.input(name, 'f32', [], true);
+      if (!scope.hasOwn(name)) scope.set(name, value);
+    }
+    const inner: Frame = { ...frame, b, scope, prefix, depth: frame.depth + 1 };
+    this.#initializers(graph, inner);
+    this.#nodes(graph, inner);
+    const names = new Set<string>();
+    for (const { name = '' } of graph.output) {
+      const value = scope.get(name);
+      if (value === undefined) throw new TuttiError('E_MODEL_INVALID', `output ${name} is not defined`, { subject });
+      let unique = name;
+      for (let n = 1; names.has(unique); n++) unique = `${name}.${n}`;
+      names.add(unique);
+      b.output(unique, value);
+    }
+    return b.finish();
   }
 
   /** A call of a model-local function becomes its nodes. */
@@ -259,54 +320,69 @@ class Importer {
     // An absent optional input is absent in the body too.
     const nodes = body.node.map((inner) => ({ ...inner, input: inner.input.map((x) => (absent.has(x) ? '' : x)) }));
     const opsets = new Map([...frame.opsets, ...opsetsOf(body.opsetImport, `function ${body.name}`, true)]);
-    this.#nodes({ node: nodes }, { scope, opsets, prefix: `${name}/`, attributes, depth: frame.depth + 1 });
+    const { b, depth } = frame;
+    this.#nodes({ node: nodes }, { b, scope, opsets, prefix: `${name}/`, attributes, depth: depth + 1 });
     return body.output.map((output) => scope.get(output));
   }
 
-  /** If with a known condition is one of its branches; otherwise both are computed and selected from. */
+  /**
+   * If with a known condition is one of its branches. Small branches of one shape are both computed and selected from:
+   * that is cheaper than to wait for the condition. Undefined where neither can be told yet.
+   */
   #branch(
     graphs: ReadonlyMap<string, GraphProto>,
     inputs: readonly (Value | undefined)[],
     outputs: number,
     source: SourceRef,
     frame: Frame,
-  ): readonly (Value | undefined)[] {
-    const subject = describe(source);
+  ): readonly (Value | undefined)[] | undefined {
+    const { b } = frame;
     const [condition] = inputs;
     const [yes, no] = [graphs.get('then_branch'), graphs.get('else_branch')];
     if (condition === undefined || yes === undefined || no === undefined) {
-      throw new TuttiError('E_MODEL_INVALID', 'If needs a condition and two branches', { subject });
+      throw new TuttiError('E_MODEL_INVALID', 'If needs a condition and two branches', { subject: describe(source) });
     }
+    if (condition.type.unknown) return undefined;
     const convertBranch = (graph: GraphProto, label: string): readonly (Value | undefined)[] => {
-      const inner: Frame = {
-        ...frame,
-        scope: new Scope(frame.scope),
-        prefix: `${source.node}/${label}/`,
-        depth: frame.depth + 1,
-      };
+      const prefix = `${source.node}/${label}/`;
+      const inner: Frame = { ...frame, scope: new Scope(frame.scope), prefix, depth: frame.depth + 1 };
       this.#initializers(graph, inner);
       this.#nodes(graph, inner);
       return graph.output.map(({ name = '' }) => inner.scope.get(name));
     };
-    const known = condition.type.unknown ? undefined : this.#b.contentOf(condition);
-    if (known !== undefined && isConcrete(known))
+    const known = b.contentOf(condition);
+    if (known !== undefined && isConcrete(known)) {
       return known[0] !== 0 ? convertBranch(yes, 'then') : convertBranch(no, 'else');
-    const refuse = (): never => {
-      throw new TuttiError('E_UNSUPPORTED', 'control flow (If) whose condition is not constant is not supported yet', {
-        subject,
-      });
-    };
-    if (condition.type.unknown) return refuse();
-    const [a, b] = [convertBranch(yes, 'then'), convertBranch(no, 'else')];
-    this.#b.source = source;
-    return Array.from({ length: outputs }, (_, i) => {
-      const [x, y] = [a[i], b[i]];
-      if (x === undefined || y === undefined || x.type.unknown || y.type.unknown) return refuse();
-      if (x.type.dtype !== y.type.dtype || !shapeEquals(x.type.shape, y.type.shape)) return refuse();
-      return select3(this.#b, this.#b.op('reshape', [condition], { shape: [] })[0], x, y);
-    });
+    }
+    if (!isSmall(yes) || !isSmall(no)) return undefined;
+    try {
+      const [x, y] = [convertBranch(yes, 'then'), convertBranch(no, 'else')];
+      const pairs = Array.from({ length: outputs }, (_, i) => [x[i], y[i]] as const);
+      if (!pairs.every((pair): pair is readonly [Value, Value] => isSelectable(...pair))) return undefined;
+      b.source = source;
+      const [scalar] = b.op('reshape', [condition], { shape: [] });
+      return pairs.map(([a, c]) => select3(b, scalar, a, c));
+    } catch (error) {
+      // A branch that is not taken need not fit.
+      if (error instanceof TuttiError && error.code === 'E_SHAPE') return undefined;
+      throw error;
+    }
   }
 }
+
+/** Branches of so few nodes cost less than to read the condition. */
+const smallBranch = 8;
+const isSmall = (graph: GraphProto): boolean =>
+  graph.node.length <= smallBranch && graph.node.every(({ attribute }) => attribute.every(({ g }) => g === undefined));
+
+const isSelectable = (x: Value | undefined, y: Value | undefined): boolean =>
+  x !== undefined &&
+  y !== undefined &&
+  !x.type.unknown &&
+  !y.type.unknown &&
+  x.type.dtype === y.type.dtype &&
+  x.type.dtype !== 'string' &&
+  shapeEquals(x.type.shape, y.type.shape);
 
 /** Versions by domain. @throws TuttiError E_UNSUPPORTED for an opset of ai.onnx that is newer than we know */
 function opsetsOf(imports: ModelProto['opsetImport'], owner: string, optional = false): ReadonlyMap<string, number> {

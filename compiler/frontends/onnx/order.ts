@@ -13,7 +13,7 @@ const subgraphs = (node: NodeProto): GraphProto[] =>
   node.attribute.flatMap(({ g, graphs }) => (g === undefined ? [...graphs] : [g, ...graphs]));
 
 /** Names that a graph uses without defining them: values of enclosing graphs. The decoder bounds the nesting. */
-function freeNames(graph: GraphProto): Set<string> {
+export function freeNames(graph: GraphProto): Set<string> {
   const own = new Set([
     ...graph.input.map(({ name }) => name ?? ''),
     ...graph.initializer.map(({ name }) => name ?? ''),

@@ -1,0 +1,41 @@
+/** How a frontend converts its operators once shapes are known, control flow included. */
+import type { HostBuilder } from '../graph/host_values.js';
+import type { Graph, NodeOf, TensorType, Value } from '../graph/types.js';
+import type { HostTensor } from '../tensor.js';
+import type { Mapped } from './mapped.js';
+
+export interface SourceContext {
+  readonly b: HostBuilder;
+  readonly node: NodeOf<'source_op'>;
+  /** Inputs of the source operator, in place; absent optional ones are undefined. Dims are numbers. */
+  readonly inputs: readonly (Mapped | undefined)[];
+  /** What the bodies of the operator take besides their formal inputs. */
+  readonly captured: readonly Mapped[];
+  /** Number of the stage that is being built; it grows when data had to be waited for. */
+  readonly stage: number;
+  /**
+   * Data of the host's own (the number of an iteration) as an input of the stage, so that stages that differ in it
+   * alone are one program. It may be looked at like a constant where that cannot be helped.
+   */
+  feed(data: HostTensor): Value;
+  /** Types of the results of a body, where they follow from those of its inputs. The body is not run. */
+  outline(body: Graph, inputs: readonly Mapped[]): readonly TensorType[] | undefined;
+}
+
+/** A body is to be inlined next; what becomes of its results is up to `then`. */
+export interface BodyCall {
+  readonly body: Graph;
+  /** For all inputs of the body: formal ones, then captured ones. */
+  readonly inputs: readonly Mapped[];
+  /** What `then` needs besides the results. It must not hold on to values itself: a new stage may have begun. */
+  readonly saved: readonly Mapped[];
+  then(context: SourceContext, results: readonly Mapped[], saved: readonly Mapped[]): Resolved;
+}
+/** The outputs of the source operator, or a body to inline on the way to them. */
+export type Resolved = readonly Mapped[] | BodyCall;
+export const isCall = (resolved: Resolved): resolved is BodyCall => !Array.isArray(resolved);
+
+/** Converts a source operator whose shapes are known. Throws NotConstant if content is needed that depends on data. */
+export type SourceResolver = (context: SourceContext) => Resolved;
+/** By domain of the source operator (ONNX's own is ''). */
+export type SourceResolvers = ReadonlyMap<string, SourceResolver>;

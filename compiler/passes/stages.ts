@@ -1,0 +1,462 @@
+/**
+ * Specialisation in stages. Where an operator needs the content of a tensor that only the device can tell (a condition,
+ * a count that decides a shape), the graph is cut: one stage ends with that tensor as an output, the host reads it, and
+ * the next stage goes on at the same operator with the content as a constant. Everything else stays on the device.
+ *
+ * A stage is a concrete graph and says what it takes and gives in terms of `Held` tensors, which outlive stages. The
+ * state between two stages is immutable: a stage may be resumed any number of times, with different answers.
+ */
+import { isInt } from '../dtype.js';
+import { TuttiError } from '../error.js';
+import { describe } from '../graph/builder.js';
+import { type Dim, isConcrete, SymDim, substituteDim } from '../graph/dims.js';
+import { HostBuilder, NotConstant } from '../graph/host_values.js';
+import type { ConstantData, Graph, Node, NodeOf, OpKind, TensorType, Value } from '../graph/types.js';
+import { type HostTensor, sizeOf } from '../tensor.js';
+import { type Bindings, bindDims } from './bindings.js';
+import { neededFrom } from './liveness.js';
+import { leavesOf, type Mapped, mapLeaves, type Tree } from './mapped.js';
+import { type BodyCall, isCall, type Resolved, type SourceContext, type SourceResolvers } from './source.js';
+
+/** A tensor of a run, whatever stage makes it. Identity counts. */
+export type Held =
+  /** An input of the model. */
+  | { readonly kind: 'input'; readonly name: string; readonly type: TensorType }
+  /** Made by a stage; lies on the device. */
+  | { readonly kind: 'result'; readonly name: string; readonly type: TensorType }
+  /**
+   * Known to the host. `fed` ones enter stages as inputs, so that stages which differ in them alone are one program; the
+   * others are constants.
+   */
+  | { readonly kind: 'host'; readonly name: string; readonly data: ConstantData; readonly fed: boolean };
+
+export interface StageOutput {
+  readonly name: string;
+  readonly held: Tree<Held>;
+}
+
+export interface Stage {
+  /** Concrete, without source ops. */
+  readonly graph: Graph;
+  /** What each input of the graph is. */
+  readonly inputs: readonly Held[];
+  /** What each output of the graph makes: results, or (in the last stage) what the host knows. */
+  readonly outputs: readonly Held[];
+  /** Names of the model's inputs at whose data was looked: the stage holds for these data alone. */
+  readonly looked: ReadonlySet<string>;
+  readonly next: StageEnd;
+}
+
+export type StageEnd =
+  | { readonly kind: 'done'; readonly outputs: readonly StageOutput[] }
+  | {
+      readonly kind: 'cut';
+      /** What the host has to read; none where a long loop is merely cut into pieces. */
+      readonly demanded: readonly Held[];
+      /** The source node that asks, and for what. */
+      readonly source: string;
+      readonly what: string;
+      /** What later stages may use; nothing else needs to be kept. */
+      readonly live: ReadonlySet<Held>;
+      /** The next stage, given the data of `demanded` in order. `values` as in `Bindings`. */
+      resume(answers: readonly HostTensor[], values?: Bindings['values']): Stage;
+    };
+
+/** Integer results up to this size are folded to constants right away: they are indices and shapes. */
+const maximumFolded = 2 ** 16;
+/** Host integers up to this size are carried along by the host: they may be wanted as parameters. */
+const maximumFed = 64;
+/** A loop that has emitted this many source nodes goes on in another stage: its iterations are one program there. */
+const longStage = 2048;
+
+type Leaf = Value | Held;
+const isHeld = (leaf: Leaf): leaf is Held => 'kind' in leaf;
+
+/** A graph on its way: the model's, or a body that is being inlined. */
+interface Frame<L> {
+  readonly graph: Graph;
+  /** Index of the node to convert next. */
+  readonly next: number;
+  readonly values: ReadonlyMap<number, Tree<L>>;
+  /** What was read for the conversion at hand, by the converter's names. */
+  readonly answers: ReadonlyMap<string, HostTensor>;
+  /** Of a body: the operator it belongs to. */
+  readonly call?: {
+    readonly node: NodeOf<'source_op'>;
+    readonly saved: readonly Tree<L>[];
+    readonly then: BodyCall['then'];
+  };
+}
+
+interface State {
+  /** Innermost last. */
+  readonly frames: readonly Frame<Held>[];
+  /** What the host has read. */
+  readonly known: ReadonlyMap<Held, HostTensor>;
+  readonly stage: number;
+}
+
+interface Program {
+  readonly name: string;
+  readonly resolvers: SourceResolvers;
+  /** Sizes of named dims; bodies have none. */
+  readonly sizes: ReadonlyMap<string, Dim>;
+}
+
+/**
+ * The first stage of a graph under concrete input shapes; for most graphs it is the only one.
+ * @throws TuttiError E_INPUT for unknown names, missing or conflicting sizes; E_SHAPE where shapes do not fit.
+ */
+export function firstStage(graph: Graph, bindings: Bindings, resolvers: SourceResolvers): Stage {
+  const sizes = bindDims(graph, bindings);
+  const values = new Map<number, Held>();
+  for (const { id, name, type } of graph.inputs) {
+    const shape = bindings.shapes?.[name] ?? type.shape.map((dim) => substituteDim(dim, sizes));
+    values.set(id, { kind: 'input', name, type: { dtype: type.dtype, shape } });
+  }
+  const program: Program = { name: graph.name, resolvers, sizes };
+  const frame: Frame<Held> = { graph, next: 0, values, answers: new Map() };
+  return new StageBuilder(program, { frames: [frame], known: new Map(), stage: 0 }, bindings.values).run();
+}
+
+class StageBuilder {
+  readonly #program: Program;
+  readonly #state: State;
+  readonly #values: NonNullable<Bindings['values']>;
+  readonly #b: HostBuilder;
+  readonly #frames: Work[];
+  readonly #looked = new Set<string>();
+  /** Values of this stage for what is held, and back. */
+  readonly #valueOf = new Map<Held, Value>();
+  readonly #origin = new Map<number, Held>();
+  readonly #constants = new Map<ConstantData, Value>();
+  readonly #inputs: { readonly value: Value; readonly held: Held }[] = [];
+  readonly #outputs: Held[] = [];
+  #emitted = 0;
+
+  constructor(program: Program, state: State, values: Bindings['values'] = {}) {
+    this.#program = program;
+    this.#state = state;
+    this.#values = values;
+    this.#b = new HostBuilder(program.name);
+    this.#frames = state.frames.map((frame) => new Work(frame));
+    // The signature of the model stays whole where one stage is all there is.
+    if (state.stage === 0) for (const held of state.frames[0].values.values()) this.#use(held as Held);
+  }
+
+  run(): Stage {
+    try {
+      for (;;) {
+        const frame = this.#frames[this.#frames.length - 1];
+        const node = frame.graph.nodes[frame.next];
+        if (node !== undefined) this.#settle(frame, node, this.#convert(frame, node));
+        else if (frame.call === undefined) return this.#finish(frame);
+        else if (this.#emitted > longStage) return this.#cut(undefined);
+        else {
+          const { node: caller, saved, then } = frame.call;
+          const results = frame.graph.outputs.map(({ value }) => this.#lookUp(frame, value));
+          const kept = saved.map((tree) => this.#uses(tree));
+          const resolved = this.#attempt(frame, caller, (context) => then(context, results, kept));
+          this.#frames.pop();
+          this.#settle(this.#frames[this.#frames.length - 1], caller, resolved);
+        }
+      }
+    } catch (error) {
+      if (error instanceof NotConstant) return this.#cut(error);
+      throw error;
+    }
+  }
+
+  // --- conversion ------------------------------------------------------------------------------------------------
+
+  #convert(frame: Work, node: Node): Resolved {
+    if (node.op === 'source_op') {
+      const { domain } = node.attrs;
+      const resolver = this.#program.resolvers.get(domain);
+      if (resolver !== undefined) return this.#attempt(frame, node, resolver);
+      throw new TuttiError('E_UNSUPPORTED', `operators of domain "${domain}" are not supported`, {
+        subject: describe(node.source),
+      });
+    }
+    this.#b.source = node.source;
+    const inputs = node.inputs.map((value) => this.#lookUp(frame, value) as Value);
+    const attrs = substitute(node.attrs, this.#program.sizes) as typeof node.attrs;
+    return this.#b.op<OpKind>(node.op, inputs, attrs, [], node.source);
+  }
+
+  /** Looks at the host's own data, and at the data of the model's inputs, only if nothing else will do. */
+  #attempt(frame: Work, node: NodeOf<'source_op'>, convert: (context: SourceContext) => Resolved): Resolved {
+    // What follows on a body has what it saved; the inputs of the operator are not kept for it.
+    const all = frame.call?.node === node ? [] : node.inputs.map((value) => this.#lookUp(frame, value));
+    let next = 0;
+    const inputs = node.attrs.present.map((present) => (present ? all[next++] : undefined));
+    const context: SourceContext = {
+      b: this.#b,
+      node,
+      inputs: all.length === 0 ? [] : inputs,
+      captured: all.slice(next),
+      stage: this.#state.stage,
+      feed: (data) => this.#use({ kind: 'host', name: 'fed', data: loaded(data), fed: true }),
+      outline: (body, formal) => this.#outline(body, formal),
+    };
+    this.#b.answers = frame.answers;
+    this.#b.source = node.source;
+    for (const sight of ['constants', 'fed'] as const) {
+      try {
+        return this.#b.seeing(sight, () => convert(context));
+      } catch (error) {
+        if (!(error instanceof NotConstant) || error.key !== undefined) throw error;
+      }
+    }
+    return this.#b.seeing('inputs', () => convert(context));
+  }
+
+  #settle(frame: Work, node: Node, resolved: Resolved): void {
+    this.#emitted++;
+    if (isCall(resolved)) {
+      const { body, inputs, saved, then } = resolved;
+      if (node.op !== 'source_op') throw new Error(`${node.op} has no body`);
+      const values = new Map(body.inputs.map((input, i) => [input.id, inputs[i]]));
+      this.#frames.push(new Work({ graph: body, next: 0, values, answers: new Map(), call: { node, saved, then } }));
+      return;
+    }
+    node.outputs.forEach((output, i) => {
+      frame.values.set(
+        output.id,
+        mapLeaves(resolved[i], (leaf) => {
+          const folded = this.#fold(leaf);
+          this.#b.label(folded, output.name);
+          return folded;
+        }),
+      );
+    });
+    frame.next++;
+    frame.answers.clear();
+  }
+
+  /** Small integer and bool results that follow from constants are constants. */
+  #fold(value: Value): Value {
+    const { dtype, shape, unknown } = value.type;
+    if (unknown || this.#b.constantOf(value) !== undefined || !(isInt(dtype) || dtype === 'bool')) return value;
+    if (!isConcrete(shape) || sizeOf(shape) > maximumFolded) return value;
+    const tensor = this.#b.tensorOf(value);
+    return tensor === undefined ? value : this.#b.constant(tensor);
+  }
+
+  #outline(body: Graph, formal: readonly Mapped[]): readonly TensorType[] | undefined {
+    const values = new Map(
+      body.inputs.map((input, i) => [
+        input.id,
+        mapLeaves(formal[i], (value): Held => {
+          const data = this.#b.constantOf(value);
+          if (data !== undefined) return { kind: 'host', name: value.name, data, fed: false };
+          return { kind: 'result', name: value.name, type: value.type };
+        }),
+      ]),
+    );
+    const frame: Frame<Held> = { graph: body, next: 0, values, answers: new Map() };
+    const { next, graph } = new StageBuilder(this.#program, { frames: [frame], known: new Map(), stage: 1 }).run();
+    if (next.kind === 'cut') return undefined;
+    const types = new Map(graph.outputs.map(({ name, value }) => [name, value.type]));
+    return next.outputs.map(({ name, held }) => {
+      const [leaf] = leavesOf(held);
+      return types.get(name) ?? (leaf.kind === 'host' ? leaf.data : leaf.type);
+    });
+  }
+
+  // --- values ----------------------------------------------------------------------------------------------------
+
+  #lookUp(frame: Work, value: Value): Mapped {
+    const known = frame.values.get(value.id);
+    if (known !== undefined) {
+      const used = this.#uses(known);
+      frame.values.set(value.id, used);
+      return used;
+    }
+    const data = frame.graph.constants.get(value.id);
+    if (data === undefined) throw new Error(`value ${value.name} is used before it is defined`);
+    const constant = this.#constant(data, value.name);
+    frame.values.set(value.id, constant);
+    return constant;
+  }
+
+  #uses(tree: Tree<Leaf>): Mapped {
+    return mapLeaves(tree, (leaf) => (isHeld(leaf) ? this.#use(leaf) : leaf));
+  }
+
+  #constant(data: ConstantData, name: string): Value {
+    const known = this.#constants.get(data);
+    if (known !== undefined) return known;
+    const constant = this.#b.constant(data, name);
+    this.#b.label(constant, name);
+    this.#constants.set(data, constant);
+    return constant;
+  }
+
+  /** The value of this stage for something held. */
+  #use(held: Held): Value {
+    const made = this.#valueOf.get(held);
+    if (made !== undefined) return made;
+    const value = this.#enter(held);
+    this.#valueOf.set(held, value);
+    if (this.#b.constantOf(value) === undefined) this.#origin.set(value.id, held);
+    return value;
+  }
+
+  #enter(held: Held): Value {
+    const read = this.#state.known.get(held);
+    if (read !== undefined) return this.#constant(loaded(read), held.name);
+    if (held.kind === 'host' && !held.fed) return this.#constant(held.data, held.name);
+    const { dtype, shape } = held.kind === 'host' ? held.data : held.type;
+    // Names by position: stages that do the same are to read the same.
+    const name = this.#state.stage === 0 && held.kind === 'input' ? held.name : `in.${this.#inputs.length}`;
+    const value = this.#b.input(name, dtype, shape);
+    this.#inputs.push({ value, held });
+    if (held.kind === 'host') this.#b.provide(value, held.data.load(), 'fed');
+    else if (held.kind === 'input') {
+      const data = this.#values[held.name];
+      if (data !== undefined) this.#b.provide(value, data, 'inputs', () => this.#looked.add(held.name));
+    }
+    return value;
+  }
+
+  // --- ends ------------------------------------------------------------------------------------------------------
+
+  #finish(frame: Work): Stage {
+    const outputs = frame.graph.outputs.map(({ name, value }): StageOutput => {
+      const tree = this.#lookUp(frame, value);
+      let index = 0;
+      const held = mapLeaves(tree, (leaf): Held => {
+        const origin = this.#origin.get(leaf.id);
+        if (origin !== undefined && this.#state.stage > 0) return origin;
+        return this.#give(Array.isArray(tree) ? `${name}.${index++}` : name, leaf);
+      });
+      return { name, held };
+    });
+    return this.#stage({ kind: 'done', outputs });
+  }
+
+  #give(name: string, value: Value): Held {
+    this.#b.output(name, value);
+    const held: Held = { kind: 'result', name, type: value.type };
+    this.#outputs.push(held);
+    return held;
+  }
+
+  /** Ends the stage before the conversion at hand, or before the results of a body are looked at. */
+  #cut(missing: NotConstant | undefined): Stage {
+    const top = this.#frames[this.#frames.length - 1];
+    const node = top.graph.nodes[top.next] ?? top.call?.node;
+    const source = describe(node.source);
+    if (missing !== undefined && this.#b.constantOf(missing.value) !== undefined) {
+      throw new TuttiError('E_UNSUPPORTED', `the content of ${missing.value.name} is of no use`, { subject: source });
+    }
+    const what = missing === undefined ? 'nothing: the loop is long' : describeMissing(missing, top, node);
+    const held = new Map<number, Held>();
+    const settled = new Map<Held, Held>();
+    const hold = (leaf: Leaf): Held => {
+      if (isHeld(leaf)) return this.#settled(leaf, settled);
+      const origin = this.#origin.get(leaf.id);
+      if (origin !== undefined) return this.#settled(origin, settled);
+      const known = held.get(leaf.id) ?? this.#host(leaf) ?? this.#give(`out.${this.#outputs.length}`, leaf);
+      held.set(leaf.id, known);
+      return known;
+    };
+    const demanded = missing === undefined ? [] : [hold(missing.value)];
+    const frames = this.#frames.map((frame, depth): Frame<Held> => {
+      const { graph, next, values, answers, call } = frame;
+      // An operator whose body is under way has its inputs there.
+      const needed = neededFrom(graph, depth === this.#frames.length - 1 ? next : next + 1);
+      const kept = new Map<number, Tree<Held>>();
+      for (const [id, tree] of values) if (needed.has(id)) kept.set(id, mapLeaves(tree, hold));
+      const saved = call?.saved.map((tree) => mapLeaves(tree, hold)) ?? [];
+      return { graph, next, values: kept, answers: new Map(answers), ...(call && { call: { ...call, saved } }) };
+    });
+    const live = new Set<Held>();
+    for (const { values, call } of frames) {
+      for (const tree of [...values.values(), ...(call?.saved ?? [])])
+        for (const leaf of leavesOf(tree)) live.add(leaf);
+    }
+    const program = this.#program;
+    const stage = this.#state.stage + 1;
+    const resume = (given: readonly HostTensor[], values?: Bindings['values']): Stage => {
+      const known = new Map(demanded.map((leaf, i) => [leaf, given[i]]));
+      const all = [...frames];
+      const last = all[all.length - 1];
+      if (missing?.key !== undefined) {
+        all[all.length - 1] = { ...last, answers: new Map([...last.answers, [missing.key, given[0]]]) };
+      }
+      return new StageBuilder(program, { frames: all, known, stage }, values).run();
+    };
+    return this.#stage({ kind: 'cut', demanded, source, what, live, resume });
+  }
+
+  /** What the host has read meanwhile is the host's from now on. */
+  #settled(held: Held, settled: Map<Held, Held>): Held {
+    const read = this.#state.known.get(held);
+    if (read === undefined) return held;
+    const host = settled.get(held) ?? ({ kind: 'host', name: held.name, data: loaded(read), fed: false } as const);
+    settled.set(held, host);
+    return host;
+  }
+
+  /** Constants stay constants; small integers that follow from what the host fed are fed again. */
+  #host(value: Value): Held | undefined {
+    const data = this.#b.constantOf(value);
+    const { name, type } = value;
+    if (data !== undefined) return { kind: 'host', name, data, fed: false };
+    if (!(isInt(type.dtype) || type.dtype === 'bool') || sizeOf(type.shape as number[]) > maximumFed) return undefined;
+    const tensor = this.#b.seeing('fed', () => this.#b.tensorOf(value));
+    return tensor && { kind: 'host', name, data: loaded(tensor), fed: true };
+  }
+
+  #stage(next: StageEnd): Stage {
+    const whole = this.#b.finish();
+    const used = new Set<number>();
+    for (const node of whole.nodes) for (const { id } of node.inputs) used.add(id);
+    for (const { value } of whole.outputs) used.add(value.id);
+    const keep = this.#state.stage === 0 && next.kind === 'done';
+    const inputs = this.#inputs.filter(({ value }) => keep || used.has(value.id));
+    return {
+      graph: { ...whole, inputs: inputs.map(({ value }) => value) },
+      inputs: inputs.map(({ held }) => held),
+      outputs: this.#outputs,
+      looked: this.#looked,
+      next,
+    };
+  }
+}
+
+function describeMissing({ input, key, value }: NotConstant, { graph, next }: Work, node: Node): string {
+  if (key !== undefined) return key;
+  if (input < 0 || node.op !== 'source_op' || node !== graph.nodes[next]) return value.name;
+  const given = node.inputs[node.attrs.present.slice(0, input).filter(Boolean).length];
+  return `input ${input} (${given?.name ?? value.name})`;
+}
+
+/** A frame as it is worked on. */
+class Work implements Frame<Leaf> {
+  readonly graph: Graph;
+  next: number;
+  readonly values: Map<number, Tree<Leaf>>;
+  readonly answers: Map<string, HostTensor>;
+  readonly call?: Frame<Leaf>['call'];
+
+  constructor({ graph, next, values, answers, call }: Frame<Leaf>) {
+    this.graph = graph;
+    this.next = next;
+    this.values = new Map(values);
+    this.answers = new Map(answers);
+    if (call !== undefined) this.call = call;
+  }
+}
+
+const loaded = (tensor: HostTensor): ConstantData => ({ dtype: tensor.dtype, shape: tensor.shape, load: () => tensor });
+
+/** Attributes with all dims replaced. */
+function substitute(value: unknown, sizes: ReadonlyMap<string, Dim>): unknown {
+  if (value instanceof SymDim) return substituteDim(value, sizes);
+  if (Array.isArray(value)) return value.map((element) => substitute(element, sizes));
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, entry]) => [key, substitute(entry, sizes)]));
+}
