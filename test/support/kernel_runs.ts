@@ -32,7 +32,11 @@ export interface Run {
 }
 
 /** Runs each kernel on the device and in the interpreter, and says where any buffer differs. */
-export async function compareRuns(backend: Backend, device: Device, runs: readonly Run[]): Promise<string[]> {
+export async function compareRuns(
+  backend: Pick<Backend, 'render'>,
+  device: Device,
+  runs: readonly Run[],
+): Promise<string[]> {
   const complaints: string[] = [];
   const kernels = await device.loadKernels(runs.map(({ kernel }) => backend.render(kernel, device.target)));
   for (const [n, { what, kernel, inputs, scalars = [], types }] of runs.entries()) {

@@ -7,7 +7,11 @@ import { arithmeticRuns, callingRun, compareRuns, mathRuns, type Run } from './k
 import { randomNodes, scheduledRuns } from './scheduled_runs.js';
 
 /** Registers the tests. `device` is asked when they run; `types` are those that it computes in. */
-export function testRendered(backend: Backend, device: () => Device, types: readonly NumberType[]): void {
+export function testRendered(
+  backend: Pick<Backend, 'render'>,
+  device: () => Device,
+  types: readonly NumberType[],
+): void {
   const compare = (runs: readonly Run[]): Promise<string[]> => compareRuns(backend, device(), runs);
   const among = <T extends NumberType>(...some: T[]): T[] => some.filter((scalar) => types.includes(scalar));
 

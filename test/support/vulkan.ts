@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import type { Device, Driver } from '../../backends/backend.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
-import { type KBuffer, type KernelFunction, scalarBits } from '../../compiler/kernel/types.js';
+import type { KernelFunction } from '../../compiler/kernel/types.js';
 
 const candidates = [
   ['lavapipe', '/usr/share/vulkan/icd.d/lvp_icd.x86_64.json'],
@@ -39,10 +39,6 @@ export async function openFirst(
     delete process.env.TUTTI_VULKAN_STAGING;
   }
 }
-
-export const buffersOf = (kernel: KernelFunction): KBuffer[] =>
-  kernel.params.filter((param): param is KBuffer => param.kind === 'buffer');
-export const bytesOf = (buffer: KBuffer): number => (buffer.length * scalarBits[buffer.scalar]) / 8;
 
 /** Runs kernels, each with its own host buffers (one a buffer parameter), which are changed in place. */
 export async function runKernels(
