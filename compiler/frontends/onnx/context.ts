@@ -116,6 +116,14 @@ export class ConvertContext {
     return values.length === 1 ? values[0] : this.fail(`input ${i} must have one element`, '1', String(values.length));
   }
 
+  /**
+   * Elements of a value made here that decides about shapes: a count. Where it depends on data a device computes it
+   * first, and the conversion is run again with the answer; `key` tells apart what one operator asks for.
+   */
+  demand(value: Value, key: string): readonly number[] {
+    return [...numbersOf(this.b.read(value, key))];
+  }
+
   /** Dims of an input as numbers; waits for specialisation if some are symbolic. */
   concreteShape(i: number): readonly number[] {
     return this.concreteDims(this.shape(i), i);

@@ -4,6 +4,7 @@ import { activations } from './activations.js';
 import { attentions } from './attention.js';
 import { contractions } from './contraction.js';
 import { contribs } from './contrib.js';
+import { detectors } from './detection.js';
 import { einsums } from './einsum.js';
 import { elementwise } from './elementwise.js';
 import { indexing } from './indexing.js';
@@ -26,6 +27,7 @@ export const conversions: readonly Conversion[] = [
   ...reductions,
   ...pooling,
   ...contractions,
+  ...detectors,
   ...einsums,
   ...normalizations,
   ...resizing,

@@ -34,6 +34,11 @@ interface Tap {
   readonly weight?: Value;
 }
 
+/** A tap within its axis, and where it lies inside; without `inside`, wherever it came from. */
+export interface PlacedTap extends Tap {
+  readonly inside?: Value;
+}
+
 /** Keys' cubic convolution kernel with a = -0.75, for distances below 1 and from 1 to 2. */
 function cubicWeight(c: ConvertContext, distance: Value, far: boolean): Value {
   const a = -0.75;
@@ -46,6 +51,41 @@ function cubicWeight(c: ConvertContext, distance: Value, far: boolean): Value {
     if (i < rest.length - 1) value = mul(c.b, value, distance);
   });
   return value;
+}
+
+/** The tap moved into an axis of `size`; outside of it counts as zero if so asked. */
+function placed(c: ConvertContext, { index, weight }: Tap, size: number, zeros: boolean): PlacedTap {
+  const kept = clamp(c.b, index, 0, size - 1);
+  return { index: kept, weight, inside: zeros ? binary(c.b, 'eq', kept, index) : undefined };
+}
+
+/** Taps of linear interpolation at places [N, P], zero outside of the axis. */
+export const linearTaps = (c: ConvertContext, places: Value, size: number): readonly PlacedTap[] =>
+  tapsOf(c, places, 'linear').map((tap) => placed(c, tap, size, true));
+
+/** x [N, C, …spatial] interpolated by the taps of each spatial axis: [N, C, P], in the type of the weights. */
+export function interpolated(c: ConvertContext, x: Value, taps: readonly (readonly PlacedTap[])[]): Value {
+  const [batch, channels, ...sizes] = x.type.shape.map(Number);
+  const { dtype } = taps[0][0].index.type;
+  const count = taps[0][0].index.type.shape[1];
+  const flat = reshape(c.b, x, [batch, channels, sizeOf(sizes)]);
+  const spread = (value: Value): Value =>
+    broadcastTo(c.b, reshape(c.b, value, [batch, 1, count]), [batch, channels, count]);
+  const terms = product(taps).map((combination) => {
+    let place: Value | undefined;
+    let weight: Value | undefined;
+    let inside: Value | undefined;
+    combination.forEach((tap, axis) => {
+      const index = cast(c.b, tap.index, 'i64');
+      place = place === undefined ? index : add(c.b, binaryC(c.b, 'mul', place, sizes[axis]), index);
+      if (tap.weight !== undefined) weight = weight === undefined ? tap.weight : mul(c.b, weight, tap.weight);
+      if (tap.inside !== undefined) inside = inside === undefined ? tap.inside : binary(c.b, 'and', inside, tap.inside);
+    });
+    let sample = gatherElements(c.b, flat, spread(place as Value), 2);
+    if (inside !== undefined) sample = select3(c.b, spread(inside), sample, scalar(c.b, 0, x.type.dtype));
+    return weight === undefined ? sample : mul(c.b, cast(c.b, sample, dtype), spread(weight));
+  });
+  return terms.reduce((sum, term) => add(c.b, sum, term));
 }
 
 type Mode = 'linear' | 'nearest' | 'cubic';
@@ -92,39 +132,18 @@ function gridSample(c: ConvertContext): Value {
   const mode = names[c.choice('mode', ['linear', 'bilinear', 'nearest', 'cubic', 'bicubic'] as const, 'linear')];
   const padding = c.choice('padding_mode', ['zeros', 'border', 'reflection'] as const, 'zeros');
   const aligned = c.flag('align_corners');
-  const dtype = grid.type.dtype;
-  const taps = sizes.map((size, axis): readonly (Tap & { readonly inside?: Value })[] => {
+  const taps = sizes.map((size, axis) => {
     const normal = reshape(c.b, slice1(c.b, grid, -1, sizes.length - 1 - axis, 1), [batch, count]);
     const shifted = binaryC(c.b, 'add', normal, 1);
     const place = aligned
       ? binaryC(c.b, 'mul', shifted, (size - 1) / 2)
       : binaryC(c.b, 'div', binaryC(c.b, 'sub', binaryC(c.b, 'mul', shifted, size), 1), 2);
-    return tapsOf(c, place, mode).map(({ index, weight }) => {
-      const mirrored = padding === 'reflection' ? reflected(c, index, size, aligned) : index;
-      const kept = clamp(c.b, mirrored, 0, size - 1);
-      return { index: kept, weight, inside: padding === 'zeros' ? binary(c.b, 'eq', kept, index) : undefined };
+    return tapsOf(c, place, mode).map((tap) => {
+      const index = padding === 'reflection' ? reflected(c, tap.index, size, aligned) : tap.index;
+      return placed(c, { ...tap, index }, size, padding === 'zeros');
     });
   });
-  const flat = reshape(c.b, x, [batch, channels, sizeOf(sizes)]);
-  let total: Value | undefined;
-  for (const combination of product(taps)) {
-    let place: Value | undefined;
-    let weight: Value | undefined;
-    let inside: Value | undefined;
-    combination.forEach((tap, axis) => {
-      const index = cast(c.b, tap.index, 'i64');
-      place = place === undefined ? index : add(c.b, binaryC(c.b, 'mul', place, sizes[axis]), index);
-      if (tap.weight !== undefined) weight = weight === undefined ? tap.weight : mul(c.b, weight, tap.weight);
-      if (tap.inside !== undefined) inside = inside === undefined ? tap.inside : binary(c.b, 'and', inside, tap.inside);
-    });
-    const spread = (value: Value): Value =>
-      broadcastTo(c.b, reshape(c.b, value, [batch, 1, count]), [batch, channels, count]);
-    let sample = gatherElements(c.b, flat, spread(place as Value), 2);
-    if (inside !== undefined) sample = select3(c.b, spread(inside), sample, scalar(c.b, 0, x.type.dtype));
-    if (weight !== undefined) sample = mul(c.b, cast(c.b, sample, dtype), spread(weight));
-    total = total === undefined ? sample : add(c.b, total, sample);
-  }
-  return reshape(c.b, cast(c.b, total as Value, x.type.dtype), [batch, channels, ...out]);
+  return reshape(c.b, cast(c.b, interpolated(c, x, taps), x.type.dtype), [batch, channels, ...out]);
 }
 
 /** All ways to take one of each list. */
