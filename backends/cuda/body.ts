@@ -7,6 +7,7 @@
  * else they are functions, whose parameters are memory of the `.param` space.
  */
 import { rangeOf } from '../../compiler/kernel/builder.js';
+import { type EngineInst, isEngineInst } from '../../compiler/kernel/engines.js';
 import { binaryNumber } from '../../compiler/kernel/semantics.js';
 import {
   type Carried,
@@ -38,6 +39,7 @@ import {
 import { renderSubgroup } from './subgroup.js';
 import { foldable, type Survey } from './survey.js';
 import type { Arch } from './target.js';
+import { TileRenderer } from './tiles.js';
 
 type Inst<Op extends KInst['op']> = Extract<KInst, { op: Op }>;
 type Lanes = readonly Reg[];
@@ -89,6 +91,7 @@ export class BodyRenderer {
   readonly #module: Module;
   readonly #f: FunctionText;
   readonly #math: Arithmetic;
+  readonly #tiles: TileRenderer;
   readonly #values = new Map<KValue, Lanes>();
   readonly #builtins = new Map<string, Reg>();
   readonly #uniform = new Map<KValue, boolean>();
@@ -100,6 +103,7 @@ export class BodyRenderer {
     this.#f = text;
     this.#math = new Arithmetic(text, module.arch.sm);
     this.memory = new MemoryAccess(text, module.kernel, module.survey, (value) => this.lanes(value)[0]);
+    this.#tiles = new TileRenderer(text, this.memory, module.arch.sm, (value) => this.lanes(value)[0]);
   }
 
   lanes(value: KValue): Lanes {
@@ -123,6 +127,10 @@ export class BodyRenderer {
   }
 
   #instruction(inst: KInst): void {
+    if (isEngineInst(inst)) {
+      this.#tiles.render(inst);
+      return;
+    }
     switch (inst.op) {
       case 'for':
         this.#for(inst);
@@ -144,7 +152,7 @@ export class BodyRenderer {
     }
   }
 
-  #value(inst: Exclude<KInst, { op: 'for' | 'loop' | 'if' | 'store' | 'barrier' }>): Lanes {
+  #value(inst: Exclude<KInst, EngineInst | { op: 'for' | 'loop' | 'if' | 'store' | 'barrier' }>): Lanes {
     const math = this.#math;
     const { type } = inst.result;
     const each = (make: (lane: number) => Reg): Lanes => Array.from({ length: type.lanes }, (_, lane) => make(lane));

@@ -41,6 +41,13 @@ function accessType(scalar: ScalarType): string {
   return widthOf(scalar) === 32 && bits < 32 ? `${isSignedScalar(scalar) ? 's' : 'u'}${bits}` : `b${bits}`;
 }
 
+export interface TilePlace {
+  /** State space, and how it is cached: `shared`, `global.nc`. */
+  readonly space: string;
+  /** Address of a byte of the tile. */
+  at(bytes: number): string;
+}
+
 interface Address {
   readonly reg: Reg;
   readonly offset: number;
@@ -150,15 +157,35 @@ export class MemoryAccess {
   atomic(inst: Inst<'atomic'>, value: Reg): Reg {
     const type = atomicType(inst.fn, inst.memory.scalar);
     const fn = inst.fn === 'exchange' ? 'exch' : inst.fn;
-    return this.#f.value(32, `atom.${spaceOf(inst.memory)}.${fn}.${type}`, this.#place(inst.memory, inst.index), value);
+    return this.#f.value(32, `atom.${spaceOf(inst.memory)}.${fn}.${type}`, this.place(inst.memory, inst.index), value);
   }
 
   compareExchange(inst: Inst<'atomic_compare_exchange'>, expected: Reg, value: Reg): Reg {
     const op = `atom.${spaceOf(inst.memory)}.cas.b32`;
-    return this.#f.value(32, op, this.#place(inst.memory, inst.index), expected, value);
+    return this.#f.value(32, op, this.place(inst.memory, inst.index), expected, value);
   }
 
-  #place(memory: KMemory, index: KValue): string {
+  /** Where a tile begins for this lane: its first element and the lane's offset in bytes; `at` adds constants. */
+  tilePlace(memory: KMemory, index: KValue, lane: Reg): TilePlace {
+    const space = spaceOf(memory);
+    const { reg, offset } = this.#address(memory, index, 1);
+    const width = addressWidth(memory);
+    const key = `${reg} + ${lane}`;
+    let address = this.#known(key);
+    if (address === undefined) {
+      address = this.#f.value(
+        width,
+        `add.s${width}`,
+        reg,
+        width === 64 ? this.#f.value(64, 'cvt.u64.u32', lane) : lane,
+      );
+      this.#scopes[this.#scopes.length - 1].set(key, address);
+    }
+    const cached = memory.kind === 'buffer' && memory.access === 'read' ? '.nc' : '';
+    return { space: `${space}${cached}`, at: (bytes) => `${address}${offsetText(offset + bytes)}` };
+  }
+
+  place(memory: KMemory, index: KValue): string {
     const { reg, offset } = this.#address(memory, index, 1);
     return `[${reg}${offsetText(offset)}]`;
   }
@@ -227,10 +254,8 @@ export class MemoryAccess {
     const f = this.#f;
     const reg = this.#regOf(index);
     const key = `${base} ${reg}`;
-    for (const scope of this.#scopes) {
-      const known = scope.get(key);
-      if (known !== undefined) return known;
-    }
+    const known = this.#known(key);
+    if (known !== undefined) return known;
     const { scalar } = index.type;
     let address: Reg;
     if (addressWidth(memory) === 32) {
@@ -241,6 +266,14 @@ export class MemoryAccess {
     }
     this.#scopes[this.#scopes.length - 1].set(key, address);
     return address;
+  }
+
+  #known(key: string): Reg | undefined {
+    for (const scope of this.#scopes) {
+      const known = scope.get(key);
+      if (known !== undefined) return known;
+    }
+    return undefined;
   }
 
   /** index × bytes in 64 bits. */

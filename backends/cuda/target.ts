@@ -4,7 +4,8 @@
  * The numbers are NVIDIA's published ones (CUDA C++ Programming Guide, table of compute capabilities). None of this has
  * run on a real card yet; rates are estimates from clocks and widths.
  */
-import type { Target } from '../../compiler/kernel/target.js';
+import type { MatrixUnit, TileScalar } from '../../compiler/kernel/engines.js';
+import type { Feature, Target } from '../../compiler/kernel/target.js';
 import type { DeviceInfo } from '../backend.js';
 
 export interface Arch {
@@ -18,7 +19,7 @@ export interface Arch {
 
 /** In order of preference for a capability: the last that device and driver know. */
 export const archs: readonly Arch[] = [
-  { name: 'sm_75', sm: 75, ptx: [6, 3] },
+  { name: 'sm_75', sm: 75, ptx: [6, 5] },
   { name: 'sm_80', sm: 80, ptx: [7, 0] },
   { name: 'sm_86', sm: 86, ptx: [7, 1] },
   { name: 'sm_87', sm: 87, ptx: [7, 4] },
@@ -82,6 +83,28 @@ export const archNamed = (name: string): Arch | undefined => archs.find((arch) =
 /** Lanes that multiply and add f32 in one cycle of one multiprocessor. */
 const lanesOf = (sm: number): number => (sm === 75 || sm === 80 ? 64 : 128);
 
+/** Tiles of 16×16 by 32 bytes of k: two instructions of mma.sync each on sm_80 and later. */
+function matrixUnitsOf(sm: number): readonly MatrixUnit[] {
+  const unit = (k: number, a: TileScalar, b: TileScalar, accumulator: TileScalar): MatrixUnit => ({
+    m: 16,
+    n: 16,
+    k,
+    a,
+    b,
+    accumulator,
+  });
+  const bytes = ['i8', 'u8'] as const;
+  return [
+    unit(16, 'f16', 'f16', 'f32'),
+    ...bytes.flatMap((a) => bytes.map((b) => unit(32, a, b, 'i32'))),
+    ...(sm >= 80 ? [unit(16, 'bf16', 'bf16', 'f32'), unit(8, 'tf32', 'tf32', 'f32')] : []),
+  ];
+}
+
+function featuresOf(sm: number): ReadonlySet<Feature> {
+  return new Set<Feature>(['fma', 'subgroups', 'timestamps', ...(sm >= 80 ? (['async_copy'] as const) : [])]);
+}
+
 export function describe(info: DeviceInfo): Target {
   const limit = (name: string, otherwise: number): number => info.limits[name] ?? otherwise;
   const sm = limit('computeCapability', leastArch.sm);
@@ -105,7 +128,8 @@ export function describe(info: DeviceInfo): Target {
       storageAlignment: 256,
       scalarBytes: 1024,
     },
-    features: new Set(['fma', 'subgroups', 'timestamps']),
+    features: featuresOf(arch.sm),
+    matrixUnits: matrixUnitsOf(arch.sm),
     arithmetic: new Set(['bool', 'i8', 'u8', 'i16', 'u16', 'i32', 'u32', 'i64', 'u64', 'f16', 'f32', 'f64']),
     // bf16 is left to the legaliser, which computes it in f32 over u16 memory.
     storage: new Set(['bool', 'i8', 'u8', 'i16', 'u16', 'i32', 'u32', 'i64', 'u64', 'f16', 'f32', 'f64']),

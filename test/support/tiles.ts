@@ -1,8 +1,8 @@
 /** Targets with matrix units, a kernel around one product of tiles and its data, for tests of tiles and their renderers. */
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
-import type { MatrixUnit, TileLayout, TileScalar } from '../../compiler/kernel/engines.js';
+import type { KTile, MatrixUnit, TileLayout, TileScalar } from '../../compiler/kernel/engines.js';
 import type { Target } from '../../compiler/kernel/target.js';
-import type { ScalarType } from '../../compiler/kernel/types.js';
+import type { KernelFunction, KMemory, KValue, ScalarType } from '../../compiler/kernel/types.js';
 import { f32ToBf16, f32ToF16 } from '../../compiler/numeric.js';
 import { testTargets } from './targets.js';
 
@@ -45,59 +45,72 @@ const memoryScalar = (scalar: TileScalar): ScalarType => (scalar === 'tf32' ? 'f
 interface ProductOptions {
   readonly layoutA?: TileLayout;
   readonly layoutB?: TileLayout;
+  readonly layoutC?: TileLayout;
   readonly subgroups?: number;
+  /** Elements between the rows (columns) of each matrix; 16 keeps every type aligned. */
+  readonly padding?: number;
+  /** Where the tiles are loaded from and stored to. */
+  readonly space?: 'buffer' | 'shared';
 }
 
-/** out = a·b + c for one tile a subgroup: subgroup s takes rows s·m of `a` and `c`. Rows of memory are padded by 8. */
-export function product(unit: MatrixUnit, { layoutA = 'row', layoutB = 'row', subgroups = 1 }: ProductOptions = {}) {
+/** out = a·b + c for one tile a subgroup: subgroup s takes rows s·m of `a` and `c`. Rows of memory are padded. */
+export function product(
+  unit: MatrixUnit,
+  {
+    layoutA = 'row',
+    layoutB = 'row',
+    layoutC = 'row',
+    subgroups = 1,
+    padding = 16,
+    space = 'buffer',
+  }: ProductOptions = {},
+) {
   const { m, n, k } = unit;
   const b = new KernelBuilder();
-  const strideA = (layoutA === 'row' ? k : m * subgroups) + 8;
-  const strideB = (layoutB === 'row' ? n : k) + 8;
-  const strideC = n + 8;
-  const lengthA = (layoutA === 'row' ? m * subgroups : k) * strideA;
-  const lengthB = (layoutB === 'row' ? k : n) * strideB;
-  const left = b.buffer('a', memoryScalar(unit.a), lengthA, 'read');
-  const right = b.buffer('b', memoryScalar(unit.b), lengthB, 'read');
-  const initial = b.buffer('c', memoryScalar(unit.accumulator), m * subgroups * strideC, 'read');
-  const out = b.buffer('out', memoryScalar(unit.accumulator), m * subgroups * strideC, 'write');
+  const local = b.builtin('local_id', 0, 32 * subgroups);
+  const aligned = padding % 16 === 0;
+  /** A padded matrix; the memory that tiles use, and how to bring a shared one there or back. */
+  const matrix = (name: string, scalar: TileScalar, rows: number, columns: number, layout: TileLayout, out = false) => {
+    const stride = (layout === 'row' ? columns : rows) + padding;
+    const length = (layout === 'row' ? rows : columns) * stride;
+    const buffer = b.buffer(name, memoryScalar(scalar), length, out ? 'readwrite' : 'read');
+    const memory = space === 'shared' ? b.array(`own_${name}`, 'shared', buffer.scalar, length) : buffer;
+    const move = (from: KMemory, to: KMemory) =>
+      b.for(0, Math.ceil(length / (32 * subgroups)), 1, [], (i) => {
+        const at = b.min(b.add(b.mulc(i, 32 * subgroups), local), b.constant(length - 1));
+        b.if(b.compare('eq', at, b.add(b.mulc(i, 32 * subgroups), local)), () => {
+          b.store(to, at, b.load(from, at));
+        });
+      });
+    return { memory, buffer, stride, length, layout, move };
+  };
+  const left = matrix('a', unit.a, m * subgroups, k, layoutA);
+  const right = matrix('b', unit.b, k, n, layoutB);
+  const initial = matrix('c', unit.accumulator, m * subgroups, n, layoutC);
+  const out = matrix('out', unit.accumulator, m * subgroups, n, layoutC, true);
+  if (space === 'shared') {
+    for (const { buffer, memory, move } of [left, right, initial, out]) move(buffer, memory);
+    b.barrier();
+  }
   const [ta, tb, tc] = (['a', 'b', 'accumulator'] as const).map((role) =>
     b.tile({ name: `t${role}`, role, m, n, k, scalar: unit[role] }),
   );
-  const zero = b.constant(0);
-  const subgroup = b.divc(b.builtin('local_id', 0, 32 * subgroups), 32);
-  const row = b.mulc(subgroup, m);
-  b.engine({
-    op: 'tile_load',
-    tile: ta,
-    memory: left,
-    index: layoutA === 'row' ? b.mulc(row, strideA) : row,
-    stride: strideA,
-    layout: layoutA,
-    aligned: false,
-  });
-  b.engine({ op: 'tile_load', tile: tb, memory: right, index: zero, stride: strideB, layout: layoutB, aligned: false });
-  b.engine({
-    op: 'tile_load',
-    tile: tc,
-    memory: initial,
-    index: b.mulc(row, strideC),
-    stride: strideC,
-    layout: 'row',
-    aligned: false,
-  });
+  const row = b.mulc(b.divc(local, 32), m);
+  const from = ({ layout, stride }: typeof left) => (layout === 'row' ? b.mulc(row, stride) : row);
+  const move = (op: 'tile_load' | 'tile_store', tile: KTile, of: typeof left, index: KValue) =>
+    b.engine({ op, tile, memory: of.memory, index, stride: of.stride, layout: of.layout, aligned });
+  move('tile_load', ta, left, from(left));
+  move('tile_load', tb, right, b.constant(0));
+  move('tile_load', tc, initial, from(initial));
   b.engine({ op: 'tile_multiply', accumulator: tc, a: ta, b: tb });
-  b.engine({
-    op: 'tile_store',
-    tile: tc,
-    memory: out,
-    index: b.mulc(row, strideC),
-    stride: strideC,
-    layout: 'row',
-    aligned: false,
-  });
+  move('tile_store', tc, out, from(out));
+  if (space === 'shared') {
+    b.barrier();
+    out.move(out.memory, out.buffer);
+  }
   const kernel = b.finish({ name: 'product', grid: [1, 1, 1], workgroup: [32 * subgroups, 1, 1], subgroupSize: 32 });
-  return { kernel, strideA, strideB, strideC, lengthA, lengthB };
+  const [strideA, strideB, strideC] = [left.stride, right.stride, initial.stride];
+  return { kernel, strideA, strideB, strideC, lengthA: left.length, lengthB: right.length, lengthC: initial.length };
 }
 
 export const encoded = (scalar: TileScalar, values: readonly number[]): ArrayBufferView => {
@@ -119,3 +132,40 @@ export const encoded = (scalar: TileScalar, values: readonly number[]): ArrayBuf
       return scalar satisfies never;
   }
 };
+
+/**
+ * 512 halves through shared memory in two stages, of which the second is on its way during the first; invocations read
+ * what their neighbours copied. `wait`: groups that may be pending when the first stage is read (1 is right).
+ */
+export function stagedCopies(wait = 1): KernelFunction {
+  const b = new KernelBuilder();
+  const source = b.buffer('source', 'f16', 32 * 8 * 2, 'read');
+  const out = b.buffer('out', 'f16', 32 * 8 * 2, 'write');
+  const stage = b.array('stage', 'shared', 'f16', 2 * 32 * 8);
+  const local = b.builtin('local_id', 0, 32);
+  const at = b.mulc(local, 8);
+  const copy = (half: number, condition?: KValue): void => {
+    const index = b.addc(at, half * 256);
+    b.engine({
+      op: 'async_copy',
+      memory: stage,
+      index,
+      source,
+      from: index,
+      elements: 8,
+      ...(condition ? { condition } : {}),
+    });
+    b.engine({ op: 'async_commit' });
+  };
+  copy(0);
+  copy(1, b.compare('lt', at, b.constant(80)));
+  for (const half of [0, 1]) {
+    b.engine({ op: 'async_wait', pending: half === 0 ? wait : 0 });
+    b.barrier();
+    // Neighbours' elements: what the barrier is for.
+    const neighbour = b.min(b.binary('xor', local, b.constant(1)), b.constant(31));
+    const values = b.load(stage, b.addc(b.mulc(neighbour, 8), half * 256), 8, true);
+    b.store(out, b.addc(at, half * 256), values, true);
+  }
+  return b.finish({ name: 'staged', grid: [1, 1, 1], workgroup: [32, 1, 1], subgroupSize: 32 });
+}

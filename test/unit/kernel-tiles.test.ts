@@ -13,7 +13,7 @@ import type { KernelFunction, KValue, ScalarType } from '../../compiler/kernel/t
 import { verify } from '../../compiler/kernel/verify.js';
 import { f16ToF32, f32ToF16 } from '../../compiler/numeric.js';
 import { testTargets } from '../support/targets.js';
-import { encoded, matrixTarget, product } from '../support/tiles.js';
+import { encoded, matrixTarget, product, stagedCopies } from '../support/tiles.js';
 
 const f16Unit: MatrixUnit = { m: 16, n: 16, k: 16, a: 'f16', b: 'f16', accumulator: 'f32' };
 const units = matrixTarget.matrixUnits as readonly MatrixUnit[];
@@ -81,7 +81,10 @@ describe('products of tiles', () => {
 });
 
 describe('text and passes', () => {
-  const kernels: readonly KernelFunction[] = [...units.map((unit) => product(unit, { subgroups: 2 }).kernel), staged()];
+  const kernels: readonly KernelFunction[] = [
+    ...units.map((unit) => product(unit, { subgroups: 2 }).kernel),
+    stagedCopies(),
+  ];
   test('print and parse', () => {
     for (const kernel of kernels) {
       const text = print(kernel);
@@ -124,40 +127,6 @@ describe('text and passes', () => {
   });
 });
 
-/** Rows of 24 halves copied to shared memory in groups of 8, doubled; the second stage is on its way during the first. */
-function staged(wait = 1): KernelFunction {
-  const b = new KernelBuilder();
-  const source = b.buffer('source', 'f16', 32 * 8 * 2, 'read');
-  const out = b.buffer('out', 'f16', 32 * 8 * 2, 'write');
-  const stage = b.array('stage', 'shared', 'f16', 2 * 32 * 8);
-  const local = b.builtin('local_id', 0, 32);
-  const at = b.mulc(local, 8);
-  const copy = (half: number, condition?: KValue): void => {
-    const index = b.addc(at, half * 256);
-    b.engine({
-      op: 'async_copy',
-      memory: stage,
-      index,
-      source,
-      from: index,
-      elements: 8,
-      ...(condition ? { condition } : {}),
-    });
-    b.engine({ op: 'async_commit' });
-  };
-  copy(0);
-  copy(1, b.compare('lt', at, b.constant(80)));
-  for (const half of [0, 1]) {
-    b.engine({ op: 'async_wait', pending: half === 0 ? wait : 0 });
-    b.barrier();
-    // Neighbours' elements: what the barrier is for.
-    const neighbour = b.min(b.binary('xor', local, b.constant(1)), b.constant(31));
-    const values = b.load(stage, b.addc(b.mulc(neighbour, 8), half * 256), 8, true);
-    b.store(out, b.addc(at, half * 256), values, true);
-  }
-  return b.finish({ name: 'staged', grid: [1, 1, 1], workgroup: [32, 1, 1], subgroupSize: 32 });
-}
-
 describe('asynchronous copies', () => {
   const run = (kernel: KernelFunction, checkRaces = true): number[] => {
     const source = Uint16Array.from({ length: 512 }, (_, i) => f32ToF16(i));
@@ -168,16 +137,16 @@ describe('asynchronous copies', () => {
   const neighbour = (i: number): number => i ^ 8;
   test('land when they are waited for, with zeros where the condition is false', () => {
     const want = Array.from({ length: 512 }, (_, i) => (i < 256 || neighbour(i) - 256 < 80 ? neighbour(i) : 0));
-    expect(run(staged())).toEqual(want);
+    expect(run(stagedCopies())).toEqual(want);
   });
   test('are undefined before', () => {
-    expect(() => run(staged(2))).toThrow(/race on stage/);
-    const early = run(staged(2), false);
+    expect(() => run(stagedCopies(2))).toThrow(/race on stage/);
+    const early = run(stagedCopies(2), false);
     expect(early.slice(0, 256).every(Number.isNaN)).toBe(true);
     expect(early.slice(256).some(Number.isNaN)).toBe(false);
   });
   test('need a target that has them, and alignment', () => {
-    expect(() => verify(staged(), { stage: 'scheduled', target: testTargets.simt })).toThrow(
+    expect(() => verify(stagedCopies(), { stage: 'scheduled', target: testTargets.simt })).toThrow(
       /no subgroups|asynchronous/,
     );
     const b = new KernelBuilder();
