@@ -14,6 +14,7 @@ export interface NativeAddon {
   readonly cpu: unknown;
   readonly vulkan: unknown;
   readonly cuda: unknown;
+  readonly metal: unknown;
 }
 
 export interface NativeUnavailable {

@@ -10,8 +10,9 @@ import {
   type KMemory,
   type KValue,
 } from '../../compiler/kernel/types.js';
-import { blocksOf, resultsOf } from '../../compiler/kernel/walk.js';
+import { blocksOf } from '../../compiler/kernel/walk.js';
 import { fmodHelper } from '../common/fmod.js';
+import { Survey as Facts } from '../common/survey.js';
 
 type For = Extract<KInst, { op: 'for' }>;
 
@@ -28,7 +29,7 @@ export interface Trips {
 }
 
 export class Survey {
-  readonly definitions = new Map<KValue, KInst>();
+  readonly #facts: Facts;
   /** Loops that are written out trip by trip. */
   readonly unrolled = new Map<KInst, Trips>();
   /** Private arrays whose every index is known while rendering. */
@@ -43,6 +44,7 @@ export class Survey {
 
   constructor(kernel: KernelFunction) {
     const dynamic = new Set<KMemory>();
+    this.#facts = Facts.of(kernel);
     this.#unroll(kernel.body);
     for (const helper of kernel.helpers) this.#unroll(helper.body);
     this.#visit(kernel.body, 1, dynamic);
@@ -53,7 +55,10 @@ export class Survey {
       this.#visit(helper.body, functions.has(helper) ? 1 : (this.#calls.get(helper) ?? 0), dynamic);
     }
     const fmods = [...this.#remainders.values()];
-    for (const { body } of fmods) this.#unroll(body);
+    for (const { body } of fmods) {
+      this.#facts.add(body);
+      this.#unroll(body);
+    }
     this.functions = [
       ...fmods.filter((helper) => this.#isFunction(helper)),
       ...kernel.helpers.filter((h) => functions.has(h)),
@@ -65,15 +70,19 @@ export class Survey {
     );
   }
 
+  /** The instruction that defines each value, except the values of loops and ifs. */
+  get definitions(): ReadonlyMap<KValue, KInst> {
+    return this.#facts.definitions;
+  }
+
   #isFunction(helper: HelperFunction): boolean {
     const calls = this.#calls.get(helper) ?? 0;
     return calls > 1 && calls * this.#size(helper.body) > inlineBudget;
   }
 
-  /** Definitions, and which loops to unroll: inner ones first, as their copies make outer ones longer. */
+  /** Which loops to unroll: inner ones first, as their copies make outer ones longer. */
   #unroll(block: KBlock): void {
     for (const inst of block.instructions) {
-      for (const result of resultsOf(inst)) this.definitions.set(result, inst);
       for (const inner of blocksOf(inst)) this.#unroll(inner);
       const trips = inst.op === 'for' ? this.#trips(inst) : undefined;
       if (trips) this.unrolled.set(inst, trips);
@@ -132,7 +141,8 @@ export class Survey {
   #constant(value: KValue): number | undefined {
     const inst = this.definitions.get(value);
     if (inst?.op === 'assume') return this.#constant(inst.a);
-    return inst?.op === 'const' && typeof inst.value === 'number' ? inst.value : undefined;
+    const known = this.#facts.constants.get(value);
+    return typeof known === 'number' ? known : undefined;
   }
 
   /** Instructions written for a block, copies of unrolled loops included. */

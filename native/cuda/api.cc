@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 
 #ifdef _WIN32
@@ -167,14 +168,15 @@ std::vector<DeviceFacts> enumerateDevices(const Api& api, std::vector<std::strin
     api.check(api.cuDeviceGetUuid(&uuid, facts.device), "getting a device's UUID");
     facts.id = uuidText(uuid);
     char pci[64] = {};
-    if (api.cuDeviceGetPCIBusId(pci, sizeof pci - 1, facts.device) == kSuccess) facts.pci = pci;
+    const bool located = api.cuDeviceGetPCIBusId(pci, sizeof pci - 1, facts.device) == kSuccess;
     size_t bytes = 0;
     api.check(api.cuDeviceTotalMem(&bytes, facts.device), "getting a device's memory");
     facts.memoryBytes = bytes;
     facts.driver = "NVIDIA, CUDA " + versionText(api.cudaVersion);
     facts.features = {"sm_" + std::to_string(facts.capability)};
-    facts.limits["computeCapability"] = facts.capability;
-    facts.limits["cudaVersion"] = api.cudaVersion;
+    if (located) facts.features.push_back(std::string("pci:") + pci);
+    facts.limit("computeCapability", facts.capability);
+    facts.limit("cudaVersion", api.cudaVersion);
     const std::pair<const char*, Attribute> attributes[] = {
         {"maxThreadsPerBlock", kMaxThreadsPerBlock},
         {"maxBlockX", kMaxBlockX},
@@ -192,7 +194,7 @@ std::vector<DeviceFacts> enumerateDevices(const Api& api, std::vector<std::strin
         {"cacheBytes", kCacheBytes},
     };
     for (const auto& [name, which] : attributes)
-      if (const int value = attribute(which); value > 0) facts.limits[name] = value;
+      if (const int value = attribute(which); value > 0) facts.limit(name, value);
     devices.push_back(std::move(facts));
   }
   return devices;

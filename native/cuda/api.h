@@ -7,12 +7,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "../common/async.h"
+#include "../common/driver.h"
 
 namespace tutti::cuda {
 
@@ -146,16 +145,9 @@ struct Api {
   std::string words(CUresult result) const;
 };
 
-struct DeviceFacts {
+struct DeviceFacts : gpu::DeviceFacts {  // id: GPU-<uuid>
   CUdevice device = 0;
-  std::string id;  // GPU-<uuid>
-  std::string name;
-  std::string pci;
-  std::string driver;
-  uint64_t memoryBytes = 0;
   int capability = 0;  // × 10
-  std::vector<std::string> features;
-  std::map<std::string, double> limits;
 };
 
 /** The initialised driver at `library` (a path; empty: the system's). Throws Error E_DEVICE saying why there is none. */

@@ -1,199 +1,129 @@
-// The device's life, memory and kernels: see device.h.
+// The device and its stream: see device.h.
 
 #include "device.h"
-
-#include <algorithm>
-#include <chrono>
 
 namespace tutti::cuda {
 
 namespace {
 
-/** How long an exiting process waits for work in flight. */
-constexpr std::chrono::milliseconds kExitPatience{1000};
+Batch& own(gpu::Batch& batch) { return static_cast<Batch&>(batch); }
 
 }  // namespace
 
-Core::Core(std::shared_ptr<const Api> driver, DeviceFacts described) : api(std::move(driver)), facts(std::move(described)) {
+Device::Device(std::shared_ptr<const Api> driver, DeviceFacts described)
+    : gpu::Device(false), api(std::move(driver)), facts(std::move(described)) {
   api->check(api->cuDevicePrimaryCtxRetain(&context_, facts.device), "opening the device");
   try {
-    makeCurrent();
+    api->check(api->cuCtxSetCurrent(context_), "using the device");
     api->check(api->cuStreamCreate(&stream_, kStreamNonBlocking), "creating a stream");
-    void* pinned = nullptr;
-    api->check(api->cuMemHostAlloc(&pinned, Ring::kBytes, 0), "allocating pinned memory");
-    ring_.memory = static_cast<uint8_t*>(pinned);
   } catch (...) {
-    if (stream_ != nullptr) api->cuStreamDestroy(stream_);
     api->cuDevicePrimaryCtxRelease(facts.device);
     throw;
   }
 }
 
-Core::~Core() {
-  // Not yet done only if start() was never called.
-  if (!destroyed_) destroyAll();
-}
-
-void Core::start() {
-  submitter_ = std::thread([this] { submitterLoop(); });
-  waiter_ = std::thread([this] { waiterLoop(); });
-}
-
-// Memory ---------------------------------------------------------------------------------------------------------
-
-CUdeviceptr Core::allocate(uint64_t bytes) {
-  makeCurrent();
-  CUdeviceptr pointer = 0;
-  CUresult result = api->cuMemAlloc(&pointer, bytes);
-  if (result == kOutOfMemory) {
-    // What was released is freed when the device has done with it.
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return releases_ == 0; });
-    lock.unlock();
-    result = api->cuMemAlloc(&pointer, bytes);
-  }
-  api->check(result, "allocating device memory");
-  return pointer;
-}
-
-void Core::releaseLater(std::function<void()> release) {
-  {
-    std::lock_guard lock(mutex_);
-    if (!submitterDone_) {
-      auto job = std::make_shared<Job>();
-      job->release = std::move(release);
-      jobs_.push_back(std::move(job));
-      ++releases_;
-      changed_.notify_all();
-      return;
-    }
-  }
-  // Nothing runs any more.
+/** Makes the device's context that of the thread. Where that fails, so does what follows. */
+void* Device::enter() noexcept {
   api->cuCtxSetCurrent(context_);
-  release();
+  return nullptr;
 }
 
-// Kernels --------------------------------------------------------------------------------------------------------
-
-std::vector<std::shared_ptr<Kernel>> Core::loadKernels(const std::vector<KernelSource>& sources) {
-  std::vector<std::shared_ptr<Kernel>> kernels(sources.size());
-  std::atomic<size_t> next{0};
-  std::mutex failureMutex;
-  std::exception_ptr failure;
-  size_t failedAt = sources.size();
-  const auto work = [&] {
-    for (size_t i = next++; i < sources.size(); i = next++) {
-      try {
-        try {
-          makeCurrent();
-          kernels[i] = std::make_shared<Kernel>(shared_from_this(), sources[i]);
-        } catch (const Error& error) {
-          noteLoss(error);
-          if (error.code() != "E_DEVICE") throw;
-          throw Error("E_KERNEL", "kernel " + sources[i].name + ": " + error.what());
-        }
-      } catch (...) {
-        std::lock_guard lock(failureMutex);
-        if (i < failedAt) failure = std::current_exception(), failedAt = i;
-      }
-    }
+std::shared_ptr<gpu::Buffer> Device::newBuffer(uint64_t bytes) { return make<Buffer>(bytes); }
+std::function<void(gpu::Batch&)> Device::clearing(const gpu::Buffer& buffer) {
+  return [this, pointer = static_cast<const Buffer&>(buffer).pointer, bytes = buffer.size](gpu::Batch&) {
+    api->check(api->cuMemsetD8Async(pointer, 0, bytes, stream_), "clearing memory");
   };
-  const size_t threads = std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), sources.size());
-  std::vector<std::thread> helpers;
-  for (size_t i = 1; i < threads; ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
-  if (failure) std::rethrow_exception(failure);
-  return kernels;
+}
+std::shared_ptr<gpu::Kernel> Device::newKernel(const gpu::KernelSource& source) { return make<Kernel>(source); }
+std::shared_ptr<gpu::List> Device::newList(std::vector<gpu::Command> commands) {
+  return make<List>(std::move(commands));
+}
+
+// Submitter ------------------------------------------------------------------------------------------------------
+
+std::unique_ptr<gpu::Batch> Device::newBatch() { return std::make_unique<Batch>(); }
+
+uint8_t* Device::newRing(uint64_t bytes) {
+  void* pinned = nullptr;
+  api->check(api->cuMemHostAlloc(&pinned, bytes, 0), "allocating pinned memory");
+  return pinned_ = static_cast<uint8_t*>(pinned);
+}
+
+void Device::upload(gpu::Batch&, uint64_t from, gpu::Buffer& to, uint64_t offset, uint64_t bytes) {
+  api->check(api->cuMemcpyHtoDAsync(static_cast<Buffer&>(to).pointer + offset, pinned_ + from, bytes, stream_),
+             "writing to the device");
+}
+
+void Device::launch(gpu::Batch& batch, gpu::List& list, bool profile) {
+  auto& recorded = static_cast<List&>(list);
+  if (!profile) return recorded.launch(stream_);
+  for (size_t i = 0; i < 2 * list.dispatches; ++i) own(batch).around.push_back(takeEvent(true));
+  recorded.launchTimed(stream_, own(batch).around);
+  batch.timed = true;
+}
+
+void Device::download(gpu::Batch&, gpu::Buffer& from, uint64_t offset, uint64_t to, uint64_t bytes) {
+  api->check(api->cuMemcpyDtoHAsync(pinned_ + to, static_cast<Buffer&>(from).pointer + offset, bytes, stream_),
+             "reading from the device");
+}
+
+void Device::submit(gpu::Batch& batch) {
+  CUevent event = takeEvent(false);
+  if (const CUresult result = api->cuEventRecord(event, stream_); result != kSuccess) {
+    api->cuEventDestroy(event);
+    api->fail(result, "recording an event");
+  }
+  own(batch).event = event;
+}
+
+CUevent Device::takeEvent(bool timed) {
+  {
+    std::lock_guard lock(eventsMutex_);
+    auto& free = timed ? timedEvents_ : events_;
+    if (!free.empty()) {
+      CUevent event = free.back();
+      free.pop_back();
+      return event;
+    }
+  }
+  CUevent event = nullptr;
+  // A blocking event lets the waiting thread sleep.
+  api->check(api->cuEventCreate(&event, timed ? 0 : kEventBlockingSync | kEventDisableTiming), "creating an event");
+  return event;
+}
+
+// Waiter ---------------------------------------------------------------------------------------------------------
+
+void Device::wait(gpu::Batch& batch) {
+  // Without an event something failed on the way: the device must still be done with pinned memory before it is used again.
+  CUevent event = own(batch).event;
+  api->check(event != nullptr ? api->cuEventSynchronize(event) : api->cuStreamSynchronize(stream_),
+             "running on the device");
+}
+
+void Device::readTimes(gpu::Batch& batch, std::vector<double>& microseconds) {
+  const std::vector<CUevent>& around = own(batch).around;
+  for (size_t i = 0; i + 1 < around.size(); i += 2) {
+    float milliseconds = 0;
+    api->check(api->cuEventElapsedTime(&milliseconds, around[i], around[i + 1]), "reading times");
+    microseconds.push_back(1000.0 * milliseconds);
+  }
+}
+
+void Device::recycle(gpu::Batch& batch) noexcept {
+  std::lock_guard lock(eventsMutex_);
+  if (own(batch).event != nullptr) events_.push_back(own(batch).event);
+  timedEvents_.insert(timedEvents_.end(), own(batch).around.begin(), own(batch).around.end());
 }
 
 // End ------------------------------------------------------------------------------------------------------------
 
-Core::Use::Use(Core& core) : core_(core) {
-  std::lock_guard lock(core_.mutex_);
-  if (core_.closing_) throw closedError();
-  ++core_.users_;
-}
-Core::Use::~Use() {
-  std::lock_guard lock(core_.mutex_);
-  --core_.users_;
-  core_.changed_.notify_all();
-}
+void Device::waitForDevice() noexcept { api->cuStreamSynchronize(stream_); }
 
-void Core::noteLoss(const Error& error) {
-  if (error.code() != "E_DEVICE_LOST") return;
-  std::lock_guard lock(mutex_);
-  if (!lost_) lost_ = std::make_exception_ptr(error);
-}
-
-void Core::close(std::shared_ptr<Completion> done) {
-  std::lock_guard lock(mutex_);
-  closing_ = true;
-  changed_.notify_all();
-  if (!done) return;
-  if (closed_) {
-    done->resolve();
-  } else {
-    closers_.push_back(std::move(done));
-  }
-}
-
-void Core::closeAndJoin() {
-  close(nullptr);
-  if (submitter_.joinable()) submitter_.join();
-  if (waiter_.joinable()) waiter_.join();
-}
-
-void Core::abandon() {
-  std::deque<std::shared_ptr<Job>> forgotten;
-  {
-    std::unique_lock lock(mutex_);
-    forgotten.swap(jobs_);
-    for (const auto& job : forgotten) releases_ -= job->release ? 1 : 0;
-    closing_ = true;
-    changed_.notify_all();
-    if (!changed_.wait_for(lock, kExitPatience, [this] { return closed_; })) {
-      // The device has more to do than the process should wait for: the driver ends it. Nothing of ours may go before.
-      new std::shared_ptr<Core>(shared_from_this());
-      new std::deque<std::shared_ptr<Job>>(std::move(forgotten));
-      submitter_.detach();
-      waiter_.detach();
-      return;
-    }
-  }
-  closeAndJoin();
-}
-
-void Core::add(Resource* resource) {
-  std::lock_guard lock(registryMutex_);
-  if (destroyed_) throw closedError();
-  registry_.insert(resource);
-}
-
-void Core::retire(Resource* resource) {
-  std::lock_guard lock(registryMutex_);
-  if (registry_.erase(resource) > 0) resource->destroy();
-}
-
-void Core::destroyAll() {
-  api->cuCtxSetCurrent(context_);
-  api->cuStreamSynchronize(stream_);
-  {
-    std::lock_guard lock(mutex_);
-    submitterDone_ = true;
-  }
-  {
-    std::lock_guard lock(registryMutex_);
-    for (Resource* resource : registry_) resource->destroy();
-    registry_.clear();
-    destroyed_ = true;
-  }
+void Device::destroyAll() noexcept {
   for (CUevent event : events_) api->cuEventDestroy(event);
   for (CUevent event : timedEvents_) api->cuEventDestroy(event);
-  events_.clear();
-  timedEvents_.clear();
-  if (ring_.memory != nullptr) api->cuMemFreeHost(ring_.memory);
-  ring_.memory = nullptr;
+  if (pinned_ != nullptr) api->cuMemFreeHost(pinned_);
   api->cuStreamDestroy(stream_);
   api->cuCtxSetCurrent(nullptr);
   api->cuDevicePrimaryCtxRelease(facts.device);

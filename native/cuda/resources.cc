@@ -1,41 +1,29 @@
 // Buffers, kernels and command lists.
 
-#include <algorithm>
-
 #include "device.h"
 
 namespace tutti::cuda {
 
-void Resource::retire() { core_->retire(this); }
+namespace {
 
-Buffer::Buffer(std::shared_ptr<Core> owner, uint64_t wanted)
-    : Resource(std::move(owner)), bytes(wanted), size(std::max<uint64_t>((wanted + 3) / 4 * 4, 4)) {
-  Core& c = core();
-  pointer = c.allocate(size);
-  c.allocatedBytes += size;
-  try {
-    c.add(this);
-  } catch (...) {
-    destroy();
-    throw;
-  }
+CUdeviceptr pointerOf(const gpu::Binding& binding) {
+  return static_cast<const Buffer&>(*binding.buffer).pointer + binding.offset;
+}
+
+}  // namespace
+
+Buffer::Buffer(const std::shared_ptr<Device>& device, uint64_t wanted) : gpu::Buffer(device, wanted), device_(*device) {
+  device_.api->check(device_.api->cuMemAlloc(&pointer, size), "allocating device memory");
 }
 
 void Buffer::destroy() {
-  Core& c = core();
-  if (pointer != 0) {
-    c.releaseLater([api = c.api, pointer = pointer] { api->cuMemFree(pointer); });
-    c.allocatedBytes -= size;
-  }
+  device_.releaseLater([api = device_.api, pointer = pointer] { api->cuMemFree(pointer); });
   pointer = 0;
 }
 
-Kernel::Kernel(std::shared_ptr<Core> owner, const KernelSource& source)
-    : Resource(std::move(owner)),
-      bindings(source.bindings),
-      scalarBytes(source.scalarBytes),
-      workgroup{source.workgroup[0], source.workgroup[1], source.workgroup[2]} {
-  const Api& api = *core().api;
+Kernel::Kernel(const std::shared_ptr<Device>& device, const gpu::KernelSource& source)
+    : gpu::Kernel(device, source), device_(*device) {
+  const Api& api = *device_.api;
   std::string information(8 << 10, '\0');
   std::string errors(8 << 10, '\0');
   int options[] = {kJitInfoLog, kJitInfoLogBytes, kJitErrorLog, kJitErrorLogBytes};
@@ -53,68 +41,51 @@ Kernel::Kernel(std::shared_ptr<Core> owner, const KernelSource& source)
     module = nullptr;
     api.fail(found, "finding entry " + source.entry);
   }
-  try {
-    core().add(this);
-  } catch (...) {
-    destroy();
-    throw;
-  }
 }
 
 void Kernel::destroy() {
-  if (module != nullptr) core().releaseLater([api = core().api, module = module] { api->cuModuleUnload(module); });
+  device_.releaseLater([api = device_.api, module = module] { api->cuModuleUnload(module); });
   module = nullptr;
   function = nullptr;
 }
 
-List::List(std::shared_ptr<Core> owner, std::vector<ListCommand> commands)
-    : Resource(std::move(owner)), commands_(std::move(commands)) {
-  for (const ListCommand& command : commands_) {
-    if (command.kind == ListCommand::Kind::dispatch) ++dispatches_;
-    if (command.kind != ListCommand::Kind::barrier) empty_ = false;
-  }
-  if (!empty_) {
-    const Api& api = *core().api;
-    // A stream of its own: captures do not mix with what runs.
-    CUstream stream = nullptr;
-    CUgraph graph = nullptr;
-    api.check(api.cuStreamCreate(&stream, kStreamNonBlocking), "creating a stream");
+List::List(const std::shared_ptr<Device>& device, std::vector<gpu::Command> recorded)
+    : gpu::List(device, std::move(recorded)), device_(*device) {
+  if (std::none_of(commands.begin(), commands.end(), [](const gpu::Command& command) { return command.works(); })) return;
+  const Api& api = *device_.api;
+  // A stream of its own: captures do not mix with what runs.
+  CUstream stream = nullptr;
+  CUgraph graph = nullptr;
+  api.check(api.cuStreamCreate(&stream, kStreamNonBlocking), "creating a stream");
+  try {
+    // Other threads go on allocating meanwhile, which stricter modes forbid.
+    api.check(api.cuStreamBeginCapture(stream, kCaptureRelaxed), "recording");
     try {
-      // Other threads go on allocating meanwhile, which stricter modes forbid.
-      api.check(api.cuStreamBeginCapture(stream, kCaptureRelaxed), "recording");
-      try {
-        for (const ListCommand& command : commands_) issue(command, stream);
-      } catch (...) {
-        api.cuStreamEndCapture(stream, &graph);
-        throw;
-      }
-      api.check(api.cuStreamEndCapture(stream, &graph), "recording");
-      api.check(api.cuGraphInstantiateWithFlags(&graph_, graph, 0), "making a graph");
-      api.cuGraphDestroy(graph);
-      api.cuStreamDestroy(stream);
+      for (const gpu::Command& command : commands) issue(command, stream);
     } catch (...) {
-      if (graph != nullptr) api.cuGraphDestroy(graph);
-      api.cuStreamDestroy(stream);
+      api.cuStreamEndCapture(stream, &graph);
       throw;
     }
-  }
-  try {
-    core().add(this);
+    api.check(api.cuStreamEndCapture(stream, &graph), "recording");
+    api.check(api.cuGraphInstantiateWithFlags(&graph_, graph, 0), "making a graph");
+    api.cuGraphDestroy(graph);
+    api.cuStreamDestroy(stream);
   } catch (...) {
-    destroy();
+    if (graph != nullptr) api.cuGraphDestroy(graph);
+    api.cuStreamDestroy(stream);
     throw;
   }
 }
 
-void List::issue(const ListCommand& command, CUstream stream) const {
-  const Api& api = *core().api;
+void List::issue(const gpu::Command& command, CUstream stream) const {
+  if (!command.works()) return;
+  const Api& api = *device_.api;
   switch (command.kind) {
-    case ListCommand::Kind::dispatch: {
-      const Kernel& kernel = *command.kernel;
+    case gpu::Command::Kind::dispatch: {
+      const Kernel& kernel = static_cast<const Kernel&>(*command.kernel);
       const uint32_t* grid = command.grid;
-      if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) return;
       std::vector<CUdeviceptr> pointers;
-      for (const Binding& binding : command.bindings) pointers.push_back(binding.pointer());
+      for (const gpu::Binding& binding : command.bindings) pointers.push_back(pointerOf(binding));
       std::vector<uint32_t> scalars(command.scalars.size() / 4);
       for (size_t i = 0; i < command.scalars.size(); ++i)
         reinterpret_cast<uint8_t*>(scalars.data())[i / 4 * 4 + i % 4] = command.scalars[i];
@@ -126,33 +97,31 @@ void List::issue(const ListCommand& command, CUstream stream) const {
                 "launching a kernel");
       return;
     }
-    case ListCommand::Kind::copy: {
-      const Binding& from = command.bindings[0];
-      const Binding& to = command.bindings[1];
-      if (from.bytes == 0) return;
-      api.check(api.cuMemcpyDtoDAsync(to.pointer(), from.pointer(), from.bytes, stream), "copying");
+    case gpu::Command::Kind::copy: {
+      const gpu::Binding& from = command.bindings[0];
+      const gpu::Binding& to = command.bindings[1];
+      api.check(api.cuMemcpyDtoDAsync(pointerOf(to), pointerOf(from), from.bytes, stream), "copying");
       return;
     }
-    case ListCommand::Kind::fill: {
-      const Binding& to = command.bindings[0];
-      if (to.bytes == 0) return;
-      api.check(api.cuMemsetD8Async(to.pointer(), command.byte, to.bytes, stream), "filling");
+    case gpu::Command::Kind::fill: {
+      const gpu::Binding& to = command.bindings[0];
+      api.check(api.cuMemsetD8Async(pointerOf(to), command.byte, to.bytes, stream), "filling");
       return;
     }
-    case ListCommand::Kind::barrier:
+    case gpu::Command::Kind::barrier:
       return;  // a stream runs in order
   }
 }
 
 void List::launch(CUstream stream) const {
-  if (graph_ != nullptr) core().api->check(core().api->cuGraphLaunch(graph_, stream), "launching a list");
+  if (graph_ != nullptr) device_.api->check(device_.api->cuGraphLaunch(graph_, stream), "launching a list");
 }
 
 void List::launchTimed(CUstream stream, const std::vector<CUevent>& events) const {
-  const Api& api = *core().api;
+  const Api& api = *device_.api;
   size_t next = 0;
-  for (const ListCommand& command : commands_) {
-    const bool timed = command.kind == ListCommand::Kind::dispatch;
+  for (const gpu::Command& command : commands) {
+    const bool timed = command.kind == gpu::Command::Kind::dispatch;
     if (timed) api.check(api.cuEventRecord(events[next++], stream), "recording an event");
     issue(command, stream);
     if (timed) api.check(api.cuEventRecord(events[next++], stream), "recording an event");
@@ -160,7 +129,7 @@ void List::launchTimed(CUstream stream, const std::vector<CUevent>& events) cons
 }
 
 void List::destroy() {
-  if (graph_ != nullptr) core().releaseLater([api = core().api, graph = graph_] { api->cuGraphExecDestroy(graph); });
+  if (graph_ != nullptr) device_.releaseLater([api = device_.api, graph = graph_] { api->cuGraphExecDestroy(graph); });
   graph_ = nullptr;
 }
 

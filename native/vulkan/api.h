@@ -11,8 +11,9 @@
 
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
+
+#include "../common/driver.h"
 
 namespace tutti::vulkan {
 
@@ -52,32 +53,17 @@ struct DeviceFunctions {
 
 #undef TUTTI_VK_MEMBER
 
-/** What a physical device is and offers: the native half of `DeviceInfo`. */
-struct DeviceFacts {
+struct DeviceFacts : gpu::DeviceFacts {  // id: deviceUUID in hex
   VkPhysicalDevice handle = VK_NULL_HANDLE;
   uint32_t queueFamily = 0;
   uint32_t timestampBits = 0;
   double timestampNanoseconds = 0;
-  std::string id;  // deviceUUID in hex
-  std::string name;
-  std::string driver;
-  bool software = false;
-  uint64_t memoryBytes = 0;
   uint32_t apiVersion = 0;
   uint32_t driverVersion = 0;
   uint32_t vendorId = 0;
   uint32_t deviceId = 0;
   uint8_t cacheUuid[VK_UUID_SIZE] = {};
-  bool subgroupSizeControl = false;
-  std::vector<std::string> features;
-  std::vector<std::pair<std::string, double>> limits;
-
-  bool has(const char* feature) const {
-    for (const std::string& name : features)
-      if (name == feature) return true;
-    return false;
-  }
-};
+  bool subgroupSizeControl = false;};
 
 /**
  * The instance for an ICD file, or for all that the loader finds where `icd` is empty. Throws Error E_DEVICE with the

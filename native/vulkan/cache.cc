@@ -44,7 +44,7 @@ CacheHeader cacheHeader(const DeviceFacts& facts, const std::vector<uint8_t>& da
 
 }  // namespace
 
-void Core::loadCache() {
+void Device::loadCache() {
   std::vector<uint8_t> data;
   if (!cacheFile_.empty()) {
     std::ifstream file(std::filesystem::u8path(cacheFile_), std::ios::binary | std::ios::ate);
@@ -69,7 +69,7 @@ void Core::loadCache() {
 }
 
 /** Atomically, and silently where the disk does not play along: a cache is no promise. */
-void Core::saveCache() {
+void Device::saveCache() {
   if (cacheFile_.empty()) return;
   std::lock_guard lock(cacheMutex_);
   size_t size = 0;

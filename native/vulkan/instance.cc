@@ -8,7 +8,6 @@
 #include <map>
 #include <mutex>
 
-#include "../common/async.h"
 #include "api.h"
 
 #ifdef _WIN32
@@ -252,7 +251,7 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
   feature("subgroupSizeControl", facts.subgroupSizeControl);
 
   const auto limit = [&facts](const char* name, auto value) {
-    facts.limits.emplace_back(name, static_cast<double>(value));
+    facts.limit(name, static_cast<double>(value));
   };
   const VkPhysicalDeviceLimits& limits = core.limits;
   const char axes[] = "XYZ";

@@ -3,7 +3,6 @@
 #ifndef TUTTI_NO_VULKAN_HEADERS
 
 #include <algorithm>
-#include <cstring>
 
 #include "device.h"
 
@@ -24,63 +23,56 @@ void barrier(const DeviceFunctions& vk, VkCommandBuffer commands, bool toHost) {
                           nullptr, 0, nullptr);
 }
 
+VkBuffer handleOf(const gpu::Binding& binding) { return static_cast<const Buffer&>(*binding.buffer).handle; }
+
 /** Fills any byte range: vkCmdFillBuffer takes whole words, so ragged ends are copied from the pattern buffer. */
-void fill(const Core& core, VkCommandBuffer commands, const Binding& to, uint8_t byte) {
+void fill(const Device& device, VkCommandBuffer commands, const gpu::Binding& to, uint8_t byte) {
+  const VkBuffer buffer = handleOf(to);
   const uint64_t begin = to.offset, end = to.offset + to.bytes;
   const uint64_t firstWord = std::min((begin + 3) / 4 * 4, end), lastWord = std::max(end / 4 * 4, firstWord);
   const auto ragged = [&](uint64_t from, uint64_t until) {
     if (from >= until) return;
     const VkBufferCopy copy{4ull * byte, from, until - from};
-    core.vk.vkCmdCopyBuffer(commands, core.patterns->handle, to.buffer->handle, 1, &copy);
+    device.vk.vkCmdCopyBuffer(commands, device.patterns->handle, buffer, 1, &copy);
   };
   ragged(begin, firstWord);
   if (lastWord > firstWord)
-    core.vk.vkCmdFillBuffer(commands, to.buffer->handle, firstWord, lastWord - firstWord, byte * 0x01010101u);
+    device.vk.vkCmdFillBuffer(commands, buffer, firstWord, lastWord - firstWord, byte * 0x01010101u);
   ragged(lastWord, end);
 }
 
 }  // namespace
 
-Resource::Resource(std::shared_ptr<Core> core) : core_(std::move(core)) {}
-void Resource::retire() { core_->retire(this); }
-
-Buffer::Buffer(std::shared_ptr<Core> owner, uint64_t wanted)
-    : Resource(std::move(owner)), bytes(wanted), size(std::max<uint64_t>((wanted + 3) / 4 * 4, 4)) {
+Buffer::Buffer(const std::shared_ptr<Device>& device, uint64_t wanted) : gpu::Buffer(device, wanted), device_(*device) {
   VkBufferCreateInfo create{};
   create.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO;
   create.size = size;
   create.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
   create.sharingMode = VK_SHARING_MODE_EXCLUSIVE;
-  Core& c = core();
-  c.add(this);
+  check(device_.vk.vkCreateBuffer(device_.device, &create, nullptr, &handle), "creating a buffer");
   try {
-    check(c.vk.vkCreateBuffer(c.device, &create, nullptr, &handle), "creating a buffer");
-    const Core::MemoryBlock block = c.allocateMemory(handle, false);
-    memory = block.memory;
+    const MemoryBlock block = device_.allocateMemory(handle, false);
+    memory_ = block.memory;
     mapped = block.mapped;
-    c.allocatedBytes += size;
   } catch (...) {
-    retire();
+    destroy();
     throw;
   }
 }
 
 void Buffer::destroy() {
-  Core& c = core();
-  if (handle != VK_NULL_HANDLE) c.vk.vkDestroyBuffer(c.device, handle, nullptr);
-  if (memory != VK_NULL_HANDLE) {
-    c.vk.vkFreeMemory(c.device, memory, nullptr);
-    c.allocatedBytes -= size;
-  }
+  device_.releaseLater([&c = device_, handle = handle, memory = memory_] {
+    c.vk.vkDestroyBuffer(c.device, handle, nullptr);
+    if (memory != VK_NULL_HANDLE) c.vk.vkFreeMemory(c.device, memory, nullptr);
+  });
   handle = VK_NULL_HANDLE;
-  memory = VK_NULL_HANDLE;
+  memory_ = VK_NULL_HANDLE;
   mapped = nullptr;
 }
 
-Kernel::Kernel(std::shared_ptr<Core> owner, const KernelSource& source)
-    : Resource(std::move(owner)), bindings(source.bindings), scalarBytes(source.scalarBytes) {
-  Core& c = core();
-  c.add(this);
+Kernel::Kernel(const std::shared_ptr<Device>& device, const gpu::KernelSource& source)
+    : gpu::Kernel(device, source), device_(*device) {
+  Device& c = device_;
   VkShaderModule module = VK_NULL_HANDLE;
   try {
     std::vector<VkDescriptorSetLayoutBinding> slots(bindings);
@@ -123,13 +115,13 @@ Kernel::Kernel(std::shared_ptr<Core> owner, const KernelSource& source)
     c.vk.vkDestroyShaderModule(c.device, module, nullptr);
   } catch (...) {
     if (module != VK_NULL_HANDLE) c.vk.vkDestroyShaderModule(c.device, module, nullptr);
-    retire();
+    destroy();
     throw;
   }
 }
 
 void Kernel::destroy() {
-  Core& c = core();
+  Device& c = device_;
   if (pipeline != VK_NULL_HANDLE) c.vk.vkDestroyPipeline(c.device, pipeline, nullptr);
   if (layout != VK_NULL_HANDLE) c.vk.vkDestroyPipelineLayout(c.device, layout, nullptr);
   if (setLayout != VK_NULL_HANDLE) c.vk.vkDestroyDescriptorSetLayout(c.device, setLayout, nullptr);
@@ -138,10 +130,9 @@ void Kernel::destroy() {
   setLayout = VK_NULL_HANDLE;
 }
 
-List::List(std::shared_ptr<Core> owner, std::vector<ListCommand> commands)
-    : Resource(std::move(owner)), commands_(std::move(commands)) {
-  Core& c = core();
-  c.add(this);
+List::List(const std::shared_ptr<Device>& device, std::vector<gpu::Command> recorded)
+    : gpu::List(device, std::move(recorded)), device_(*device), sets_(commands.size()) {
+  Device& c = device_;
   try {
     VkCommandPoolCreateInfo pool{};
     pool.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
@@ -150,48 +141,46 @@ List::List(std::shared_ptr<Core> owner, std::vector<ListCommand> commands)
     allocateSets();
     plain_ = record(false);
   } catch (...) {
-    retire();
+    destroy();
     throw;
   }
 }
 
 void List::allocateSets() {
-  Core& c = core();
+  Device& c = device_;
   uint32_t slots = 0;
-  for (const ListCommand& command : commands_) {
-    if (command.kind != ListCommand::Kind::dispatch) continue;
-    ++dispatches_;
-    slots += command.kernel->bindings;
-  }
+  for (const gpu::Command& command : commands)
+    if (command.kind == gpu::Command::Kind::dispatch) slots += command.kernel->bindings;
   if (slots == 0) return;
   const VkDescriptorPoolSize size{VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, slots};
   VkDescriptorPoolCreateInfo create{};
   create.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO;
-  create.maxSets = static_cast<uint32_t>(dispatches_);
+  create.maxSets = static_cast<uint32_t>(dispatches);
   create.poolSizeCount = 1;
   create.pPoolSizes = &size;
   check(c.vk.vkCreateDescriptorPool(c.device, &create, nullptr, &descriptors_), "creating a descriptor pool");
 
   std::vector<VkDescriptorBufferInfo> ranges;
   std::vector<VkWriteDescriptorSet> writes;
-  for (ListCommand& command : commands_) {
-    if (command.kind != ListCommand::Kind::dispatch || command.bindings.empty()) continue;
+  for (size_t i = 0; i < commands.size(); ++i) {
+    const gpu::Command& command = commands[i];
+    if (command.kind != gpu::Command::Kind::dispatch || command.bindings.empty()) continue;
     VkDescriptorSetAllocateInfo allocate{};
     allocate.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO;
     allocate.descriptorPool = descriptors_;
     allocate.descriptorSetCount = 1;
-    allocate.pSetLayouts = &command.kernel->setLayout;
-    check(c.vk.vkAllocateDescriptorSets(c.device, &allocate, &command.set), "allocating a descriptor set");
+    allocate.pSetLayouts = &static_cast<const Kernel&>(*command.kernel).setLayout;
+    check(c.vk.vkAllocateDescriptorSets(c.device, &allocate, &sets_[i]), "allocating a descriptor set");
     ranges.clear();
     writes.clear();
-    for (const Binding& binding : command.bindings) {
+    for (const gpu::Binding& binding : command.bindings) {
       // Whole words, for kernels that read packed types by the word.
       const uint64_t bytes = std::min((binding.bytes + 3) / 4 * 4, binding.buffer->size - binding.offset);
-      ranges.push_back({binding.buffer->handle, binding.offset, bytes});
+      ranges.push_back({handleOf(binding), binding.offset, bytes});
     }
     VkWriteDescriptorSet write{};
     write.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET;
-    write.dstSet = command.set;
+    write.dstSet = sets_[i];
     write.descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
     write.descriptorCount = static_cast<uint32_t>(ranges.size());
     write.pBufferInfo = ranges.data();
@@ -199,15 +188,15 @@ void List::allocateSets() {
   }
 }
 
-VkCommandBuffer List::commands(bool profile) {
-  if (!profile || dispatches_ == 0 || core().facts.timestampBits == 0) return plain_;
+VkCommandBuffer List::recorded(bool profile) {
+  if (!profile || dispatches == 0) return plain_;
   if (instrumented_ == VK_NULL_HANDLE) {
-    Core& c = core();
+    Device& c = device_;
     if (queries_ == VK_NULL_HANDLE) {
       VkQueryPoolCreateInfo create{};
       create.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO;
       create.queryType = VK_QUERY_TYPE_TIMESTAMP;
-      create.queryCount = static_cast<uint32_t>(2 * dispatches_);
+      create.queryCount = static_cast<uint32_t>(2 * dispatches);
       check(c.vk.vkCreateQueryPool(c.device, &create, nullptr, &queries_), "creating a query pool");
     }
     instrumented_ = record(true);
@@ -216,62 +205,63 @@ VkCommandBuffer List::commands(bool profile) {
 }
 
 VkCommandBuffer List::record(bool profile) {
-  Core& c = core();
+  Device& c = device_;
   const DeviceFunctions& vk = c.vk;
   VkCommandBufferAllocateInfo allocate{};
   allocate.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO;
   allocate.commandPool = pool_;
   allocate.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY;
   allocate.commandBufferCount = 1;
-  VkCommandBuffer commands = VK_NULL_HANDLE;
-  check(vk.vkAllocateCommandBuffers(c.device, &allocate, &commands), "allocating a command buffer");
+  VkCommandBuffer target = VK_NULL_HANDLE;
+  check(vk.vkAllocateCommandBuffers(c.device, &allocate, &target), "allocating a command buffer");
   VkCommandBufferBeginInfo begin{};
   begin.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
   begin.flags = VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT;  // replays may queue up behind each other
-  check(vk.vkBeginCommandBuffer(commands, &begin), "recording");
-  if (profile) vk.vkCmdResetQueryPool(commands, queries_, 0, static_cast<uint32_t>(2 * dispatches_));
+  check(vk.vkBeginCommandBuffer(target, &begin), "recording");
+  if (profile) vk.vkCmdResetQueryPool(target, queries_, 0, static_cast<uint32_t>(2 * dispatches));
   uint32_t query = 0;
   VkPipeline bound = VK_NULL_HANDLE;
-  for (const ListCommand& command : commands_) {
+  for (size_t i = 0; i < commands.size(); ++i) {
+    const gpu::Command& command = commands[i];
     switch (command.kind) {
-      case ListCommand::Kind::dispatch: {
-        const Kernel& kernel = *command.kernel;
-        if (bound != kernel.pipeline) vk.vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, kernel.pipeline);
+      case gpu::Command::Kind::dispatch: {
+        const Kernel& kernel = static_cast<const Kernel&>(*command.kernel);
+        if (bound != kernel.pipeline) vk.vkCmdBindPipeline(target, VK_PIPELINE_BIND_POINT_COMPUTE, kernel.pipeline);
         bound = kernel.pipeline;
-        if (command.set != VK_NULL_HANDLE)
-          vk.vkCmdBindDescriptorSets(commands, VK_PIPELINE_BIND_POINT_COMPUTE, kernel.layout, 0, 1, &command.set, 0,
+        if (sets_[i] != VK_NULL_HANDLE)
+          vk.vkCmdBindDescriptorSets(target, VK_PIPELINE_BIND_POINT_COMPUTE, kernel.layout, 0, 1, &sets_[i], 0,
                                      nullptr);
         if (!command.scalars.empty())
-          vk.vkCmdPushConstants(commands, kernel.layout, VK_SHADER_STAGE_COMPUTE_BIT, 0,
+          vk.vkCmdPushConstants(target, kernel.layout, VK_SHADER_STAGE_COMPUTE_BIT, 0,
                                 static_cast<uint32_t>(command.scalars.size()), command.scalars.data());
-        if (profile) vk.vkCmdWriteTimestamp(commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, queries_, query++);
-        vk.vkCmdDispatch(commands, command.grid[0], command.grid[1], command.grid[2]);
-        if (profile) vk.vkCmdWriteTimestamp(commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, queries_, query++);
+        if (profile) vk.vkCmdWriteTimestamp(target, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, queries_, query++);
+        vk.vkCmdDispatch(target, command.grid[0], command.grid[1], command.grid[2]);
+        if (profile) vk.vkCmdWriteTimestamp(target, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, queries_, query++);
         break;
       }
-      case ListCommand::Kind::copy: {
-        const Binding& from = command.bindings[0];
-        const Binding& to = command.bindings[1];
+      case gpu::Command::Kind::copy: {
+        const gpu::Binding& from = command.bindings[0];
+        const gpu::Binding& to = command.bindings[1];
         if (from.bytes == 0) break;
         const VkBufferCopy copy{from.offset, to.offset, from.bytes};
-        vk.vkCmdCopyBuffer(commands, from.buffer->handle, to.buffer->handle, 1, &copy);
+        vk.vkCmdCopyBuffer(target, handleOf(from), handleOf(to), 1, &copy);
         break;
       }
-      case ListCommand::Kind::fill:
-        fill(c, commands, command.bindings[0], command.byte);
+      case gpu::Command::Kind::fill:
+        fill(c, target, command.bindings[0], command.byte);
         break;
-      case ListCommand::Kind::barrier:
-        barrier(vk, commands, false);
+      case gpu::Command::Kind::barrier:
+        barrier(vk, target, false);
         break;
     }
   }
-  barrier(vk, commands, true);  // for the next submission and for the host
-  check(vk.vkEndCommandBuffer(commands), "recording");
-  return commands;
+  barrier(vk, target, true);  // for the next submission and for the host
+  check(vk.vkEndCommandBuffer(target), "recording");
+  return target;
 }
 
 void List::destroy() {
-  Core& c = core();
+  Device& c = device_;
   if (queries_ != VK_NULL_HANDLE) c.vk.vkDestroyQueryPool(c.device, queries_, nullptr);
   if (descriptors_ != VK_NULL_HANDLE) c.vk.vkDestroyDescriptorPool(c.device, descriptors_, nullptr);
   if (pool_ != VK_NULL_HANDLE) c.vk.vkDestroyCommandPool(c.device, pool_, nullptr);

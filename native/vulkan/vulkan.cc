@@ -1,35 +1,40 @@
-// The vulkan driver's bindings: plain functions over opaque handles. Checks of user mistakes live in
-// backends/common; here a wrong handle throws rather than crashes.
+// The vulkan driver as an object of the add-on.
 
 #include "vulkan.h"
 
-#include "../common/async.h"
+#include "../common/driver.h"
 
 #ifdef TUTTI_NO_VULKAN_HEADERS
 
 namespace tutti {
 
 namespace {
-constexpr const char* kReason =
-    "the add-on was built without the Vulkan headers: install them (Debian: libvulkan-dev) and run `npm run build`";
-}
+
+class NotBuilt final : public gpu::Driver {
+ public:
+  std::string whyNot(const std::string&) const override {
+    return "the add-on was built without the Vulkan headers: install them (Debian: libvulkan-dev) and run `npm run build`";
+  }
+  std::vector<gpu::DeviceFacts> enumerate(const std::string&) const override { return {}; }
+  std::shared_ptr<gpu::Device> open(const std::string&, const std::string&, const gpu::OpenOptions&) const override {
+    return nullptr;
+  }
+};
+
+}  // namespace
 
 Napi::Object InitVulkan(Napi::Env env) {
-  Napi::Object driver = Napi::Object::New(env);
-  driver.Set("probe", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
-               return runAsync(info.Env(), [] { return 0; },
-                               [](Napi::Env e, int) -> Napi::Value { return Napi::String::New(e, kReason); });
-             }));
-  return driver;
+  static const NotBuilt& driver = *new NotBuilt;
+  return gpu::driverObject(env, driver);
 }
 
 }  // namespace tutti
 
 #else
 
-#include <cstring>
+#include <cstdio>
+#include <filesystem>
 
-#include "../common/commands.h"
 #include "device.h"
 
 namespace tutti {
@@ -37,263 +42,49 @@ namespace tutti {
 namespace vulkan {
 namespace {
 
-/** Closes the device when JavaScript drops it. */
-struct DeviceOwner {
-  explicit DeviceOwner(std::shared_ptr<Core> owned) : core(std::move(owned)) {}
-  ~DeviceOwner() { core->closeAndJoin(); }
-  DeviceOwner(const DeviceOwner&) = delete;
-  DeviceOwner& operator=(const DeviceOwner&) = delete;
-  const std::shared_ptr<Core> core;
-};
-
-using Externals = Handles<DeviceOwner, Buffer, Kernel, List>;
-
-std::shared_ptr<Core> coreOf(const Napi::Value& value) { return Externals::unwrap<DeviceOwner>(value)->core; }
-
-std::string text(const Napi::Value& value) { return value.IsString() ? value.As<Napi::String>().Utf8Value() : ""; }
-
-Napi::Value describe(Napi::Env env, const DeviceFacts& facts) {
-  Napi::Object object = Napi::Object::New(env);
-  object.Set("id", facts.id);
-  object.Set("name", facts.name);
-  object.Set("driver", facts.driver);
-  object.Set("driverVersion", Napi::Number::New(env, facts.driverVersion));
-  object.Set("software", Napi::Boolean::New(env, facts.software));
-  object.Set("memoryBytes", Napi::Number::New(env, static_cast<double>(facts.memoryBytes)));
-  Napi::Array features = Napi::Array::New(env, facts.features.size());
-  for (uint32_t i = 0; i < facts.features.size(); ++i) features.Set(i, facts.features[i]);
-  object.Set("features", features);
-  Napi::Object limits = Napi::Object::New(env);
-  for (const auto& [name, value] : facts.limits) limits.Set(name, value);
-  object.Set("limits", limits);
-  return object;
+/** Where the pipelines of this device and driver are kept. */
+std::string cacheFile(const std::string& folder, const DeviceFacts& facts) {
+  if (folder.empty()) return "";
+  char version[16];
+  std::snprintf(version, sizeof version, "%x", static_cast<unsigned>(facts.driverVersion));
+  const auto path = std::filesystem::u8path(folder) / (facts.id + "-" + version + ".bin");
+  const auto text = path.u8string();
+  return {text.begin(), text.end()};
 }
 
-/** probe(icd) → '' or the reason why not. */
-Napi::Value Probe(const Napi::CallbackInfo& info) {
-  return runAsync(
-      info.Env(),
-      [icd = text(info[0])]() -> std::string {
-        try {
-          const auto instance = instanceFor(icd);
-          if (!enumerateDevices(*instance).empty()) return "";
-          return icd.empty() ? "the Vulkan loader found no device with Vulkan 1.1 and a compute queue: install a driver "
-                               "(Debian: mesa-vulkan-drivers)"
-                             : "the driver named by TUTTI_VULKAN_ICD offers no device: " + icd;
-        } catch (const Error& error) {
-          return error.what();
-        }
-      },
-      [](Napi::Env env, std::string reason) -> Napi::Value { return Napi::String::New(env, reason); });
-}
-
-/** enumerate(icd) → facts[] */
-Napi::Value Enumerate(const Napi::CallbackInfo& info) {
-  return runAsync(
-      info.Env(), [icd = text(info[0])] { return enumerateDevices(*instanceFor(icd)); },
-      [](Napi::Env env, std::vector<DeviceFacts> devices) -> Napi::Value {
-        Napi::Array list = Napi::Array::New(env, devices.size());
-        for (uint32_t i = 0; i < devices.size(); ++i) list.Set(i, describe(env, devices[i]));
-        return list;
-      });
-}
-
-/** open(icd, id, cacheFile, forceStaging) → device */
-Napi::Value Open(const Napi::CallbackInfo& info) {
-  return runAsync(
-      info.Env(),
-      [icd = text(info[0]), id = text(info[1]), cacheFile = text(info[2]),
-       staging = info[3].ToBoolean().Value()]() -> std::shared_ptr<DeviceOwner> {
-        const auto instance = instanceFor(icd);
-        for (DeviceFacts& facts : enumerateDevices(*instance)) {
-          if (facts.id != id) continue;
-          auto core = std::make_shared<Core>(instance, std::move(facts), cacheFile, staging);
-          core->start();
-          return std::make_shared<DeviceOwner>(std::move(core));
-        }
-        throw Error("E_DEVICE_UNKNOWN", "no Vulkan device has the UUID " + id);
-      },
-      [](Napi::Env env, std::shared_ptr<DeviceOwner> owner) { return Externals::wrap(env, std::move(owner)); });
-}
-
-/** allocate(device, bytes) → buffer */
-Napi::Value Allocate(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&]() -> Napi::Value {
-    const auto core = coreOf(info[0]);
-    Core::Use use(*core);
-    auto buffer = std::make_shared<Buffer>(core, toCount(info[1]));
-    if (buffer->mapped != nullptr && buffer->size <= (64u << 10)) {
-      std::memset(buffer->mapped, 0, buffer->size);
-    } else {
-      auto job = std::make_shared<Job>();
-      job->zero = buffer;
-      core->enqueue(std::move(job));
-    }
-    return Externals::wrap(info.Env(), std::move(buffer));
-  });
-}
-
-/** release(handle): drops a buffer, kernel or list; what still uses it keeps it alive. */
-Napi::Value Release(const Napi::CallbackInfo& info) {
-  Externals::release<DeviceOwner>(info[0]);
-  return info.Env().Undefined();
-}
-
-/** loadKernels(device, {name, entry, words, bindings, scalarBytes, subgroupSize}[]) → kernel[] */
-Napi::Value LoadKernels(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&]() -> Napi::Value {
-    const auto core = coreOf(info[0]);
-    auto use = std::make_shared<Core::Use>(*core);
-    const auto list = info[1].As<Napi::Array>();
-    std::vector<KernelSource> sources(list.Length());
-    for (uint32_t i = 0; i < sources.size(); ++i) {
-      const auto object = list.Get(i).As<Napi::Object>();
-      const auto words = object.Get("words").As<Napi::Uint32Array>();
-      sources[i].name = text(object.Get("name"));
-      sources[i].entry = text(object.Get("entry"));
-      sources[i].words.assign(words.Data(), words.Data() + words.ElementLength());
-      sources[i].bindings = object.Get("bindings").As<Napi::Number>().Uint32Value();
-      sources[i].scalarBytes = object.Get("scalarBytes").As<Napi::Number>().Uint32Value();
-      sources[i].subgroupSize = object.Get("subgroupSize").As<Napi::Number>().Uint32Value();
-    }
-    return runAsync(
-        info.Env(),
-        [core, use = std::move(use), sources = std::move(sources)]() mutable {
-          auto kernels = core->loadKernels(sources);
-          use.reset();
-          return kernels;
-        },
-        Externals::wrapAll<Kernel>);
-  });
-}
-
-Binding toBinding(const CommandReader::Range& range) {
-  Binding binding{Externals::unwrap<Buffer>(range.buffer), range.offset, range.bytes};
-  checkRange(binding.offset, binding.bytes, binding.buffer->size);
-  return binding;
-}
-
-ListCommand toCommand(CommandReader& reader) {
-  ListCommand command;
-  switch (reader.kind()) {
-    case CommandReader::Kind::dispatch: {
-      command.kind = ListCommand::Kind::dispatch;
-      command.kernel = Externals::unwrap<Kernel>(reader.handle());
-      reader.grid(command.grid);
-      command.bindings.resize(reader.count());
-      for (Binding& binding : command.bindings) binding = toBinding(reader.range());
-      const std::span<const uint8_t> scalars = reader.scalars();
-      command.scalars.assign(scalars.begin(), scalars.end());
-      if (command.bindings.size() != command.kernel->bindings || scalars.size() != command.kernel->scalarBytes)
-        throw Error("internal", "a dispatch whose bindings or scalars are not those of its kernel");
-      break;
-    }
-    case CommandReader::Kind::copy:
-      command.kind = ListCommand::Kind::copy;
-      for (int i = 0; i < 2; ++i) command.bindings.push_back(toBinding(reader.range()));
-      break;
-    case CommandReader::Kind::fill:
-      command.kind = ListCommand::Kind::fill;
-      command.bindings = {toBinding(reader.range())};
-      command.byte = static_cast<uint8_t>(reader.count());
-      break;
-    case CommandReader::Kind::barrier:
-      command.kind = ListCommand::Kind::barrier;
-      break;
+/** A library is an ICD file here. */
+class Driver final : public gpu::Driver {
+ public:
+  std::string whyNot(const std::string& icd) const override {
+    const auto instance = instanceFor(icd);
+    if (!enumerateDevices(*instance).empty()) return "";
+    return icd.empty() ? "the Vulkan loader found no device with Vulkan 1.1 and a compute queue: install a driver "
+                         "(Debian: mesa-vulkan-drivers)"
+                       : "the driver named by TUTTI_VULKAN_ICD offers no device: " + icd;
   }
-  return command;
-}
 
-/** record(device, numbers, handles, scalars) → list */
-Napi::Value Record(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&]() -> Napi::Value {
-    const auto core = coreOf(info[0]);
-    auto use = std::make_shared<Core::Use>(*core);
-    std::vector<ListCommand> commands;
-    for (CommandReader reader(info[1], info[2], info[3]); !reader.done();) commands.push_back(toCommand(reader));
-    return runAsync(
-        info.Env(),
-        [core, use = std::move(use), commands = std::move(commands)]() mutable {
-          auto list = std::make_shared<List>(core, std::move(commands));
-          use.reset();
-          return list;
-        },
-        [](Napi::Env env, std::shared_ptr<List> list) { return Externals::wrap(env, std::move(list)); });
-  });
-}
+  std::vector<gpu::DeviceFacts> enumerate(const std::string& icd) const override {
+    return gpu::onlyFacts(enumerateDevices(*instanceFor(icd)));
+  }
 
-std::vector<Transfer> transfers(const Napi::Value& value) {
-  std::vector<Transfer> list;
-  eachTransfer(value, [&](const Napi::Value& handle, uint64_t offset, uint8_t* host, uint64_t bytes) {
-    const auto& buffer = Externals::unwrap<Buffer>(handle);
-    checkRange(offset, bytes, buffer->bytes);
-    list.push_back({buffer, offset, host, bytes});
-  });
-  return list;
-}
-
-/** submit(device, list | null, writes, reads, profile, abortFlag | null) → Promise<Float64Array | undefined> */
-Napi::Value Submit(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&]() -> Napi::Value {
-    const auto core = coreOf(info[0]);
-    auto job = std::make_shared<Job>();
-    if (!info[1].IsNull()) job->list = Externals::unwrap<List>(info[1]);
-    job->writes = transfers(info[2]);
-    job->reads = transfers(info[3]);
-    job->profile = info[4].ToBoolean().Value() && core->facts.timestampBits > 0;
-    job->aborted = abortFlag(info[5]);
-    if (job->profile) job->microseconds = std::make_shared<std::vector<double>>();
-    job->done = submissionPromise(info.Env(), {info[2], info[3], info[5]}, job->microseconds);
-    Napi::Promise promise = job->done->promise();
-    try {
-      core->enqueue(job);
-    } catch (const Error& error) {
-      job->done->reject(error);
+  std::shared_ptr<gpu::Device> open(const std::string& icd, const std::string& id,
+                                    const gpu::OpenOptions& options) const override {
+    const auto instance = instanceFor(icd);
+    for (DeviceFacts& facts : enumerateDevices(*instance)) {
+      if (facts.id != id) continue;
+      const std::string file = cacheFile(options.cache, facts);
+      return std::make_shared<Device>(instance, std::move(facts), file, options.staging);
     }
-    return promise;
-  });
-}
-
-Napi::Value Memory(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&]() -> Napi::Value {
-    return Napi::Number::New(info.Env(), static_cast<double>(coreOf(info[0])->allocatedBytes.load()));
-  });
-}
-
-Napi::Value Close(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&]() -> Napi::Value {
-    auto done = Completion::create(info.Env());
-    Napi::Promise promise = done->promise();
-    coreOf(info[0])->close(std::move(done));
-    return promise;
-  });
-}
-
-/** abandon(device): blocks until the device is idle and closed. */
-Napi::Value Abandon(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&]() -> Napi::Value {
-    coreOf(info[0])->abandon();
-    return info.Env().Undefined();
-  });
-}
+    return nullptr;
+  }
+};
 
 }  // namespace
 }  // namespace vulkan
 
 Napi::Object InitVulkan(Napi::Env env) {
-  Napi::Object driver = Napi::Object::New(env);
-  addFunction(driver, "probe", vulkan::Probe);
-  addFunction(driver, "enumerate", vulkan::Enumerate);
-  addFunction(driver, "open", vulkan::Open);
-  addFunction(driver, "allocate", vulkan::Allocate);
-  addFunction(driver, "release", vulkan::Release);
-  addFunction(driver, "loadKernels", vulkan::LoadKernels);
-  addFunction(driver, "record", vulkan::Record);
-  addFunction(driver, "submit", vulkan::Submit);
-  addFunction(driver, "memory", vulkan::Memory);
-  addFunction(driver, "close", vulkan::Close);
-  addFunction(driver, "abandon", vulkan::Abandon);
-  return driver;
+  static const vulkan::Driver& driver = *new vulkan::Driver;
+  return gpu::driverObject(env, driver);
 }
 
 }  // namespace tutti
