@@ -1,6 +1,7 @@
 /**
- * Writes docs/ops.md from the operator table of the ONNX frontend and, where they are there, the results of
- * `tutti conformance` in bench/results/conformance-<backend>.json. `--check` only says whether the file is up to date.
+ * Writes the support matrix from the operator table of the ONNX frontend and the results of `npm run conformance`
+ * (bench/results/conformance-<device>.json): docs/ops.md to read, docs/ops.json with element types as well.
+ * `--check` only says whether the files are up to date.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -8,86 +9,146 @@ import { packageRoot } from '../backends/native.js';
 import type { ConformanceReport } from '../cli/conformance/verb.js';
 import { writeOutput } from '../cli/files.js';
 import { supportedOperators, supportedOpsets } from '../compiler/frontends/onnx/index.js';
+import { conformanceDevices } from './conformance_devices.js';
 
 const root = packageRoot() ?? process.cwd();
-const backends = ['cpu', 'vulkan', 'webgpu', 'cuda', 'metal'] as const;
+
+type Case = ConformanceReport['cases'][number];
 
 interface Results {
-  readonly backend: string;
+  readonly name: string;
   readonly report: ConformanceReport;
 }
 
+interface Count {
+  readonly passed: number;
+  readonly cases: number;
+}
+
+/** Operator → element type → device → cases that use the operator with that type. */
+type Matrix = Record<string, Record<string, Record<string, Count>>>;
+
 function readResults(): Results[] {
-  return backends.flatMap((backend) => {
-    const path = join(root, 'bench', 'results', `conformance-${backend}.json`);
+  return conformanceDevices(root).flatMap(({ name }) => {
+    const path = join(root, 'bench', 'results', `conformance-${name}.json`);
     if (!existsSync(path)) return [];
-    return [{ backend, report: JSON.parse(readFileSync(path, 'utf8')) as ConformanceReport }];
+    return [{ name, report: JSON.parse(readFileSync(path, 'utf8')) as ConformanceReport }];
   });
+}
+
+const countOf = (cases: readonly Case[]): Count => ({
+  passed: cases.filter(({ status }) => status === 'passed').length,
+  cases: cases.length,
+});
+
+const sorted = <T>(entries: Iterable<readonly [string, T]>): (readonly [string, T])[] =>
+  [...entries].sort(([a], [b]) => (a < b ? -1 : 1));
+
+function matrixOf(results: readonly Results[]): Matrix {
+  const matrix: Matrix = {};
+  for (const [operator] of sorted(supportedOperators)) {
+    const types: Matrix[string] = {};
+    for (const { name, report } of results) {
+      const own = report.cases.filter(({ ops }) => ops?.includes(operator));
+      for (const dtype of new Set(own.flatMap(({ dtypes = [] }) => dtypes))) {
+        types[dtype] ??= {};
+        types[dtype][name] = countOf(own.filter(({ dtypes }) => dtypes?.includes(dtype)));
+      }
+    }
+    matrix[operator] = Object.fromEntries(sorted(Object.entries(types)));
+  }
+  return matrix;
 }
 
 /** Passed of all cases that test this operator alone. */
 function cell({ report }: Results, operator: string): string {
-  const cases = report.cases.filter(({ ops }) => ops?.length === 1 && ops[0] === operator);
-  if (cases.length === 0) return '';
-  const passed = cases.filter(({ status }) => status === 'passed').length;
-  return passed === cases.length ? `✓ ${passed}` : `${passed} of ${cases.length}`;
+  const { passed, cases } = countOf(report.cases.filter(({ ops }) => ops?.length === 1 && ops[0] === operator));
+  if (cases === 0) return '';
+  return passed === cases ? `✓ ${passed}` : `${passed} of ${cases}`;
 }
 
-/** Operators that cases are about and the table does not have, with the number of cases. */
-function absent(results: readonly Results[]): readonly (readonly [string, number])[] {
-  const counts = new Map<string, number>();
-  for (const { ops } of results[0]?.report.cases ?? []) {
-    for (const operator of ops ?? []) {
-      if (!supportedOperators.has(operator)) counts.set(operator, (counts.get(operator) ?? 0) + 1);
+const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
+const tableOf = (heads: readonly string[], rows: readonly (readonly string[])[]): string[] => [
+  row(heads),
+  row(heads.map(() => '---')),
+  ...rows.map(row),
+];
+
+/** Suites by device: passed of all, and nodes that ran on the host for lack of a kernel. */
+function totals(results: readonly Results[]): string[] {
+  const suites = [...new Set(results.flatMap(({ report }) => report.cases.map(({ suite }) => suite)))];
+  const share = (cases: readonly Case[]): string => {
+    const { passed, cases: all } = countOf(cases);
+    return all === 0 ? '' : `${passed} of ${all} (${((100 * passed) / all).toFixed(1)} %)`;
+  };
+  return tableOf(
+    ['Device', ...suites, 'nodes on the host'],
+    results.map(({ name, report }) => [
+      name,
+      ...suites.map((suite) => share(report.cases.filter((one) => one.suite === suite))),
+      String(report.hostNodes),
+    ]),
+  );
+}
+
+/** Every case that does not pass, with its reason; one line for all devices where they agree. */
+function remaining(results: readonly Results[]): string[] {
+  const lines = new Map<string, string[]>();
+  for (const { name, report } of results) {
+    for (const { suite, name: test, status, reason = '' } of report.cases) {
+      if (status === 'passed') continue;
+      const line = `\`${suite}/${test}\` ${status}: ${reason.replaceAll('|', '\\|').replaceAll(/\s+/g, ' ').slice(0, 200)}`;
+      lines.set(line, [...(lines.get(line) ?? []), name]);
     }
   }
-  return [...counts].sort((a, b) => (a[0] < b[0] ? -1 : 1));
+  if (lines.size === 0) return ['None.'];
+  return sorted(lines).map(
+    ([line, names]) => `- ${line} (${names.length === results.length ? 'all' : names.join(', ')})`,
+  );
 }
 
-function render(): string {
-  const results = readResults();
-  const operators = [...supportedOperators].sort((a, b) => (a[0] < b[0] ? -1 : 1));
-  const heads = ['Operator', 'Opsets at which it changes', ...results.map(({ backend }) => backend)];
-  const rows = operators.map(([operator, opsets]) => [
-    operator,
-    opsets.join(', '),
-    ...results.map((result) => cell(result, operator)),
-  ]);
-  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
-  const missing = absent(results);
+function markdown(results: readonly Results[]): string {
   return [
     '# ONNX operators',
     '',
-    `Generated by \`npm run docs\`; do not edit. ai.onnx opsets ${supportedOpsets.min} to ${supportedOpsets.max}, ${operators.length} operators.`,
+    `Generated by \`npm run docs\` from the results of \`npm run conformance\`; do not edit. ai.onnx opsets ${supportedOpsets.min} to`,
+    `${supportedOpsets.max}, ${supportedOperators.size} operators. [ops.json](ops.json) has the counts by element type.`,
     '',
-    "The device columns count cases of ONNX's backend tests (`node`) that test this operator alone and pass: ✓ where all do,",
-    'nothing where the tests have no such case. Element types and forms that are not supported fail with E_UNSUPPORTED and',
-    'say which; nothing runs on the host instead.',
+    "## ONNX's backend tests",
     '',
-    ...results.flatMap(({ backend, report: { device, numerics, passed, failed, unsupported, hostNodes } }) => [
-      `- **${backend}** (\`${device}\`, ${numerics}): ${passed} of ${passed + failed + unsupported} cases pass, ${failed} fail, ` +
-        `${unsupported} are not supported, ${hostNodes} nodes on the host`,
-    ]),
+    ...totals(results),
     '',
-    row(heads),
-    row(heads.map(() => '---')),
-    ...rows.map(row),
+    '## By operator',
     '',
-    '## Not supported yet',
+    'Cases that test the operator alone and pass: ✓ where all do, nothing where the tests have no such case. What is not',
+    'supported fails with E_UNSUPPORTED and says why; nothing runs on the host instead.',
     '',
-    missing.length === 0
-      ? 'No results of the tests are here.'
-      : 'Operators that the tests use and the table does not have (with the number of cases that use them):',
+    ...tableOf(
+      ['Operator', 'Opsets at which it changes', ...results.map(({ name }) => name)],
+      sorted(supportedOperators).map(([operator, opsets]) => [
+        operator,
+        opsets.join(', '),
+        ...results.map((result) => cell(result, operator)),
+      ]),
+    ),
     '',
-    missing.map(([operator, count]) => `${operator} (${count})`).join(', '),
+    '## Cases that do not pass',
+    '',
+    ...remaining(results),
     '',
   ].join('\n');
 }
 
-const path = join(root, 'docs', 'ops.md');
-const text = render();
-if (process.argv.includes('--check')) {
-  const current = existsSync(path) && readFileSync(path, 'utf8') === text;
-  if (!current) process.stderr.write('docs/ops.md is out of date: npm run docs\n');
-  process.exitCode = current ? 0 : 1;
-} else writeOutput(path, text);
+const results = readResults();
+const files: readonly (readonly [string, string])[] = [
+  ['ops.md', markdown(results)],
+  ['ops.json', `${JSON.stringify(matrixOf(results), null, 1)}\n`],
+];
+for (const [name, text] of files) {
+  const path = join(root, 'docs', name);
+  if (!process.argv.includes('--check')) writeOutput(path, text);
+  else if (!existsSync(path) || readFileSync(path, 'utf8') !== text) {
+    process.stderr.write(`docs/${name} is out of date: npm run docs\n`);
+    process.exitCode = 1;
+  }
+}

@@ -1,6 +1,6 @@
 /** One case of ONNX's backend tests: a folder with model.onnx and test_data_set_N/{input,output}_K.pb. */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { compareTensors, numbersOf, type Tolerance } from '../../compiler/compare.js';
 import type { DType } from '../../compiler/dtype.js';
 import { TuttiError } from '../../compiler/error.js';
@@ -13,6 +13,8 @@ import { Tensor } from '../../runtime/tensor.js';
 
 export interface CaseJob {
   readonly name: string;
+  /** Last part of the folder that it was found under. */
+  readonly suite: string;
   readonly folder: string;
 }
 
@@ -32,6 +34,8 @@ export interface CaseResult {
   readonly ms: number;
   /** Operators of the model; for the summary. */
   readonly ops?: readonly string[];
+  /** Element types of the inputs and expected outputs. */
+  readonly dtypes?: readonly DType[];
   /** Nodes that ran on the host for lack of a kernel. */
   readonly hostNodes?: number;
   /** Code of the TuttiError, if that was the end of it. */
@@ -40,13 +44,14 @@ export interface CaseResult {
 
 /** Every folder below `root` (or `root` itself) that holds a case, named by its path from there. */
 export function findCases(root: string): CaseJob[] {
+  const suite = basename(resolve(root));
   const found: CaseJob[] = [];
   const visit = (folder: string, name: string): void => {
     const entries = readdirSync(folder, { withFileTypes: true });
     const folders = entries.filter((entry) => entry.isDirectory());
     const isCase = entries.some((entry) => entry.name === 'model.onnx');
     if (isCase && folders.some((entry) => entry.name.startsWith('test_data_set_'))) {
-      found.push({ name: name === '' ? (folder.replace(/\/+$/, '').split('/').at(-1) ?? folder) : name, folder });
+      found.push({ name: name === '' ? suite : name, suite, folder });
       return;
     }
     for (const entry of folders) visit(join(folder, entry.name), name === '' ? entry.name : `${name}/${entry.name}`);
@@ -106,17 +111,19 @@ function operatorsOf(bytes: Uint8Array): readonly string[] {
 export async function runCase(job: CaseJob, device: string | object, options: CaseOptions): Promise<CaseResult> {
   const start = performance.now();
   let ops: readonly string[] = [];
+  const dtypes = new Set<DType>();
   const done = (status: CaseResult['status'], more: Partial<CaseResult> = {}): CaseResult => ({
     name: job.name,
     status,
     ...more,
     ms: Math.round((performance.now() - start) * 10) / 10,
     ops,
+    dtypes: [...dtypes].sort(),
   });
   try {
     const path = join(job.folder, 'model.onnx');
     ops = operatorsOf(readFileSync(path));
-    const { maxAbsDiff, hostNodes, reason } = await runDataSets(job.folder, path, device, options);
+    const { maxAbsDiff, hostNodes, reason } = await runDataSets(job.folder, path, device, options, dtypes);
     const measured = { hostNodes, ...(Number.isFinite(maxAbsDiff) ? { maxAbsDiff } : {}) };
     return reason === undefined ? done('passed', measured) : done('failed', { ...measured, reason });
   } catch (error) {
@@ -140,19 +147,24 @@ async function runDataSets(
   path: string,
   device: string | object,
   options: CaseOptions,
+  dtypes: Set<DType>,
 ): Promise<{ maxAbsDiff: number; hostNodes: number; reason?: string }> {
+  const sets = readdirSync(folder)
+    .filter((entry) => entry.startsWith('test_data_set_'))
+    .sort()
+    .map((name) => ({
+      name,
+      inputs: readTensors(join(folder, name), 'input'),
+      expected: readTensors(join(folder, name), 'output'),
+    }));
+  for (const { inputs, expected } of sets) for (const { dtype } of [...inputs, ...expected]) dtypes.add(dtype);
   const model = await compile(path, options.numerics === undefined ? {} : { numerics: options.numerics });
   const session = await Session.create(model, { device });
   const advice = recommended(folder);
   let maxAbsDiff = 0;
   let hostNodes = 0;
   try {
-    const sets = readdirSync(folder)
-      .filter((entry) => entry.startsWith('test_data_set_'))
-      .sort();
-    for (const set of sets) {
-      const inputs = readTensors(join(folder, set), 'input');
-      const expected = readTensors(join(folder, set), 'output');
+    for (const { name: set, inputs, expected } of sets) {
       const feeds = Object.fromEntries(
         session.inputs.flatMap(({ name }, k) => (inputs[k] === undefined ? [] : [[name, Tensor.fromHost(inputs[k])]])),
       );

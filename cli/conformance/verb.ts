@@ -31,7 +31,7 @@ export interface ConformanceReport {
   readonly failed: number;
   readonly unsupported: number;
   readonly hostNodes: number;
-  readonly cases: readonly Omit<CaseResult, 'hostNodes' | 'code'>[];
+  readonly cases: readonly (Omit<CaseResult, 'hostNodes' | 'code'> & { readonly suite: string })[];
 }
 
 /** The bound that `--scaled` means where it says none: what the reference models ask. */
@@ -84,7 +84,7 @@ async function conformance(folders: readonly string[], flags: Flags): Promise<nu
     onResult: ({ name }) => progress.step(name),
   });
   progress.end();
-  const report = reportOf(device, flags.numerics ?? 'precise', results);
+  const report = reportOf(device, flags.numerics ?? 'precise', cases, results);
   if (file !== undefined) writeOutput(file, `${JSON.stringify(report, null, 1)}\n`);
   if (flags.json === true) printJson(report);
   else printSummary(report, results);
@@ -139,7 +139,12 @@ function readExpectations(path: string): Set<string> {
   );
 }
 
-function reportOf(device: string, numerics: Numerics, results: readonly CaseResult[]): ConformanceReport {
+function reportOf(
+  device: string,
+  numerics: Numerics,
+  jobs: readonly CaseJob[],
+  results: readonly CaseResult[],
+): ConformanceReport {
   const count = (status: CaseResult['status']): number => results.filter((result) => result.status === status).length;
   return {
     device,
@@ -148,12 +153,14 @@ function reportOf(device: string, numerics: Numerics, results: readonly CaseResu
     failed: count('failed'),
     unsupported: count('unsupported'),
     hostNodes: results.reduce((sum, { hostNodes = 0 }) => sum + hostNodes, 0),
-    cases: results.map(({ name, status, reason, maxAbsDiff, ops, ms }) => ({
+    cases: results.map(({ name, status, reason, maxAbsDiff, ops, dtypes, ms }, i) => ({
+      suite: jobs[i].suite,
       name,
       status,
       ...(reason === undefined ? {} : { reason }),
       ...(maxAbsDiff === undefined ? {} : { maxAbsDiff }),
       ...(ops === undefined ? {} : { ops }),
+      ...(dtypes === undefined ? {} : { dtypes }),
       ms,
     })),
   };
