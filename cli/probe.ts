@@ -1,10 +1,11 @@
 /** Measures what a device really does: memory traffic, multiply-adds, and how it rounds. */
-import type { BufferRange, Command, Device } from '../backends/backend.js';
+import type { BufferRange, Device } from '../backends/backend.js';
 import { plan } from '../compiler/compile.js';
 import { GraphBuilder } from '../compiler/graph/builder.js';
 import { binary, binaryC, unary } from '../compiler/graph/compose.js';
 import type { Graph } from '../compiler/graph/types.js';
 import type { Location } from '../compiler/plan.js';
+import { commandsOf } from '../runtime/commands.js';
 import { type DeviceHandle, openDevice } from '../runtime/device.js';
 import { Session } from '../runtime/session.js';
 import { Tensor } from '../runtime/tensor.js';
@@ -85,26 +86,7 @@ async function prepare(
   const kernels = await device.loadKernels(planned.kernels.map((kernel) => backend.render(kernel, planned.target)));
   const buffers = planned.pools.map(({ bytes }) => device.allocate(Math.max(16, bytes)));
   const range = ({ pool, offset, bytes }: Location): BufferRange => ({ buffer: buffers[pool], offset, bytes });
-  const commands = planned.steps.map((step): Command => {
-    switch (step.kind) {
-      case 'dispatch':
-        return {
-          kind: 'dispatch',
-          kernel: kernels[step.kernel],
-          grid: planned.kernels[step.kernel].grid,
-          bindings: step.bindings.map(range),
-        };
-      case 'copy':
-        return { kind: 'copy', from: range(step.from), to: range(step.to) };
-      case 'fill':
-        return { kind: 'fill', to: range(step.to), byte: step.byte };
-      case 'barrier':
-        return step;
-      default:
-        return step satisfies never;
-    }
-  });
-  const list = await device.record(commands);
+  const list = await device.record(commandsOf(planned, kernels, range));
   return {
     run: () => timed(device, list),
     release() {

@@ -64,6 +64,15 @@ export type PlanStep =
       /** In the order of the kernel's buffer parameters. */
       readonly bindings: readonly Location[];
       readonly sources: readonly string[];
+      /** What the kernel's scalar parameters (i32) are: numbers of iterations, by the loops around, outermost first. */
+      readonly iterations?: readonly number[];
+    }
+  /** Iteration 0 runs `first`, iteration t runs `rest[(t - 1) mod length]`; they differ in bindings only. */
+  | {
+      readonly kind: 'loop';
+      readonly trips: number;
+      readonly first: readonly PlanStep[];
+      readonly rest: readonly (readonly PlanStep[])[];
     }
   | { readonly kind: 'copy'; readonly from: Location; readonly to: Location }
   | { readonly kind: 'fill'; readonly to: Location; readonly byte: number }
@@ -86,12 +95,14 @@ export interface PlanReport {
   readonly flops: number;
   /** Milliseconds by stage. */
   readonly times: Readonly<Record<string, number>>;
-  /** One entry a dispatch: its kernel, family, source nodes, and what was done about types (emulated, packed). */
+  /** One entry a dispatch step: its kernel, family, source nodes, and what was done about types (emulated, packed). */
   readonly placement: readonly {
     readonly kernel: string;
     readonly family: string;
     readonly sources: readonly string[];
     readonly notes: readonly string[];
+    /** How often it runs, if it is in a loop. */
+    readonly times?: number;
   }[];
 }
 
@@ -105,4 +116,22 @@ export interface Plan {
   readonly inputs: readonly PlannedTensor[];
   readonly outputs: readonly PlannedTensor[];
   readonly report: PlanReport;
+}
+
+/** A step that a command list knows: loops are written out. */
+export type FlatStep = Exclude<PlanStep, { readonly kind: 'loop' }>;
+
+/** The steps in the order in which they run, with the numbers of the iterations around each, outermost first. */
+export function* flatSteps(
+  steps: readonly PlanStep[],
+  iterations: readonly number[] = [],
+): Generator<{ readonly step: FlatStep; readonly iterations: readonly number[] }> {
+  for (const step of steps) {
+    if (step.kind !== 'loop') {
+      yield { step, iterations };
+      continue;
+    }
+    const { trips, first, rest } = step;
+    for (let t = 0; t < trips; t++) yield* flatSteps(t === 0 ? first : rest[(t - 1) % rest.length], [...iterations, t]);
+  }
 }

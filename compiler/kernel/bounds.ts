@@ -418,6 +418,8 @@ class Bounds {
         const number = Number(inst.value);
         return Number.isSafeInteger(number) ? { min: number, max: number } : typeInterval(scalar);
       }
+      case 'scalar':
+        return inst.param.range ?? typeInterval(scalar);
       case 'builtin':
         return this.#builtinInterval(inst);
       case 'unary':

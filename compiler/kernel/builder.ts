@@ -67,10 +67,11 @@ export class KernelBuilder {
     return buffer;
   }
 
-  scalar(name: string, scalar: KScalar['scalar']): KValue {
-    const param: KScalar = { kind: 'scalar', name, scalar };
+  /** `range`: what dispatches promise to pass. */
+  scalar(name: string, scalar: KScalar['scalar'], range?: Range): KValue {
+    const param: KScalar = range ? { kind: 'scalar', name, scalar, range } : { kind: 'scalar', name, scalar };
     this.declareScalar(param);
-    return this.emit({ op: 'scalar', param }, ktype(scalar));
+    return this.emit({ op: 'scalar', param }, ktype(scalar), range);
   }
 
   /** Declares the scalar parameter of a kernel that is being rebuilt; its `scalar` instructions name this object. */

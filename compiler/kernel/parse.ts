@@ -3,7 +3,7 @@
  * to `verify`. Any other text gives a TuttiError E_IR with line and column.
  *
  *   text   = 'tutti-kernel 1' 'kernel' symbol 'grid' n,n,n 'workgroup' n,n,n ['subgroup' n] '{' item* block '}'
- *   item   = 'source' string | 'buffer' symbol scalar n access | 'scalar' symbol scalar
+ *   item   = 'source' string | 'buffer' symbol scalar n access | 'scalar' symbol scalar ['[' number ',' number ']']
  *          | 'array' symbol space scalar n | 'tile' symbol role scalar n,n,n | 'helper' symbol '(' defs ')' '->' type '{' block '}'
  *   block  = inst* ['yield' values]         def = %n ':' type ['[' number ',' number ']']
  *   inst   = def '=' expression | 'store' … | 'for' … | 'loop' … | 'if' … | 'barrier'
@@ -281,7 +281,11 @@ class Parser {
   #scalarParam(): KScalar {
     const at = this.#token;
     const name = this.#symbol();
-    const scalar: KScalar = { kind: 'scalar', name, scalar: this.#oneOf(paramScalars, 'u32, i32 or f32') };
+    const type = this.#oneOf(paramScalars, 'u32, i32 or f32');
+    const range = this.#range();
+    const scalar: KScalar = range
+      ? { kind: 'scalar', name, scalar: type, range }
+      : { kind: 'scalar', name, scalar: type };
     return this.#declare(this.#scalars, scalar, at);
   }
 
@@ -328,18 +332,21 @@ class Parser {
 
   // --- Values ---
 
+  #range(): Range | undefined {
+    if (!this.#accept('[')) return undefined;
+    const min = this.#number();
+    this.#expect(',');
+    const max = this.#number();
+    this.#expect(']');
+    return { min, max };
+  }
+
   #definition(): KValue {
     const token = this.#take('value', 'a value to define');
     const id = Number(token.text.slice(1));
     this.#expect(':');
     const type = this.#type();
-    let range: Range | undefined;
-    if (this.#accept('[')) {
-      const min = this.#number();
-      this.#expect(',');
-      range = { min, max: this.#number() };
-      this.#expect(']');
-    }
+    const range = this.#range();
     const value: KValue = range === undefined ? { id, type } : { id, type, range };
     if (this.#values.has(id)) this.#fail('a value not defined before', token);
     this.#values.set(id, value);

@@ -4,7 +4,7 @@
  */
 import { type EngineInst, isEngineInst, type TileAccess } from './engines.js';
 import { normalizers } from './semantics.js';
-import type { Carried, KBlock, KernelFunction, KInst, KMemory, KType, KValue, ScalarType } from './types.js';
+import type { Carried, KBlock, KernelFunction, KInst, KMemory, KType, KValue, Range, ScalarType } from './types.js';
 
 /** First line of the text; the number changes with the grammar. */
 export const textHeader = 'tutti-kernel 1';
@@ -29,7 +29,7 @@ export function print(kernel: KernelFunction): string {
     lines.push(
       param.kind === 'buffer'
         ? `  buffer ${symbol(param.name)} ${param.scalar} ${param.length} ${param.access}`
-        : `  scalar ${symbol(param.name)} ${param.scalar}`,
+        : `  scalar ${symbol(param.name)} ${param.scalar}${rangeText(param.range)}`,
     );
   }
   for (const array of kernel.arrays) {
@@ -62,9 +62,11 @@ export const printType = (type: KType): string => (type.lanes === 1 ? type.scala
 const symbol = (name: string): string =>
   /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) ? `@${name}` : `@${JSON.stringify(name)}`;
 
+const rangeText = (range: Range | undefined): string =>
+  range === undefined ? '' : `[${numberText(range.min)}, ${numberText(range.max)}]`;
+
 function definition(value: KValue, name: Name): string {
-  const range = value.range === undefined ? '' : `[${numberText(value.range.min)}, ${numberText(value.range.max)}]`;
-  return `${name(value)}: ${printType(value.type)}${range}`;
+  return `${name(value)}: ${printType(value.type)}${rangeText(value.range)}`;
 }
 
 function numberText(value: number): string {

@@ -116,6 +116,8 @@ export interface KScalar {
   readonly kind: 'scalar';
   readonly name: string;
   readonly scalar: 'u32' | 'i32' | 'f32';
+  /** Of an integer: what every dispatch promises to pass. */
+  readonly range?: Range;
 }
 export type KParam = KBuffer | KScalar;
 

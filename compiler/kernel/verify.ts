@@ -105,6 +105,12 @@ class Verifier {
     for (const memory of this.#memories) {
       this.#require(positive(memory.length), `length ${memory.length} of ${memory.name} is not a positive count`);
     }
+    for (const param of params) {
+      if (param.kind !== 'scalar' || param.range === undefined) continue;
+      const { name, scalar, range } = param;
+      const sane = isIntScalar(scalar) && range.min <= range.max && range.min >= -(2 ** 31) && range.max < 2 ** 32;
+      this.#require(sane, `range [${range.min}, ${range.max}] of ${name} is not an interval of ${scalar}`);
+    }
     for (const tile of tiles) {
       const problem = tileProblem(tile);
       if (problem) this.#fail(problem);

@@ -8,6 +8,7 @@
  */
 import { isInt } from '../dtype.js';
 import { TuttiError } from '../error.js';
+import { isGraph } from '../graph/attributes.js';
 import { describe } from '../graph/builder.js';
 import { type Dim, isConcrete, SymDim, substituteDim } from '../graph/dims.js';
 import { HostBuilder, NotConstant } from '../graph/host_values.js';
@@ -453,8 +454,9 @@ class Work implements Frame<Leaf> {
 
 const loaded = (tensor: HostTensor): ConstantData => ({ dtype: tensor.dtype, shape: tensor.shape, load: () => tensor });
 
-/** Attributes with all dims replaced. */
+/** Attributes with all dims replaced. Bodies of loops are concrete already. */
 function substitute(value: unknown, sizes: ReadonlyMap<string, Dim>): unknown {
+  if (isGraph(value)) return value;
   if (value instanceof SymDim) return substituteDim(value, sizes);
   if (Array.isArray(value)) return value.map((element) => substitute(element, sizes));
   if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return value;

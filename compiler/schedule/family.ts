@@ -4,7 +4,7 @@ import { describe } from '../graph/builder.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction } from '../kernel/types.js';
 import { lowerContract } from './contract/index.js';
-import type { Group } from './group.js';
+import { bindingsOf, type Group } from './group.js';
 import type { LoweredKernel } from './lowered.js';
 import { lowerMap } from './map.js';
 import { lowerRows } from './rows.js';
@@ -13,9 +13,7 @@ import { lowerWindow } from './window.js';
 
 /** The kernels that compute a group, to be run in order. @throws TuttiError E_UNSUPPORTED naming the source node. */
 export function lowerGroup(group: Group, target: Target): readonly LoweredKernel[] {
-  const whole = (kernel: KernelFunction): readonly LoweredKernel[] => [
-    { kernel, bindings: [...group.reads, ...group.writes] },
-  ];
+  const whole = (kernel: KernelFunction): readonly LoweredKernel[] => [{ kernel, bindings: bindingsOf(group) }];
   switch (group.family) {
     case 'map':
       return whole(lowerMap(group, target));

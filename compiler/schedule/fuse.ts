@@ -8,6 +8,7 @@
 import { TuttiError } from '../error.js';
 import { describe } from '../graph/builder.js';
 import type { FamilyName } from '../graph/definition.js';
+import { shapeEquals } from '../graph/dims.js';
 import { definitionOf } from '../graph/ops/index.js';
 import type { ConstantData, Graph, Node, OpKind, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
@@ -21,6 +22,10 @@ interface Draft {
   readonly nodes: Set<Node>;
   /** Nodes that feed the anchor; they are computed as often as the anchor reads them. */
   readonly prologue: Set<Node>;
+  /** Nodes whose element is computed wherever the result's element of the same index is. */
+  readonly aligned: Set<Node>;
+  /** Values of aligned nodes that are results of the graph by themselves. */
+  readonly sides: Value[];
 }
 
 /** Ops whose recomputation costs more than reading their result. */
@@ -58,6 +63,11 @@ const elements = (value: Value): number => sizeOf(value.type.shape as readonly n
 export function fuse(graph: Graph, target: Target): Group[] {
   return new Fusion(graph, target).run();
 }
+
+/** Whether element i… of the result comes from elements i… of the operands. */
+const keepsPlaces = ({ op, inputs, outputs }: Node): boolean =>
+  definitionOf(op).scalar !== undefined ||
+  (op === 'reshape' && shapeEquals(inputs[0].type.shape, outputs[0].type.shape));
 
 class Fusion {
   readonly #graph: Graph;
@@ -106,6 +116,13 @@ class Fusion {
         return;
       }
     }
+    if (isResult && drafts.length === 1 && this.#admitsSide(drafts[0], node, consumers)) {
+      const [draft] = drafts;
+      this.#join(draft, node, consumers);
+      draft.sides.push(node.outputs[0]);
+      this.#groups.set(node, drafts);
+      return;
+    }
     this.#groups.set(node, [this.#begin(node)]);
   }
 
@@ -122,7 +139,15 @@ class Fusion {
       );
     }
     const anchor = family === 'map' ? undefined : node;
-    const draft: Draft = { output: node.outputs[0], family, anchor, nodes: new Set([node]), prologue: new Set() };
+    const draft: Draft = {
+      output: node.outputs[0],
+      family,
+      anchor,
+      nodes: new Set([node]),
+      prologue: new Set(),
+      aligned: new Set(keepsPlaces(node) ? [node] : []),
+      sides: [],
+    };
     this.#drafts.push(draft);
     return draft;
   }
@@ -133,7 +158,23 @@ class Fusion {
       draft.family = family;
       draft.anchor = node;
     } else if (this.#feedsAnchor(draft, consumers)) draft.prologue.add(node);
+    if (keepsPlaces(node) && !draft.prologue.has(node) && consumers.some((consumer) => draft.aligned.has(consumer)))
+      draft.aligned.add(node);
     draft.nodes.add(node);
+  }
+
+  /** A result that is computed on the way to another one is written by the same kernel. */
+  #admitsSide(draft: Draft, node: Node, consumers: readonly Node[]): boolean {
+    const [value] = node.outputs;
+    return (
+      node.outputs.length === 1 &&
+      keepsPlaces(node) &&
+      (draft.family === 'map' || withEpilogue.has(draft.family)) &&
+      !this.#feedsAnchor(draft, consumers) &&
+      consumers.some((consumer) => draft.aligned.has(consumer)) &&
+      shapeEquals(value.type.shape, draft.output.type.shape) &&
+      this.#bindings(draft, node) + 1 <= this.#target.limits.storageBuffers
+    );
   }
 
   #feedsAnchor(draft: Draft, consumers: readonly Node[]): boolean {
@@ -157,14 +198,14 @@ class Fusion {
   }
 
   #admitsPrologue(draft: Draft, node: Node): boolean {
-    if (isView(node.op)) return draft.family !== 'special';
+    if (isView(node.op)) return draft.family !== 'special' && draft.family !== 'loop';
     return draft.family === 'rows' && node.op !== 'gather_nd' && node.op !== 'gather_elements';
   }
 
   /** Storage buffers of the draft's kernel if `node` joined it. */
   #bindings(draft: Draft, node: Node): number {
     const nodes = new Set([...draft.nodes, node]);
-    return this.#reads(nodes).length + (draft.anchor ?? node).outputs.length;
+    return this.#reads(nodes).length + (draft.anchor ?? node).outputs.length + draft.sides.length;
   }
 
   #reads(nodes: ReadonlySet<Node>): Value[] {
@@ -184,7 +225,7 @@ class Fusion {
 
   #finish(draft: Draft): Group {
     const nodes = this.#ordered(draft);
-    const writes = draft.anchor?.outputs.includes(draft.output)
+    const results = draft.anchor?.outputs.includes(draft.output)
       ? draft.anchor.outputs.filter((output) => this.#results.has(output.id) || this.#consumers.has(output.id))
       : [draft.output];
     return {
@@ -192,7 +233,8 @@ class Fusion {
       anchor: draft.anchor,
       nodes,
       reads: this.#reads(draft.nodes),
-      writes,
+      writes: [...results, ...draft.sides],
+      sides: draft.sides,
       constants: this.#graph.constants,
       scalars: this.#scalars,
     };

@@ -3,6 +3,29 @@ import type { FamilyName } from '../graph/definition.js';
 import { definitionOf } from '../graph/ops/index.js';
 import type { ConstantData, Node, Value } from '../graph/types.js';
 import { type Affine, delinearize, linearize } from './affine.js';
+import type { Binding } from './lowered.js';
+
+/** The number of the iteration of a loop: a scalar parameter of every kernel that needs it. */
+export interface LoopVariable {
+  /** 0 for the outermost loop. */
+  readonly depth: number;
+  readonly trips: number;
+}
+
+/** Where a value lies that is one slice of another one: element e is element `constant + Σ stride·iteration + e`. */
+export interface Home {
+  readonly memory: Value;
+  readonly terms: readonly { readonly variable: LoopVariable; readonly stride: number }[];
+  readonly constant: number;
+}
+
+/** What is special about the values of a loop's body. */
+export interface LoopScope {
+  /** By value id: slices of scanned arrays, and of stacks. */
+  readonly homes: ReadonlyMap<number, Home>;
+  /** By value id: iteration numbers. They take no memory. */
+  readonly numbers: ReadonlyMap<number, LoopVariable>;
+}
 
 export interface Group {
   readonly family: FamilyName;
@@ -12,12 +35,32 @@ export interface Group {
   readonly nodes: readonly Node[];
   /** Values that the kernel reads from memory, each once. */
   readonly reads: readonly Value[];
-  /** Values that the kernel writes to memory. */
+  /** Values that the kernel writes to memory: the result, further results of the anchor, then `sides`. */
   readonly writes: readonly Value[];
+  /** Values on the way to the result that are written too, each at the index of the result. */
+  readonly sides: readonly Value[];
   /** Data of all constants of the graph. */
   readonly constants: ReadonlyMap<number, ConstantData>;
   /** Data of constants of one element that are built into the code. */
   readonly scalars: ReadonlyMap<number, ConstantData>;
+  /** Set in the bodies of loops. */
+  readonly loop?: LoopScope;
+}
+
+/** The memory that holds a value; undefined for what takes none. */
+export function memoryOf({ loop }: Group, value: Value): Value | undefined {
+  if (loop?.numbers.has(value.id)) return undefined;
+  return loop?.homes.get(value.id)?.memory ?? value;
+}
+
+/** What the buffers of the group's kernel are bound to, in order; several slices of an array are one binding. */
+export function bindingsOf(group: Group): readonly Binding[] {
+  const reads = new Map<number, Value>();
+  for (const value of group.reads) {
+    const memory = memoryOf(group, value);
+    if (memory && !reads.has(memory.id)) reads.set(memory.id, memory);
+  }
+  return [...reads.values(), ...group.writes.map((value) => memoryOf(group, value) as Value)];
 }
 
 /** Name for a kernel: its family and main ops, a valid identifier. */

@@ -6,27 +6,36 @@
  * An index may mention the *lane* (`Affine.lane`): then the answer is a vector of `lanes` consecutive elements, or a
  * scalar where the value does not depend on the lane.
  */
+import { isMiniFloat, isPacked } from '../dtype.js';
 import { TuttiError } from '../error.js';
 import { describe } from '../graph/builder.js';
 import { definitionOf } from '../graph/ops/index.js';
-import { firstElement } from '../graph/ops/reference/data.js';
+import { elementsOf, firstElement } from '../graph/ops/reference/data.js';
+import { elementScalar } from '../graph/ops/scalar.js';
 import type { Node, NodeOf, OpKind, Value } from '../graph/types.js';
 import { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
 import {
   type KBuffer,
   type KernelFunction,
+  type KScalar,
   type KValue,
   type Lanes,
   type ScalarType,
   scalarTypes,
 } from '../kernel/types.js';
-import { type bytesOfTensor, sizeOf } from '../tensor.js';
+import { type HostTensor, sizeOf } from '../tensor.js';
 import { Affine, delinearize, linearize } from './affine.js';
-import { type Group, nameOf, sourcesOf } from './group.js';
+import { decoded, encoded, loadPacked, memoryLength, memoryScalar, packBytes } from './encoding.js';
+import { type Group, type Home, type LoopVariable, memoryOf, nameOf, sourcesOf } from './group.js';
 import type { Binding, DerivedConstant } from './lowered.js';
 
 export type Index = readonly Affine[];
+
+/** Name of the scalar parameter that is the number of the iteration; `depthOf` reads it back. */
+const iterationName = ({ depth }: LoopVariable): string => `iteration${depth}`;
+/** Which loop around it a scalar parameter of a scheduled kernel belongs to, 0 for the outermost. */
+export const depthOf = ({ name }: KScalar): number => Number(name.slice('iteration'.length));
 
 /** Concrete shape of a value; lowering happens after specialisation. */
 export const shapeOf = (value: Value): readonly number[] => value.type.shape as readonly number[];
@@ -46,6 +55,7 @@ export class Lowering {
   readonly group: Group;
   readonly target: Target;
   readonly #buffers = new Map<number, KBuffer>();
+  readonly #iterations = new Map<LoopVariable, Affine>();
   readonly #bindings: Binding[] = [];
   readonly #producers = new Map<number, Node>();
   readonly #overrides = new Map<number, (index: Index, lanes: Lanes) => KValue>();
@@ -58,8 +68,17 @@ export class Lowering {
     this.group = group;
     this.target = target;
     for (const node of group.nodes) for (const output of node.outputs) this.#producers.set(output.id, node);
-    for (const value of group.reads) this.#declare(value, derived.get(value.id) ?? value, 'read');
-    for (const value of group.writes) this.#declare(value, value, 'write');
+    // Several slices of one array are one parameter.
+    const shared = new Map<number, KBuffer>();
+    for (const value of group.reads) {
+      const memory = memoryOf(group, value);
+      if (!memory) continue;
+      const known = shared.get(memory.id);
+      if (known) this.#buffers.set(value.id, known);
+      else shared.set(memory.id, this.#declare(value, derived.get(value.id) ?? memory, 'read'));
+    }
+    for (const value of group.writes) this.#declare(value, memoryOf(group, value) as Value, 'write');
+    if (group.loop) this.#declareIterations(group, group.loop);
   }
 
   /** What the kernel's buffers are bound to, in order. */
@@ -67,13 +86,41 @@ export class Lowering {
     return this.#bindings;
   }
 
-  #declare(value: Value, binding: Value | DerivedConstant, access: 'read' | 'write'): void {
-    const scalar = scalarOf(value);
+  #declare(value: Value, binding: Value | DerivedConstant, access: 'read' | 'write'): KBuffer {
+    const { dtype } = value.type;
     const length = sizeOf('kind' in binding ? binding.data.shape : shapeOf(binding));
     const prefix = access === 'read' ? 'in' : 'out';
-    const memory = scalar === 'bool' ? 'u8' : scalar;
-    this.#buffers.set(value.id, this.b.buffer(`${prefix}${this.#buffers.size}`, memory, length, access));
+    const name = `${prefix}${this.#bindings.length}`;
+    const buffer = this.b.buffer(name, memoryScalar(dtype), memoryLength(dtype, length), access);
+    this.#buffers.set(value.id, buffer);
     this.#bindings.push(binding);
+    return buffer;
+  }
+
+  /** At the top of the kernel, where everything can see them. */
+  #declareIterations(group: Group, { homes, numbers }: NonNullable<Group['loop']>): void {
+    const variables = [...group.reads, ...group.writes].flatMap(({ id }) => {
+      const number = numbers.get(id);
+      return [...(homes.get(id)?.terms ?? []).map(({ variable }) => variable), ...(number ? [number] : [])];
+    });
+    for (const variable of [...new Set(variables)].sort((p, q) => p.depth - q.depth)) {
+      const number = this.b.scalar(iterationName(variable), 'i32', { min: 0, max: variable.trips - 1 });
+      this.#iterations.set(variable, Affine.of(number, this.b));
+    }
+  }
+
+  /** Row-major address of an element in the memory that holds the value. */
+  #address(value: Value, index: Index): Affine {
+    const address = linearize(index, shapeOf(value));
+    const home = this.group.loop?.homes.get(value.id);
+    return home ? address.add(this.#offset(home)) : address;
+  }
+
+  #offset({ terms, constant }: Home): Affine {
+    return terms.reduce(
+      (sum, { variable, stride }) => sum.add((this.#iterations.get(variable) as Affine).scale(stride)),
+      Affine.constant(constant),
+    );
   }
 
   /** From now on elements of `value` come from `element` (an anchor's accumulators, a reduction's result). */
@@ -103,12 +150,22 @@ export class Lowering {
     return value.type.lanes === lanes ? value : this.b.splat(value, lanes);
   }
 
-  /** Stores `element` (scalar or `lanes` wide, lane-contiguous) into a written value. */
+  /**
+   * Stores `element` (scalar or `lanes` wide, lane-contiguous) into a written value; with an element of the result
+   * go those of the side results.
+   */
   store(value: Value, index: Index, element: KValue, lanes: Lanes): void {
+    this.#store(value, index, element, lanes);
+    if (value.id !== this.group.writes[0].id) return;
+    for (const side of this.group.sides) this.#store(side, index, this.value(side, index, lanes), lanes);
+  }
+
+  #store(value: Value, index: Index, element: KValue, lanes: Lanes): void {
     const buffer = this.#buffers.get(value.id) as KBuffer;
-    const address = linearize(index, shapeOf(value));
+    const address = this.#address(value, index);
     this.addresses.push(address);
-    const stored = scalarOf(value) === 'bool' ? this.b.convert(element, 'u8') : element;
+    if (isPacked(value.type.dtype)) throw new Error(`${value.name} is packed: it is stored by whole bytes`);
+    const stored = encoded(this.b, value.type.dtype, element);
     const coefficient = address.laneCoefficient();
     if (lanes === 1 || coefficient === 1) {
       const base = address.atLane(0);
@@ -119,6 +176,34 @@ export class Lowering {
     for (let lane = 0; lane < lanes; lane++) {
       this.b.store(buffer, address.atLane(lane).emit(this.b), this.b.extract(this.widen(stored, lanes), lane));
     }
+  }
+
+  /**
+   * Stores whole bytes of a packed value, `lanes` of them from byte `at` on (its lane counts them). `byteElements[j]`
+   * are the elements in place j of each byte.
+   */
+  storePacked(value: Value, at: Affine, byteElements: readonly KValue[], lanes: Lanes): void {
+    const { dtype } = value.type;
+    if (!isPacked(dtype)) throw new Error(`${value.name} is not packed`);
+    if (this.group.loop?.homes.has(value.id)) {
+      throw new TuttiError('E_UNSUPPORTED', `a loop that stacks ${dtype} cannot be computed on a device yet`, {
+        subject: value.name,
+        remedy: 'Cast the tensor to a wider type in the model',
+      });
+    }
+    this.addresses.push(at);
+    const bytes = packBytes(
+      this.b,
+      dtype,
+      byteElements.map((element) => this.widen(element, lanes)),
+    );
+    const base = at.atLane(0);
+    this.b.store(
+      this.#buffers.get(value.id) as KBuffer,
+      base.emit(this.b),
+      bytes,
+      lanes > 1 && base.divisor() % lanes === 0,
+    );
   }
 
   buffer(value: Value): KBuffer | undefined {
@@ -204,24 +289,28 @@ export class Lowering {
     if (override) return override(index, lanes);
     const node = this.#producers.get(value.id);
     if (node) return this.#node(node, value, index, lanes);
+    const number = this.group.loop?.numbers.get(value.id);
+    if (number) return this.b.convert((this.#iterations.get(number) as Affine).emit(this.b), 'i64');
     const scalar = this.group.scalars.get(value.id);
     if (scalar) return this.constantElement(value, scalar.load());
     return this.load(value, index, lanes);
   }
 
-  constantElement(value: Value, tensor: Parameters<typeof bytesOfTensor>[0]): KValue {
-    return this.b.constant(firstElement(tensor), scalarOf(value));
+  constantElement({ type: { dtype } }: Value, tensor: HostTensor): KValue {
+    const element = isMiniFloat(dtype) ? (elementsOf(tensor)[0] as number) : firstElement(tensor);
+    return this.b.constant(element, elementScalar(dtype));
   }
 
   /** Reads memory: a vector where the lane is contiguous, else element by element. */
   load(value: Value, index: Index, lanes: Lanes): KValue {
     const buffer = this.#buffers.get(value.id);
     if (!buffer) throw new Error(`${value.name} is neither computed nor read by ${nameOf(this.group)}`);
-    const address = linearize(index, shapeOf(value));
+    const address = this.#address(value, index);
     this.addresses.push(address);
+    const { dtype } = value.type;
+    if (isPacked(dtype)) return loadPacked(this.b, dtype, buffer, address, lanes);
     const coefficient = lanes === 1 ? 0 : address.laneCoefficient();
-    const truth = (v: KValue) =>
-      scalarOf(value) === 'bool' ? this.b.compare('ne', v, this.b.constant(0, 'u8', v.type.lanes)) : v;
+    const truth = (stored: KValue) => decoded(this.b, dtype, stored);
     if (coefficient === 0) return truth(this.b.load(buffer, address.atLane(0).emit(this.b)));
     if (coefficient === 1) {
       const base = address.atLane(0);

@@ -8,7 +8,7 @@ import type { Target } from '../kernel/target.js';
 import type { KernelFunction, KValue } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
 import { Affine, delinearize } from './affine.js';
-import type { Group } from './group.js';
+import { bindingsOf, type Group } from './group.js';
 import type { LoweredKernel } from './lowered.js';
 import { Lowering, scalarOf, shapeOf } from './lowering.js';
 import { lowerMap } from './map.js';
@@ -17,7 +17,7 @@ import { lowerSuppress } from './suppress.js';
 
 export function lowerSpecial(group: Group, target: Target): readonly LoweredKernel[] {
   const anchor = group.anchor as Node;
-  const bindings = [...group.reads, ...group.writes];
+  const bindings = bindingsOf(group);
   switch (anchor.op) {
     case 'top_k':
       return [{ kernel: lowerTopK(group, target, anchor), bindings }];

@@ -88,6 +88,9 @@ export class Frame {
     for (const [i, param] of scalarParams.entries()) {
       const slot = this.#nextSlot++;
       paramSlots.set(param, slot);
+      const { range = { min: -Infinity, max: Infinity } } = param;
+      if (scalars[i] < range.min || scalars[i] > range.max)
+        throw new Error(`${param.name} of kernel ${this.kernel.name} is ${scalars[i]}, out of its range`);
       this.#constants.push({ slot, lanes: 1, value: scalars[i], scalar: param.scalar });
     }
     const define = (value: KValue): number => {

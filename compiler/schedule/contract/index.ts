@@ -7,7 +7,7 @@
  * shared memory are what the ratio of loads to multiply-adds allows.
  */
 import type { Target } from '../../kernel/target.js';
-import type { Group } from '../group.js';
+import { bindingsOf, type Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { shapeOf } from '../lowering.js';
 import { type Contraction, contractionOf } from './contraction.js';
@@ -60,7 +60,7 @@ function direct(group: Group, target: Target, contraction: Contraction): Schedul
   return {
     name: 'direct',
     cost: timeOf(contraction, target, efficiency.direct),
-    lower: () => [{ kernel: lowerDirect(group, target), bindings: [...group.reads, ...group.writes] }],
+    lower: () => [{ kernel: lowerDirect(group, target), bindings: bindingsOf(group) }],
   };
 }
 
