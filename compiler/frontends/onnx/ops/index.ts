@@ -18,6 +18,8 @@ import { resizing } from './resize.js';
 import { sampling } from './sampling.js';
 import { signals } from './signal.js';
 import { stringOperators } from './strings.js';
+import { texts } from './text.js';
+import { uniques } from './unique.js';
 
 export const conversions: readonly Conversion[] = [
   ...elementwise,
@@ -35,6 +37,8 @@ export const conversions: readonly Conversion[] = [
   ...attentions,
   ...sampling,
   ...signals,
+  ...texts,
+  ...uniques,
   ...losses,
   ...stringOperators,
   ...contribs,
