@@ -21,6 +21,7 @@ import { components, storedAs, typeName } from './msl.js';
 import { fmodName, type Inst, Scope } from './scope.js';
 import { subgroup } from './subgroup.js';
 import { simdWidth } from './target.js';
+import { TileRenderer } from './tiles.js';
 
 const head = [
   '#include <metal_stdlib>',
@@ -58,10 +59,11 @@ class Renderer {
   readonly #scope: Scope;
   readonly #syntax: Syntax;
   readonly #builtins = new Set<keyof typeof builtins>();
-  /** Whether every workgroup is made of full SIMD-groups. */
+  /** Whether every workgroup is made of whole SIMD-groups. */
   readonly #wholeGroups: boolean;
   readonly #divergent: ReadonlySet<KInst>;
   readonly #barrier: string;
+  readonly #tiles: TileRenderer;
 
   constructor(kernel: KernelFunction) {
     const scope = new Scope(kernel);
@@ -70,11 +72,9 @@ class Renderer {
     this.#frame = frameOf(kernel);
     this.#scope = scope;
     this.#wholeGroups = (x * y * z) % simdWidth === 0;
-    this.#divergent = divergent(kernel, 'subgroup');
-    const exchanged = [...scope.accesses].some(
-      ([memory, { loads, stores, atomic }]) =>
-        memory.kind === 'buffer' && (atomic || (loads.size > 0 && stores.size > 0)),
-    );
+    this.#divergent = divergent(kernel, 'subgroup', simdWidth);
+    const exchanged = this.#frame.buffers.some(({ access }) => access === 'readwrite');
+    this.#tiles = new TileRenderer(scope, kernel);
     this.#barrier = `threadgroup_barrier(${exchanged ? 'mem_flags::mem_device | ' : ''}mem_flags::mem_threadgroup);`;
     this.#syntax = {
       endless: 'while (true) {',
@@ -98,6 +98,7 @@ class Renderer {
     const helpers = this.#kernel.helpers.map((helper) => this.#helper(helper));
     this.#scope.lines.take();
     this.#arrays();
+    this.#tiles.declare();
     this.#block(body);
     const lines = this.#scope.lines.take();
     const entry = `tutti_${name.replace(/[^A-Za-z0-9_]/g, '_')}`;
@@ -256,6 +257,15 @@ class Renderer {
         return writeIf(scope.lines, this.#syntax, inst);
       case 'barrier':
         return scope.line(this.#barrier);
+      case 'tile_fill':
+      case 'tile_load':
+      case 'tile_store':
+      case 'tile_multiply':
+        return this.#tiles.render(inst);
+      case 'async_copy':
+      case 'async_commit':
+      case 'async_wait':
+        throw scope.unexpected(inst.op);
       default:
         return inst satisfies never;
     }

@@ -2,15 +2,31 @@
  * What a Metal device can do, from the GPU families it reports, and targets of devices that are not here.
  *
  * The numbers are those of Apple's published feature-set tables. `DeviceInfo.features` has the families in lower case
- * (`apple7`, `mac2`, `metal3`, …) and `timestamps`; `DeviceInfo.limits` what the device answers by the names of Metal's
- * properties. None of this has run on a real device yet; rates are estimates from clocks and widths.
+ * (`apple7`, `mac2`, `metal3`, …), `timestamps`, and `bfloat` where the system compiles MSL 3.1; `DeviceInfo.limits` what
+ * the device answers by the names of Metal's properties. None of this has run on a real device yet; rates are estimates
+ * from clocks and widths.
  */
+import type { MatrixUnit, TileScalar } from '../../compiler/kernel/engines.js';
 import type { Feature, Target } from '../../compiler/kernel/target.js';
 import type { ScalarType } from '../../compiler/kernel/types.js';
 import type { DeviceInfo } from '../backend.js';
 
 /** Lanes of a SIMD-group of every Apple GPU. Of other GPUs in Macs they vary. */
 export const simdWidth = 32;
+
+/** Rows and columns of a simdgroup matrix. */
+export const matrixSide = 8;
+
+const unit = (operand: TileScalar): MatrixUnit => ({
+  m: matrixSide,
+  n: matrixSide,
+  k: matrixSide,
+  a: operand,
+  b: operand,
+  accumulator: 'f32',
+});
+const matrixUnits = (bfloat: boolean): readonly MatrixUnit[] =>
+  (bfloat ? (['f16', 'bf16', 'f32'] as const) : (['f16', 'f32'] as const)).map(unit);
 
 interface Family {
   readonly name: string;
@@ -71,6 +87,7 @@ export function describe(info: DeviceInfo): Target {
     storage: new Set<ScalarType>(['bool', ...numbers]),
     vectorLanes: 4,
     vectorRegisters: 16,
+    ...(family ? { matrixUnits: matrixUnits(info.features.includes('bfloat')) } : {}),
     subgroup: family ? { min: simdWidth, max: simdWidth } : { min: 1, max: 1 },
     caches: [
       { bytes: 8 << 10, shared: false },
@@ -96,7 +113,7 @@ export function target(name: string): Target | undefined {
     virtual: false,
     software: false,
     memoryBytes: 2 ** 33,
-    features: [name],
+    features: [name, 'bfloat'],
     limits: { maxBufferLength: 2 ** 32 },
   });
 }

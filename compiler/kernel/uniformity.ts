@@ -23,10 +23,10 @@ export function checkUniformity(kernel: KernelFunction, report: Report): void {
   });
 }
 
-/** The instructions `op` of the body that only some invocations of a workgroup may reach. */
-export function divergent(kernel: KernelFunction, op: KOp): ReadonlySet<KInst> {
+/** The instructions `op` of the body that only some of `group` consecutive invocations may reach, by default of a workgroup. */
+export function divergent(kernel: KernelFunction, op: KOp, group?: number): ReadonlySet<KInst> {
   const [x, y, z] = kernel.workgroup;
-  return analyse(kernel, (inst) => inst.op === op, x * y * z).found;
+  return analyse(kernel, (inst) => inst.op === op, group ?? x * y * z).found;
 }
 
 /** `group`: how many consecutive invocations, from a multiple of that many on, are to agree. */

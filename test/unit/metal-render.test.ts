@@ -8,6 +8,7 @@ import { describe as describeMetal, target as metalTarget } from '../../backends
 import { plan } from '../../compiler/compile.js';
 import { importOnnx } from '../../compiler/frontends/onnx/index.js';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
+import type { MatrixUnit } from '../../compiler/kernel/engines.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import type { BinaryFn, KValue, Lanes, ScalarType, UnaryFn } from '../../compiler/kernel/types.js';
 import { dataPath, modelsData } from '../support/data.js';
@@ -21,6 +22,7 @@ import {
   subgroupsOn,
 } from '../support/rendered_kernels.js';
 import { kernelsOf, legalized, randomNodes } from '../support/scheduled_runs.js';
+import { product } from '../support/tiles.js';
 
 const target = metalTarget('apple7') as Target;
 const types = numberTypes.filter((scalar) => target.arithmetic.has(scalar));
@@ -244,7 +246,7 @@ kernel void tutti_a_b_(
     const barrier = (exchange: boolean): string =>
       bodyOf(
         simple((b, lane) => {
-          const x = b.buffer('x', 'u32', 64, 'readwrite');
+          const x = b.buffer('x', 'u32', 64, exchange ? 'readwrite' : 'write');
           const tile = b.array('tile', 'shared', 'i32', 64);
           b.store(tile, lane, lane);
           b.barrier();
@@ -303,6 +305,40 @@ kernel void tutti_a_b_(
       (b) => b.constant(0n, 'i64'),
     );
     expect(wide).toMatch(/^for \(long i\d+ = 0l, more = 1;/);
+  });
+});
+
+describe('matrix tiles', () => {
+  const unit = (m: number, n: number, k: number) =>
+    ({ m, n, k, a: 'f16', b: 'f16', accumulator: 'f32' }) as const satisfies MatrixUnit;
+
+  it('are simdgroup matrices, transposed where memory has columns', () => {
+    const { kernel, strideA, strideB } = product(unit(8, 8, 8), { layoutB: 'column' });
+    const lines = bodyOf(render(kernel, target)).join('\n');
+    expect(lines).toContain('simdgroup_matrix<half, 8, 8> tile0[1];');
+    expect(lines).toContain('simdgroup_matrix<float, 8, 8> tile2[1];');
+    expect(lines).toContain(`simdgroup_load(tile0[0], (device const half*)(b0 + 0), ${strideA});`);
+    expect(lines).toContain(`simdgroup_load(tile1[0], (device const half*)(b1 + 0), ${strideB}, ulong2(0), true);`);
+    expect(lines).toContain('simdgroup_multiply_accumulate(tile2[0], tile0[0], tile1[0], tile2[0]);');
+    expect(lines).toMatch(/simdgroup_store\(tile2\[0\], \(device float\*\)\(b3 \+ 0\), \d+\);/);
+  });
+
+  it('of larger shapes are several, and other shapes and types are refused', () => {
+    const { kernel, strideB } = product(unit(16, 24, 8), { space: 'shared' });
+    const lines = bodyOf(render(kernel, target)).join('\n');
+    expect(lines.match(/simdgroup_multiply_accumulate/g)).toHaveLength(6);
+    expect(lines).toContain(`simdgroup_load(tile1[2], (threadgroup const half*)(shared1 + 0 + 16), ${strideB});`);
+    expect(lines).toContain('simdgroup_multiply_accumulate(tile2[5], tile0[1], tile1[2], tile2[5]);');
+    expect(() => render(product(unit(12, 8, 8)).kernel, target)).toThrow(/tile of 12×8/);
+    const integers = product({ ...unit(8, 8, 8), a: 'i8', b: 'i8', accumulator: 'i32' });
+    expect(() => render(integers.kernel, target)).toThrow(/tile of i8/);
+  });
+
+  it('are of the types that the device multiplies', () => {
+    const operands = (name: string) => metalTarget(name)?.matrixUnits?.map(({ a }) => a);
+    expect(operands('apple8')).toEqual(['f16', 'bf16', 'f32']);
+    expect(operands('mac2')).toBeUndefined();
+    expect(describeMetal(device(['apple7'])).matrixUnits?.map(({ a }) => a)).toEqual(['f16', 'f32']);
   });
 });
 
