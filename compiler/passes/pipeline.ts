@@ -12,6 +12,7 @@ import { recognise } from './recognise.js';
 import { pullScales } from './scales.js';
 import { simplify } from './simplify.js';
 import { specialise } from './specialise.js';
+import { widen } from './widen.js';
 
 interface PassContext {
   readonly options: PlanOptions;
@@ -53,6 +54,7 @@ export const pipeline: readonly Pass[] = [
   { name: 'share', guarantees: 'equal subexpressions are one value, as the patterns expect', run: eliminate },
   { name: 'recognise', guarantees: 'spelled-out normalisations are composites', run: recognise },
   { name: 'simplify', guarantees: 'no op changes nothing', run: simplify },
+  { name: 'widen', guarantees: 'elements of at most a byte are only moved and converted', run: widen },
   { name: 'fold again', guarantees: 'what the rewrites made constant is folded', run: fold },
   { name: 'eliminate', guarantees: 'no two nodes compute the same, none is dead', run: eliminate },
 ];

@@ -5,6 +5,7 @@
  * group and that group's family can compute it on the way: this can never make a cycle. Views are free and go into
  * every group that reads them. What does not join starts a group of its own and is written to memory.
  */
+import { isPacked } from '../dtype.js';
 import { TuttiError } from '../error.js';
 import { describe } from '../graph/builder.js';
 import type { FamilyName } from '../graph/definition.js';
@@ -168,6 +169,9 @@ class Fusion {
     const [value] = node.outputs;
     return (
       node.outputs.length === 1 &&
+      // Results that are written by whole bytes go alone.
+      !isPacked(value.type.dtype) &&
+      !isPacked(draft.output.type.dtype) &&
       keepsPlaces(node) &&
       (draft.family === 'map' || withEpilogue.has(draft.family)) &&
       !this.#feedsAnchor(draft, consumers) &&
@@ -187,6 +191,7 @@ class Fusion {
     if (family !== 'map') {
       return (
         withEpilogue.has(family) &&
+        !isPacked(draft.output.type.dtype) &&
         draft.anchor === undefined &&
         resultPath(node, this.#ordered(draft), draft.output) !== undefined
       );

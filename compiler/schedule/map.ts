@@ -5,6 +5,8 @@
  * way the innermost index is a vector lane, so that contiguous operands are vector loads. A concat at the root is
  * written part by part, without conditions in the inner loops.
  */
+import { bytesOf, isPacked, type PackedDType, perByte } from '../dtype.js';
+import { elementScalar } from '../graph/ops/scalar.js';
 import type { Node, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction, Lanes } from '../kernel/types.js';
@@ -15,10 +17,10 @@ import { type Index, Lowering, shapeOf } from './lowering.js';
 
 /** A box of the output with its own source. */
 interface Part {
-  readonly value: Value;
+  /** Of the places that are gone through: elements, or bytes of a packed output. */
   readonly shape: readonly number[];
-  /** Where the part's element lies in the written value. */
-  readonly place: (index: Index) => Index;
+  /** Computes and stores the `lanes` places from `index` on. */
+  write(lowering: Lowering, index: Index, lanes: Lanes): void;
 }
 
 /** Tells a fresh `Lowering` how the group's anchor computes an element (windows, short sums); see `Lowering.define`. */
@@ -31,20 +33,44 @@ export function lowerMap(group: Group, target: Target, prepare: Prepare = () => 
 function partsOf(group: Group): Part[] {
   const [output] = group.writes;
   const root = group.nodes.find((node) => node.outputs.includes(output)) as Node;
-  if (root.op !== 'concat') return [{ value: output, shape: shapeOf(output), place: (index) => index }];
+  if (isPacked(output.type.dtype)) return [packedPart(output, output.type.dtype)];
+  const part = (value: Value, place: (index: Index) => Index): Part => ({
+    shape: shapeOf(value),
+    write: (lowering, index, lanes) => lowering.store(output, place(index), lowering.value(value, index, lanes), lanes),
+  });
+  if (root.op !== 'concat') return [part(output, (index) => index)];
   const { axis } = root.attrs;
   let start = 0;
   return root.inputs
     .map((value) => {
       const offset = start;
       start += shapeOf(value)[axis];
-      return {
-        value,
-        shape: shapeOf(value),
-        place: (index: Index) => index.map((i, d) => (d === axis ? i.add(offset) : i)),
-      };
+      return part(value, (index) => index.map((i, d) => (d === axis ? i.add(offset) : i)));
     })
     .filter((part) => sizeOf(part.shape) > 0);
+}
+
+/** Byte by byte, so that nobody else writes into one: the elements of each, zeros after the last. */
+function packedPart(output: Value, dtype: PackedDType): Part {
+  const shape = shapeOf(output);
+  const each = perByte(dtype);
+  const count = sizeOf(shape);
+  return {
+    shape: [bytesOf(dtype, count)],
+    write(lowering, [at], lanes) {
+      const { b } = lowering;
+      const byteElements = Array.from({ length: each }, (_, j) =>
+        lowering.inside(
+          [at.scale(each).add(j)],
+          [count],
+          lanes,
+          ([flat], width) => lowering.value(output, delinearize(flat, shape), width),
+          () => b.constant(0, elementScalar(dtype)),
+        ),
+      );
+      lowering.storePacked(output, at, byteElements, lanes);
+    },
+  };
 }
 
 /** Lanes that divide the innermost extent that is contiguous for the part. */
@@ -68,7 +94,6 @@ function lowerOnGpu(group: Group, target: Target, prepare: Prepare): KernelFunct
   });
   const total = sizes.reduce((sum, { groups }) => sum + groups, 0);
   const local = Affine.of(lowering.b.builtin('local_id', 0, workgroup), lowering.b);
-  const [output] = group.writes;
   const grid = lowering.workgroups(total, (workgroupIndex) => {
     const emit = (at: number, start: number): void => {
       const { part, lanes, groups } = sizes[at];
@@ -78,7 +103,7 @@ function lowerOnGpu(group: Group, target: Target, prepare: Prepare): KernelFunct
         const invocation = relative.scale(workgroup).add(local);
         lowering.guarded(invocation, sizeOf(part.shape) / lanes, (vector) => {
           const index = delinearize(vector.scale(lanes).add(Affine.lane(lanes)), part.shape);
-          lowering.store(output, part.place(index), lowering.value(part.value, index, lanes), lanes);
+          part.write(lowering, index, lanes);
         });
       };
       if (at === sizes.length - 1) here();
@@ -127,7 +152,6 @@ function lowerNest(
   const lowering = new Lowering(group, target);
   prepare(lowering);
   const { b } = lowering;
-  const [output] = group.writes;
   const total = parts.reduce((sum, part) => sum + sizeOf(part.shape), 0);
   const tasks = Math.max(1, Math.min(target.parallelism * 4, Math.floor(total / taskElements)));
   let divided = false;
@@ -140,7 +164,7 @@ function lowerNest(
       const lanes = pickLanes(inner, target.vectorLanes);
       const emit = (outerIndex: Index, first: Affine, width: Lanes): void => {
         const index = [...outerIndex, ...delinearize(first.add(Affine.lane(width)), innerShape)];
-        lowering.store(output, part.place(index), lowering.value(part.value, index, width), width);
+        part.write(lowering, index, width);
       };
       const sweep = (outerIndex: Index, from: Affine, to: Affine): void => {
         // [from, to) counts vectors of `lanes`.

@@ -160,7 +160,7 @@ export const elementwise = {
     family: 'map',
     infer: ({ attrs, inputs: [x] }) => [{ dtype: attrs.dtype, shape: x.shape }],
     evaluate: ({ attrs, inputs: [x] }) => [reference.cast(x, attrs.dtype, attrs)],
-    scalar: (b, [x], { inputs: [from], output }) => scalar.cast(b, x, from, output),
+    scalar: (b, [x], { attrs, inputs: [from], output }) => scalar.cast(b, x, from, output, attrs),
   }),
 
   bitcast: define<'bitcast'>({
