@@ -32,11 +32,11 @@ export function unary(scope: Scope, inst: Inst<'unary'>): string {
   const a = scope.value(inst.a);
   switch (fn) {
     case 'neg':
-      return float ? `-${a}` : negated(type, a);
+      return float ? `-${a}` : negated(scope, inst.a);
     case 'abs':
       if (float) return `fabs(${a})`;
       if (!isSignedScalar(type.scalar)) return a;
-      return choose(type, type.lanes, `${a} < ${literal(type, 0)}`, negated(type, a), a);
+      return choose(type, type.lanes, `${a} < ${literal(type, 0)}`, negated(scope, inst.a), a);
     case 'not':
       return type.scalar === 'bool' ? `!${a}` : `${typeName(type)}(~${a})`;
     case 'floor':
@@ -57,10 +57,8 @@ export function unary(scope: Scope, inst: Inst<'unary'>): string {
 }
 
 /** 0 - a, wrapping. */
-function negated(type: KType, a: string): string {
-  const wide = typeName(wrappingType(type));
-  return `${typeName(type)}(${wide}(0) - ${wide}(${a}))`;
-}
+const negated = (scope: Scope, a: KValue): string =>
+  `${typeName(a.type)}(${literal(wrappingType(a.type), 0)} - ${scope.wrapping(a)})`;
 
 /** An f32 computation on values of a float type, rounded to it once. */
 function throughFloat(type: KType, operands: readonly string[], text: (operands: readonly string[]) => string): string {
@@ -137,14 +135,13 @@ function contracted(scope: Scope, inst: Inst<'binary'>): string | undefined {
 function integerBinary(scope: Scope, fn: BinaryFn, a: KValue, b: KValue, result: KValue): string {
   const { type } = result;
   const t = typeName(type);
-  const unsigned = typeName(wrappingType(type));
   const narrow = type.lanes === 1 && scalarBits[type.scalar] < 32;
   const [x, y] = [scope.value(a), scope.value(b)];
   /** An expression of the operands' own type; C++ computes narrow scalars in int. */
   const own = (text: string): string => (narrow ? `${t}(${text})` : text);
   const wrapping = (operator: string): string =>
     isSignedScalar(type.scalar) || narrow
-      ? `${t}(${unsigned}(${x}) ${operator} ${unsigned}(${y}))`
+      ? `${t}(${scope.wrapping(a)} ${operator} ${scope.wrapping(b)})`
       : `${x} ${operator} ${y}`;
   switch (fn) {
     case 'add':

@@ -5,7 +5,7 @@ import { Names, unexpected } from '../common/names.js';
 import { Lines } from '../common/structured.js';
 import { type Accesses, countUses, Survey } from '../common/survey.js';
 import { type LibraryFunction, libraryName, libraryText } from './library.js';
-import { literal, typeName } from './msl.js';
+import { literal, typeName, wrappingType } from './msl.js';
 
 export type Inst<Op extends KInst['op']> = Extract<KInst, { op: Op }>;
 
@@ -24,6 +24,7 @@ export class Scope {
   /** Functions of library.ts in use, by name, each behind those it calls. */
   readonly library = new Map<string, string>();
   usesFmod = false;
+  readonly #constants = new Map<KValue, number | bigint>();
 
   constructor(kernel: KernelFunction) {
     this.kernel = kernel;
@@ -55,7 +56,15 @@ export class Scope {
     this.names.setValue(result, name);
   }
 
+  /** The value in the type whose arithmetic wraps. */
+  wrapping(value: KValue): string {
+    const type = wrappingType(value.type);
+    const constant = this.#constants.get(value);
+    return constant === undefined ? `${typeName(type)}(${this.value(value)})` : literal(type, constant);
+  }
+
   constant(result: KValue, value: number | bigint): void {
+    this.#constants.set(result, value);
     this.names.setValue(result, literal(result.type, value));
   }
 

@@ -76,13 +76,13 @@ function written(scalar: ScalarType, lanes: Lanes, make: (b: KernelBuilder, x: K
 describe('what MSL each op becomes', () => {
   const unary: readonly (readonly [UnaryFn, ScalarType, Lanes, string])[] = [
     ['neg', 'f32', 1, '-x'],
-    ['neg', 'i32', 1, 'int(uint(0) - uint(x))'],
-    ['neg', 'i8', 1, 'char(uint(0) - uint(x))'],
-    ['neg', 'i8', 4, 'char4(uchar4(0) - uchar4(x))'],
+    ['neg', 'i32', 1, 'int(0u - uint(x))'],
+    ['neg', 'i8', 1, 'char(0u - uint(x))'],
+    ['neg', 'i8', 4, 'char4(uchar4(uchar(0u)) - uchar4(x))'],
     ['abs', 'f16', 4, 'fabs(x)'],
     ['abs', 'u32', 1, 'x'],
-    ['abs', 'i32', 1, 'x < 0 ? int(uint(0) - uint(x)) : x'],
-    ['abs', 'i32', 2, 'select(x, int2(uint2(0) - uint2(x)), x < int2(0))'],
+    ['abs', 'i32', 1, 'x < 0 ? int(0u - uint(x)) : x'],
+    ['abs', 'i32', 2, 'select(x, int2(uint2(0u) - uint2(x)), x < int2(0))'],
     ['round', 'f32', 4, 'rint(x)'],
     ['trunc', 'f16', 1, 'trunc(x)'],
     ['sqrt', 'f32', 1, 'precise::sqrt(x)'],
