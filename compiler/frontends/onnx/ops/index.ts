@@ -13,12 +13,14 @@ import { movement } from './movement.js';
 import { normalizations } from './normalization.js';
 import { pooling } from './pooling.js';
 import { quantization } from './quantization.js';
+import { randoms } from './random.js';
 import { reductions } from './reduction.js';
 import { resizing } from './resize.js';
 import { sampling } from './sampling.js';
 import { signals } from './signal.js';
 import { stringOperators } from './strings.js';
 import { texts } from './text.js';
+import { optimisers } from './training.js';
 import { uniques } from './unique.js';
 
 export const conversions: readonly Conversion[] = [
@@ -39,6 +41,8 @@ export const conversions: readonly Conversion[] = [
   ...signals,
   ...texts,
   ...uniques,
+  ...randoms,
+  ...optimisers,
   ...losses,
   ...stringOperators,
   ...contribs,

@@ -6,7 +6,6 @@ import {
   cast,
   concat,
   flatten,
-  full,
   gatherElements,
   iota,
   pad,
@@ -306,17 +305,6 @@ function trilu(c: ConvertContext): Value {
   return select3(c.b, kept, x, x.type.dtype === 'bool' ? scalar(c.b, false, 'bool') : scalar(c.b, 0, x.type.dtype));
 }
 
-/** Inference only: the identity, and a mask that keeps everything. */
-function dropout(c: ConvertContext): readonly (Value | undefined)[] {
-  const training = c.opset >= 12 && c.has(2) && c.number(2) !== 0;
-  const ratio = c.opset >= 12 ? (c.has(1) ? c.number(1) : 0.5) : c.float('ratio', 0.5);
-  if (training && ratio !== 0) c.unsupported('dropout in training mode is random');
-  if (c.opset < 7 && c.opset >= 1 && !c.flag('is_test', true)) c.unsupported('dropout in training mode is random');
-  // Before opset 12 the mask is "not filled" outside training: zeros, as ONNX Runtime leaves it.
-  const mask = full(c.b, c.opset >= 12, c.opset < 10 ? c.dtype(0) : 'bool', c.shape(0));
-  return [c.input(0), c.wants(1) ? mask : undefined];
-}
-
 export const movement: readonly Conversion[] = [
   { op: 'Reshape', since: 1, convert: reshapeOp },
   { op: 'Flatten', since: 1, convert: (c) => flatten(c.b, c.input(0), c.int('axis', 1)) },
@@ -367,7 +355,6 @@ export const movement: readonly Conversion[] = [
   { op: 'ReverseSequence', since: 10, convert: reverseSequence },
   { op: 'Trilu', since: 14, convert: trilu },
   { op: 'Identity', since: 1, convert: (c) => c.input(0) },
-  { op: 'Dropout', since: 1, convert: dropout },
   { op: 'Det', since: 11, convert: determinant },
 ];
 
