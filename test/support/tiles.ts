@@ -1,9 +1,12 @@
 /** Targets with matrix units, a kernel around one product of tiles and its data, for tests of tiles and their renderers. */
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import type { KTile, MatrixUnit, TileLayout, TileScalar } from '../../compiler/kernel/engines.js';
+import { legalize } from '../../compiler/kernel/legalize.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import type { KernelFunction, KMemory, KValue, ScalarType } from '../../compiler/kernel/types.js';
+import { verify } from '../../compiler/kernel/verify.js';
 import { f32ToBf16, f32ToF16 } from '../../compiler/numeric.js';
+import type { Run } from './kernel_runs.js';
 import { testTargets } from './targets.js';
 
 const unit = (m: number, n: number, k: number, a: TileScalar, accumulator: TileScalar, b = a): MatrixUnit => ({
@@ -168,4 +171,50 @@ export function stagedCopies(wait = 1): KernelFunction {
     b.store(out, b.addc(at, half * 256), values, true);
   }
   return b.finish({ name: 'staged', grid: [1, 1, 1], workgroup: [32, 1, 1], subgroupSize: 32 });
+}
+
+const layouts = ['row', 'column'] as const;
+const name = ({ a, b, accumulator }: MatrixUnit): string => `${a}×${b}→${accumulator}`;
+
+/** Bytes of small integers in the type, so that sums are exact in any order. */
+function values(scalar: MatrixUnit['a'], length: number, seed: number): Uint8Array {
+  const low = scalar === 'u8' ? 0 : -5;
+  const view = encoded(
+    scalar,
+    Array.from({ length }, (_, i) => low + (((i + seed) * 37) % 11)),
+  );
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+}
+
+/** Every unit of the target in every layout, from both memories, aligned and not, legal for it. */
+export function tileRuns(target: Target): Run[] {
+  const found: Run[] = [];
+  for (const unit of target.matrixUnits ?? []) {
+    for (const layoutA of layouts) {
+      for (const layoutB of layouts) {
+        for (const space of ['buffer', 'shared'] as const) {
+          for (const padding of [16, 3]) {
+            const layoutC = layoutA === layoutB ? 'row' : 'column';
+            const made = product(unit, { layoutA, layoutB, layoutC, space, padding, subgroups: 2 });
+            const kernel = legalize(made.kernel, target);
+            verify(kernel, { stage: 'legal', target });
+            found.push({
+              what: `${name(unit)}, a ${layoutA}, b ${layoutB}, ${space}, padded by ${padding}`,
+              kernel,
+              inputs: [
+                values(unit.a, made.lengthA, 1),
+                values(unit.b, made.lengthB, 2),
+                values(unit.accumulator, made.lengthC, 3),
+              ],
+            });
+          }
+        }
+      }
+    }
+  }
+  if (target.features.has('async_copy')) {
+    const kernel = legalize(stagedCopies(), target);
+    found.push({ what: 'asynchronous copies', kernel, inputs: [values('f16', 512, 1)] });
+  }
+  return found;
 }
