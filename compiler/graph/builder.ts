@@ -6,6 +6,7 @@ import type { Dim } from './dims.js';
 import { definitionOf } from './ops/index.js';
 import type {
   ConstantData,
+  Container,
   DimBounds,
   Graph,
   GraphOutput,
@@ -40,8 +41,8 @@ export class GraphBuilder {
   }
 
   /** An input; `unknown` if not even its rank is known before the graph is specialised. */
-  input(name: string, dtype: DType, shape: readonly Dim[], unknown?: true): Value {
-    const value = this.value(unknown ? { dtype, shape, unknown } : { dtype, shape }, name);
+  input(name: string, dtype: DType, shape: readonly Dim[], unknown?: true, container?: Container): Value {
+    const value = this.value({ dtype, shape, ...(unknown && { unknown }), ...(container && { container }) }, name);
     this.#inputs.push(value);
     return value;
   }

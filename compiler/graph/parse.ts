@@ -24,16 +24,17 @@ import { Lexer } from './lexer.js';
 import { isOpKind } from './ops/index.js';
 import { isBig, tensorOfElements } from './ops/reference/data.js';
 import { readBack, textHeader } from './print.js';
-import type {
-  ConstantData,
-  DimBounds,
-  Graph,
-  GraphOutput,
-  Node,
-  SourceAttr,
-  SourceRef,
-  TensorType,
-  Value,
+import {
+  type ConstantData,
+  containers,
+  type DimBounds,
+  type Graph,
+  type GraphOutput,
+  type Node,
+  type SourceAttr,
+  type SourceRef,
+  type TensorType,
+  type Value,
 } from './types.js';
 import { verifyGraph, verifyNode } from './verify.js';
 
@@ -333,7 +334,9 @@ function readType(line: Lexer): TensorType {
   for (const dim of shape) if (typeof dim === 'number' && dim < 0) line.fail('invalid dim', 'at least 0', String(dim));
   if (isConcrete(shape) && !Number.isSafeInteger(sizeOf(shape)))
     line.fail('too many elements', undefined, printShape(shape));
-  return line.accept('?') ? { dtype, shape, unknown: true } : { dtype, shape };
+  if (!line.accept('?')) return { dtype, shape };
+  const container = containers.find((name) => line.accept(name));
+  return { dtype, shape, unknown: true, ...(container && { container }) };
 }
 
 function readDType(line: Lexer): DType {

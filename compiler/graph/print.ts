@@ -95,8 +95,8 @@ class Printer {
   }
 }
 
-export const printType = ({ dtype, shape, unknown }: TensorType): string =>
-  `${dtype}[${shape.map(printDim).join(', ')}]${unknown ? '?' : ''}`;
+export const printType = ({ dtype, shape, unknown, container }: TensorType): string =>
+  `${dtype}[${shape.map(printDim).join(', ')}]${unknown ? '?' : ''}${container ?? ''}`;
 
 /** Like `String(dim)`, but names that are not plain words are quoted, so that it can be read back. */
 export function printDim(dim: Dim): string {

@@ -6,9 +6,15 @@ import type { Dim, DimBounds } from './dims.js';
 
 export type { DimBounds };
 
+/** What holds tensors in a source model; the Graph IR's own ops see the tensors in it. */
+export const containers = ['sequence', 'optional', 'optional_sequence'] as const;
+export type Container = (typeof containers)[number];
+
 export interface TensorType {
   readonly dtype: DType;
   readonly shape: readonly Dim[];
+  /** Inputs that are not one tensor but hold some of this element type; `unknown` is set too. */
+  readonly container?: Container;
   /** Set on results of `source_op`: neither rank nor dtype can be relied on before the graph is specialised. */
   readonly unknown?: true;
 }

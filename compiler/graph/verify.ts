@@ -152,7 +152,7 @@ const compatible = (a: TensorType, b: TensorType): boolean =>
 const sameShape = (a: TensorType['shape'], b: TensorType['shape']): boolean =>
   a.length === b.length && a.every((dim, i) => dimEquals(dim, b[i]));
 const sameType = (a: TensorType, b: TensorType): boolean =>
-  a.dtype === b.dtype && a.unknown === b.unknown && sameShape(a.shape, b.shape);
+  a.dtype === b.dtype && a.unknown === b.unknown && a.container === b.container && sameShape(a.shape, b.shape);
 
 /** The values of constants, found where they are used. */
 function constantValues(graph: Graph): Map<number, Value> {

@@ -3,11 +3,18 @@ import { TuttiError } from '../error.js';
 import { type Dim, plainName, printShape } from '../graph/dims.js';
 import type { Graph, Value } from '../graph/types.js';
 import type { HostTensor } from '../tensor.js';
+import { type Lengths, namesIn } from './containers.js';
+import { leavesOf } from './mapped.js';
 
 export interface Bindings {
   /** Sizes of named dims. */
   readonly dims?: Readonly<Record<string, number>>;
-  /** Concrete shapes by input name; they bind the named dims that occur in them. */
+  /** How many tensors are in the inputs that are sequences or optionals. */
+  readonly lengths?: Lengths;
+  /**
+   * Concrete shapes by input name; they bind the named dims that occur in them. Tensors in a container are named
+   * `<input>.<place>`.
+   */
   readonly shapes?: Readonly<Record<string, readonly number[]>>;
   /**
    * Data of inputs, for operators whose parameters (axes, target shapes) come in as inputs. Only what no operator can
@@ -19,7 +26,7 @@ export interface Bindings {
 }
 
 /** Named dims and their sizes, from both kinds of bindings, checked against each other and their bounds. */
-export function bindDims(graph: Graph, { dims = {}, shapes = {} }: Bindings): ReadonlyMap<string, Dim> {
+export function bindDims(graph: Graph, { dims = {}, shapes = {}, lengths = {} }: Bindings): ReadonlyMap<string, Dim> {
   const sizes = new Map<string, number>();
   const origins = new Map<string, string>();
   // A dim that was bound when the model was imported is still declared, though no shape names it any more.
@@ -54,7 +61,12 @@ export function bindDims(graph: Graph, { dims = {}, shapes = {} }: Bindings): Re
     }
     bind(name, size, `dim ${name}`);
   }
+  const contained = new Set<string>();
+  for (const input of graph.inputs) {
+    if (input.type.container) for (const name of leavesOf(namesIn(input, lengths))) contained.add(name);
+  }
   for (const [name, shape] of Object.entries(shapes)) {
+    if (contained.delete(name)) continue;
     const input = graph.inputs.find((candidate) => candidate.name === name);
     if (input === undefined) {
       const known = graph.inputs.map((candidate) => candidate.name);
@@ -62,7 +74,11 @@ export function bindDims(graph: Graph, { dims = {}, shapes = {} }: Bindings): Re
     }
     bindShape(input, shape, bind);
   }
+  for (const name of contained) {
+    throw new TuttiError('E_INPUT', `the shape of ${name} is not known`, { subject: name });
+  }
   for (const { name: input, type } of graph.inputs) {
+    if (type.container) continue;
     const unbound = type.unknown
       ? shapes[input] === undefined
         ? 'its rank'

@@ -2,6 +2,7 @@
 import { evaluateGraph } from '../graph/evaluate.js';
 import type { Graph } from '../graph/types.js';
 import type { HostTensor } from '../tensor.js';
+import { flattenInputs } from './containers.js';
 import { mapLeaves, type Tree } from './mapped.js';
 import type { SourceResolvers } from './source.js';
 import { firstStage, type Held } from './stages.js';
@@ -20,10 +21,11 @@ export interface StagedResult {
  */
 export function evaluateStages(
   graph: Graph,
-  inputs: Readonly<Record<string, HostTensor>>,
+  given: Readonly<Record<string, Tree<HostTensor>>>,
   resolvers: SourceResolvers,
   evaluate: typeof evaluateGraph = evaluateGraph,
 ): StagedResult {
+  const { tensors: inputs, lengths } = flattenInputs(graph, given);
   const shapes = Object.fromEntries(Object.entries(inputs).map(([name, { shape }]) => [name, shape]));
   const graphs: Graph[] = [];
   const results = new Map<Held, HostTensor>();
@@ -33,12 +35,12 @@ export function evaluateStages(
     if (tensor === undefined) throw new Error(`${held.name} is not there`);
     return tensor;
   };
-  let stage = firstStage(graph, { shapes, values: inputs }, resolvers);
+  let stage = firstStage(graph, { shapes, lengths, values: inputs }, resolvers);
   for (;;) {
     const { graph: concrete, inputs: taken, outputs, next } = stage;
     graphs.push(concrete);
-    const given = new Map(concrete.inputs.map(({ name }, i) => [name, tensorOf(taken[i])]));
-    const values = evaluate(concrete, given);
+    const feeds = new Map(concrete.inputs.map(({ name }, i) => [name, tensorOf(taken[i])]));
+    const values = evaluate(concrete, feeds);
     concrete.outputs.forEach(({ name }, i) => {
       results.set(outputs[i], values.get(name) as HostTensor);
     });

@@ -15,6 +15,7 @@ import { HostBuilder, NotConstant } from '../graph/host_values.js';
 import type { ConstantData, Graph, Node, NodeOf, OpKind, TensorType, Value } from '../graph/types.js';
 import { type HostTensor, sizeOf } from '../tensor.js';
 import { type Bindings, bindDims } from './bindings.js';
+import { namesIn } from './containers.js';
 import { neededFrom } from './liveness.js';
 import { leavesOf, type Mapped, mapLeaves, type Tree } from './mapped.js';
 import { type BodyCall, isCall, type Resolved, type SourceContext, type SourceResolvers } from './source.js';
@@ -41,7 +42,7 @@ export interface Stage {
   readonly graph: Graph;
   /** What each input of the graph is. */
   readonly inputs: readonly Held[];
-  /** What each output of the graph makes: results, or (in the last stage) what the host knows. */
+  /** What each output of the graph makes. Where there are none, there is nothing to run. */
   readonly outputs: readonly Held[];
   /** Names of the model's inputs at whose data was looked: the stage holds for these data alone. */
   readonly looked: ReadonlySet<string>;
@@ -110,10 +111,14 @@ interface Program {
  */
 export function firstStage(graph: Graph, bindings: Bindings, resolvers: SourceResolvers): Stage {
   const sizes = bindDims(graph, bindings);
-  const values = new Map<number, Held>();
-  for (const { id, name, type } of graph.inputs) {
-    const shape = bindings.shapes?.[name] ?? type.shape.map((dim) => substituteDim(dim, sizes));
-    values.set(id, { kind: 'input', name, type: { dtype: type.dtype, shape } });
+  const values = new Map<number, Tree<Held>>();
+  for (const input of graph.inputs) {
+    const { id, type } = input;
+    const held = (name: string): Held => {
+      const shape = bindings.shapes?.[name] ?? type.shape.map((dim) => substituteDim(dim, sizes));
+      return { kind: 'input', name, type: { dtype: type.dtype, shape } };
+    };
+    values.set(id, mapLeaves(namesIn(input, bindings.lengths ?? {}), held));
   }
   const program: Program = { name: graph.name, resolvers, sizes };
   const frame: Frame<Held> = { graph, next: 0, values, answers: new Map() };
@@ -142,7 +147,7 @@ class StageBuilder {
     this.#b = new HostBuilder(program.name);
     this.#frames = state.frames.map((frame) => new Work(frame));
     // The signature of the model stays whole where one stage is all there is.
-    if (state.stage === 0) for (const held of state.frames[0].values.values()) this.#use(held as Held);
+    if (state.stage === 0) for (const held of state.frames[0].values.values()) this.#uses(held);
   }
 
   run(): Stage {
@@ -329,7 +334,11 @@ class StageBuilder {
       let index = 0;
       const held = mapLeaves(tree, (leaf): Held => {
         const origin = this.#origin.get(leaf.id);
-        if (origin !== undefined && this.#state.stage > 0) return origin;
+        if (this.#state.stage > 0) {
+          const data = this.#b.constantOf(leaf);
+          if (data !== undefined) return { kind: 'host', name, data, fed: false };
+          if (origin !== undefined) return origin;
+        }
         return this.#give(Array.isArray(tree) ? `${name}.${index++}` : name, leaf);
       });
       return { name, held };

@@ -5,10 +5,13 @@ import { join } from 'node:path';
 import { compareTensors, type Tolerance } from '../../compiler/compare.js';
 import { TuttiError } from '../../compiler/error.js';
 import { decode, importOnnx, tensorOf } from '../../compiler/frontends/onnx/index.js';
+import type { ValueInfoProto } from '../../compiler/frontends/onnx/proto.js';
+import { readValue } from '../../compiler/frontends/onnx/values.js';
 import { resolvers } from '../../compiler/frontends/resolvers.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import type { Graph } from '../../compiler/graph/types.js';
 import { evaluateStages } from '../../compiler/passes/evaluate_stages.js';
+import { isList, leavesOf, type Tree } from '../../compiler/passes/mapped.js';
 import { specialise } from '../../compiler/passes/specialise.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 
@@ -28,11 +31,13 @@ export const caseNames = (root: string): string[] =>
 
 export const readTensor = (path: string): HostTensor => tensorOf(decode('TensorProto', readFileSync(path)), path);
 
-function readTensors(folder: string, kind: 'input' | 'output'): HostTensor[] {
-  const tensors: HostTensor[] = [];
-  for (let k = 0; existsSync(join(folder, `${kind}_${k}.pb`)); k++)
-    tensors.push(readTensor(join(folder, `${kind}_${k}.pb`)));
-  return tensors;
+function readValues(folder: string, kind: 'input' | 'output', types: readonly ValueInfoProto[]): Tree<HostTensor>[] {
+  const values: Tree<HostTensor>[] = [];
+  for (let k = 0; ; k++) {
+    const path = join(folder, `${kind}_${k}.pb`);
+    if (!existsSync(path)) return values;
+    values.push(readValue(types[k]?.type, readFileSync(path), path));
+  }
 }
 
 /** The graph for the shapes of these inputs, and for their data where operators take parameters from them. */
@@ -45,24 +50,44 @@ export function bind(graph: Graph, inputs: readonly HostTensor[]): Graph {
 const toleranceOf = ({ dtype }: HostTensor): Tolerance =>
   dtype === 'f16' || dtype === 'bf16' ? { rtol: 1e-2, atol: 1e-3 } : { rtol: 1e-3, atol: 1e-5 };
 
+function difference(actual: Tree<HostTensor> | undefined, expected: Tree<HostTensor>): string | undefined {
+  if (actual === undefined) return 'missing';
+  const [some, others] = [leavesOf(actual), leavesOf(expected)];
+  if ((actual === null) !== (expected === null) || isList(actual) !== isList(expected)) return 'of another kind';
+  if (some.length !== others.length) return `${some.length} tensors, ${others.length} expected`;
+  for (const [i, tensor] of others.entries()) {
+    const { ok, reason } = compareTensors(some[i], tensor, toleranceOf(tensor));
+    if (!ok) return reason;
+  }
+  return undefined;
+}
+
+/** Whether all inputs and outputs of a model are tensors. */
+export function takesTensors(folder: string, name: string): boolean {
+  const graph = decode('ModelProto', readFileSync(join(folder, name, 'model.onnx'))).graph;
+  return [...(graph?.input ?? []), ...(graph?.output ?? [])].every(({ type }) => type?.tensorType !== undefined);
+}
+
 /** Runs all data sets of a case, in stages; or as the one graph that `prepare` makes of it. */
 export function runCase(folder: string, name: string, prepare?: typeof bind): Outcome {
   let ops: readonly string[] = [];
   try {
     const bytes = readFileSync(join(folder, name, 'model.onnx'));
-    ops = [...new Set(decode('ModelProto', bytes).graph?.node.map((node) => node.opType ?? '') ?? [])];
+    const proto = decode('ModelProto', bytes).graph;
+    ops = [...new Set(proto?.node.map((node) => node.opType ?? '') ?? [])];
     const graph = importOnnx(bytes, {});
+    const initialised = new Set(proto?.initializer.map(({ name }) => name));
+    const inputTypes = proto?.input.filter(({ name }) => !initialised.has(name)) ?? [];
     for (const set of readdirSync(join(folder, name)).filter((entry) => entry.startsWith('test_data_set'))) {
-      const inputs = readTensors(join(folder, name, set), 'input');
-      const expected = readTensors(join(folder, name, set), 'output');
+      const inputs = readValues(join(folder, name, set), 'input', inputTypes);
+      const expected = readValues(join(folder, name, set), 'output', proto?.output ?? []);
       const named = Object.fromEntries(graph.inputs.map((input, i) => [input.name, inputs[i]]));
       const results = prepare
-        ? evaluateGraph(prepare(graph, inputs), named)
+        ? evaluateGraph(prepare(graph, inputs as HostTensor[]), named as Record<string, HostTensor>)
         : evaluateStages(graph, named, resolvers).outputs;
-      for (const [k, tensor] of expected.entries()) {
-        const actual = results.get(graph.outputs[k].name) as HostTensor;
-        const { ok, reason } = compareTensors(actual, tensor, toleranceOf(tensor));
-        if (!ok) return { name, verdict: 'failed', reason: `${set} output ${k}: ${reason}`, ops };
+      for (const [k, value] of expected.entries()) {
+        const reason = difference(results.get(graph.outputs[k].name), value);
+        if (reason) return { name, verdict: 'failed', reason: `${set} output ${k}: ${reason}`, ops };
       }
     }
     return { name, verdict: 'passed', ops };

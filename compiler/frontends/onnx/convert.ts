@@ -4,11 +4,13 @@ import { describe } from '../../graph/builder.js';
 import { isSymbolic } from '../../graph/dims.js';
 import { type HostBuilder, NotConstant } from '../../graph/host_values.js';
 import type { Value } from '../../graph/types.js';
-import type { SourceResolver } from '../../passes/specialise.js';
+import { isList } from '../../passes/mapped.js';
+import type { SourceResolver } from '../../passes/source.js';
 import { tensorAt } from './bodies.js';
 import { type Conversion, ConvertContext, type SourceOperator } from './context.js';
 import { controlFlow } from './control.js';
 import { conversions } from './ops/index.js';
+import { containerOperators } from './sequences.js';
 
 /** Opset versions of ai.onnx that are understood; older ones than the first are tried. */
 export const supportedOpsets = { min: 7, max: 27 } as const;
@@ -32,9 +34,10 @@ for (const conversion of conversions) {
 export const domains: ReadonlySet<string> = new Set(conversions.map(({ domain = '' }) => domain));
 
 /** Operators of the table, with the opset versions at which their conversion changes. */
-export const supportedOperators: ReadonlyMap<string, readonly number[]> = new Map(
-  [...table].map(([op, entries]) => [op, entries.map((entry) => entry.since).reverse()]),
-);
+export const supportedOperators: ReadonlyMap<string, readonly number[]> = new Map([
+  ...[...table].map(([op, entries]): [string, readonly number[]] => [op, entries.map(({ since }) => since).reverse()]),
+  ...[...controlFlow.keys(), ...containerOperators.keys()].map((op): [string, readonly number[]] => [op, [1]]),
+]);
 
 /** @throws TuttiError E_UNSUPPORTED naming the operator if there is none. */
 export function findConversion({ op, domain, opset, source }: SourceOperator): Conversion {
@@ -84,12 +87,18 @@ export function convert(
   }
 }
 
+/** Operators that are about bodies, sequences and optionals rather than about tensors: they are never converted early. */
+export const structuralOperator = (domain: string, op: string): SourceResolver | undefined =>
+  isStandardDomain(domain) ? (controlFlow.get(op) ?? containerOperators.get(op)) : undefined;
+
 /** Converts a `source_op` of an ONNX operator once its shapes are known. */
 export const resolveOnnx: SourceResolver = (context) => {
   const { b, node } = context;
   const { name, domain, opset, attrs } = node.attrs;
-  const control = domain === '' ? controlFlow.get(name) : undefined;
-  if (control !== undefined) return control(context);
+  const structural = structuralOperator(domain, name);
+  if (structural !== undefined) return structural(context);
+  const [held] = context.inputs;
+  if (name === 'Identity' && (held === null || isList(held))) return [held];
   const inputs = context.inputs.map((_, i) => (context.inputs[i] === undefined ? undefined : tensorAt(context, i)));
   const operator = { op: name, domain, opset, attrs, wanted: node.outputs.map(() => true), source: node.source };
   const results = convert(b, operator, inputs);

@@ -7,8 +7,7 @@ import { HostBuilder, NotConstant } from '../../graph/host_values.js';
 import type { Graph, SourceAttr, SourceRef, Value } from '../../graph/types.js';
 import { attributesOf, resolveReference } from './attributes.js';
 import type { SourceOperator } from './context.js';
-import { controlFlow } from './control.js';
-import { convert, findConversion, isStandardDomain, supportedOpsets } from './convert.js';
+import { convert, findConversion, isStandardDomain, structuralOperator, supportedOpsets } from './convert.js';
 import { declareInputs, type ShapeOptions } from './inputs.js';
 import { freeNames, orderNodes, type PlacedNode } from './order.js';
 import { type AttributeProto, decode, type FunctionProto, type GraphProto, type ModelProto } from './proto.js';
@@ -207,8 +206,7 @@ class Importer {
     }
     const wanted = node.output.map((output) => output !== '');
     const operator: SourceOperator = { op, domain, opset: opset ?? 1, attrs: values, wanted, source };
-    const control = domain === '' && controlFlow.has(op);
-    if (!control) {
+    if (structuralOperator(domain, op) === undefined) {
       findConversion(operator);
       if (graphs.size > 0) {
         throw new TuttiError('E_UNSUPPORTED', `subgraphs of ${op} are not supported`, { subject });

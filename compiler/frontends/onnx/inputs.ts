@@ -2,8 +2,8 @@
 import { TuttiError } from '../../error.js';
 import { type Dim, dimName, printShape } from '../../graph/dims.js';
 import type { HostBuilder } from '../../graph/host_values.js';
-import type { DimBounds, Value } from '../../graph/types.js';
-import type { ValueInfoProto } from './proto.js';
+import type { Container, DimBounds, Value } from '../../graph/types.js';
+import type { TypeProto, ValueInfoProto } from './proto.js';
 import { dtypeOf } from './tensors.js';
 
 export interface ShapeOptions {
@@ -17,6 +17,8 @@ type DeclaredDim = number | string;
 interface Declared {
   readonly name: string;
   readonly dtype: Value['type']['dtype'];
+  /** Of what holds the tensors, where the input is not one tensor. */
+  readonly container?: Container;
   /** Undefined if not even the rank is known. */
   readonly shape?: readonly DeclaredDim[];
 }
@@ -28,17 +30,31 @@ const tidy = (name: string): string =>
     .replaceAll(/[^\p{L}\p{N}_.]/gu, '_')
     .replace(/^(?=\p{N})/u, '_');
 
+/** The tensor type of an input, and what holds such tensors. */
+function elementOf(
+  { type }: ValueInfoProto,
+  subject: string,
+): { readonly container?: Container; readonly type: NonNullable<TypeProto['tensorType']> } {
+  if (type?.tensorType) return { type: type.tensorType };
+  const sequence = type?.sequenceType?.elemType?.tensorType;
+  if (sequence) return { container: 'sequence', type: sequence };
+  const inner = type?.optionalType?.elemType;
+  if (inner?.tensorType) return { container: 'optional', type: inner.tensorType };
+  const optional = inner?.sequenceType?.elemType?.tensorType;
+  if (optional) return { container: 'optional_sequence', type: optional };
+  const what = (['sequenceType', 'mapType', 'optionalType', 'sparseTensorType'] as const).find((key) => type?.[key]);
+  if (what === undefined) throw new TuttiError('E_MODEL_INVALID', 'no type is given', { subject });
+  throw new TuttiError('E_UNSUPPORTED', `inputs of this ${what.replace('Type', '')} type are not supported`, {
+    subject,
+    expected: 'a tensor, a sequence of tensors, or an optional one of these',
+  });
+}
+
 function declared(info: ValueInfoProto): Declared {
   const name = info.name ?? '';
   const subject = `input ${name}`;
-  const type = info.type?.tensorType;
-  if (type === undefined) {
-    const what = ['sequenceType', 'mapType', 'optionalType', 'sparseTensorType'].find(
-      (key) => info.type?.[key as keyof typeof info.type] !== undefined,
-    );
-    if (what === undefined) throw new TuttiError('E_MODEL_INVALID', 'no type is given', { subject });
-    throw new TuttiError('E_UNSUPPORTED', `inputs of ${what.replace('Type', '')} type are not supported`, { subject });
-  }
+  const { container, type } = elementOf(info, subject);
+  if (container !== undefined) return { name, dtype: dtypeOf(type.elemType ?? 0, subject), container };
   const dtype = dtypeOf(type.elemType ?? 0, subject);
   const shape = type.shape?.dim.map(({ dimValue, dimParam }, axis): DeclaredDim => {
     if (dimValue !== undefined && dimValue >= 0n) {
@@ -121,7 +137,8 @@ export function declareInputs(
     const name = aliases.get(dim) ?? dim;
     return sizes.get(name) ?? dimName(name);
   };
-  return merged.map(({ name, dtype, shape }) => {
+  return merged.map(({ name, dtype, shape, container }) => {
+    if (container !== undefined) return b.input(name, dtype, [], true, container);
     if (shape !== undefined) return b.input(name, dtype, shape.map(resolve));
     return b.input(name, dtype, [], true);
   });
