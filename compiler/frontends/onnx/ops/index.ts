@@ -8,6 +8,7 @@ import { detectors } from './detection.js';
 import { einsums } from './einsum.js';
 import { elementwise } from './elementwise.js';
 import { indexing } from './indexing.js';
+import { linearAttentions } from './linear_attention.js';
 import { losses } from './loss.js';
 import { movement } from './movement.js';
 import { normalizations } from './normalization.js';
@@ -37,6 +38,7 @@ export const conversions: readonly Conversion[] = [
   ...resizing,
   ...quantization,
   ...attentions,
+  ...linearAttentions,
   ...sampling,
   ...signals,
   ...texts,
