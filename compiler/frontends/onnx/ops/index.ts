@@ -15,6 +15,7 @@ import { normalizations } from './normalization.js';
 import { pooling } from './pooling.js';
 import { quantization } from './quantization.js';
 import { randoms } from './random.js';
+import { recurrents } from './recurrent.js';
 import { reductions } from './reduction.js';
 import { resizing } from './resize.js';
 import { sampling } from './sampling.js';
@@ -30,6 +31,7 @@ export const conversions: readonly Conversion[] = [
   ...movement,
   ...indexing,
   ...reductions,
+  ...recurrents,
   ...pooling,
   ...contractions,
   ...detectors,
