@@ -17,8 +17,10 @@ export interface SignedFormat {
   readonly max: number;
   /** Code of +Inf, if there is one. */
   readonly infinity?: number;
-  /** Code of the NaN that is written; undefined where there is none, and NaN becomes the largest number. */
-  readonly nan?: number;
+  /** Code that NaN becomes: a NaN, or in a format without any what ONNX's cases have, -0. */
+  readonly nan: number;
+  /** Numbers saturate whatever is asked for: there is no code for what is too large. */
+  readonly finite?: true;
   /** Without a negative zero its code is the one NaN. */
   readonly negativeZero: boolean;
 }
@@ -37,7 +39,7 @@ export const miniFloats: { readonly [K in MiniFloatDType]: K extends 'f8e8m0' ? 
   f8e4m3fnuz: { kind: 'signed', mantissaBits: 3, bias: 8, max: 0x7f, nan: 0x80, negativeZero: false },
   f8e5m2fnuz: { kind: 'signed', mantissaBits: 2, bias: 16, max: 0x7f, nan: 0x80, negativeZero: false },
   f8e8m0: { kind: 'scale', bias: 127, max: 254, nan: 255 },
-  f4e2m1: { kind: 'signed', mantissaBits: 1, bias: 1, max: 7, negativeZero: true },
+  f4e2m1: { kind: 'signed', mantissaBits: 1, bias: 1, max: 7, nan: 8, finite: true, negativeZero: true },
 };
 
 /**
@@ -68,11 +70,11 @@ export function encodeMiniFloat(
 
 function encodeSigned(format: SignedFormat, signBit: number, x: number, saturate: boolean): number {
   const { mantissaBits, bias, max } = format;
-  if (Number.isNaN(x)) return format.nan ?? max;
+  if (Number.isNaN(x)) return format.nan;
   const sign = x < 0 || Object.is(x, -0) ? signBit : 0;
   const magnitude = Math.abs(x);
   const tooLarge =
-    saturate || format.nan === undefined
+    saturate || format.finite
       ? sign | max
       : format.infinity === undefined
         ? format.nan | (format.negativeZero ? sign : 0)

@@ -98,7 +98,7 @@ function decodeSigned(w: Bits, dtype: MiniFloatDType, code: KValue): KValue {
 
 function encodeSigned(w: Bits, dtype: MiniFloatDType, bits: KValue, magnitude: KValue, saturate: boolean): KValue {
   const { b } = w;
-  const { mantissaBits, bias, max, infinity, nan, negativeZero } = miniFloats[dtype] as SignedFormat;
+  const { mantissaBits, bias, max, infinity, nan, finite, negativeZero } = miniFloats[dtype] as SignedFormat;
   const lanes = bits.type.lanes;
   const signAt = bitsOf(dtype) - 1;
   const drop = f32.mantissaBits - mantissaBits;
@@ -115,11 +115,12 @@ function encodeSigned(w: Bits, dtype: MiniFloatDType, bits: KValue, magnitude: K
   const code = b.select(isSmall, small, normal);
   const sign = w.shl(w.shr(bits, 31), signAt);
   let result = b.or(sign, code);
-  const above = saturate || nan === undefined ? max : (infinity ?? nan);
+  const above = saturate || finite ? max : (infinity ?? nan);
+  // Without a negative zero the one NaN is in its place, whatever the sign.
   const beyond = above === nan && !negativeZero ? w.c(above) : b.or(sign, w.c(above));
   result = w.select(w.is('gt', code, max), beyond, result);
   if (!negativeZero) result = w.select(w.is('eq', code, 0), 0, result);
-  return w.select(w.is('gt', magnitude, f32.infinity), nan ?? max, result);
+  return w.select(w.is('gt', magnitude, f32.infinity), nan, result);
 }
 
 function decodeScale(w: Bits, { nan }: ScaleFormat, code: KValue): KValue {

@@ -154,7 +154,9 @@ function cumulativeProgram(group: Group, lowering: Lowering, row: Row, node: Nod
     const index = [...row.index.slice(0, axis), at, ...row.index.slice(axis)];
     const element = lowering.widen(b.convert(lowering.value(x, index, row.lanes), accumulator), row.lanes);
     const next = combine(b, fn, running, element);
-    lowering.store(group.writes[0], index, b.convert(exclusive ? running : next, scalar), row.lanes);
+    const result = b.convert(exclusive ? running : next, scalar);
+    lowering.define(node.outputs[0], () => result);
+    storeRow(group, lowering, row, index);
     return [next];
   });
 }
@@ -209,7 +211,7 @@ function storeElements(group: Group, lowering: Lowering, row: Row): void {
   });
 }
 
-/** Stores the group's one result of the row. */
+/** Stores the group's one result of the row, or of a place in it. */
 function storeRow(group: Group, lowering: Lowering, row: Row, index: Index): void {
   const [output] = group.writes;
   const place = resultIndex(group, index);
