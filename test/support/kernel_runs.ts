@@ -15,7 +15,7 @@ import {
   scalarBits,
   type UnaryFn,
 } from '../../compiler/kernel/types.js';
-import { data, differences, elements, mapped, type NumberType } from './kernel_data.js';
+import { data, differences, elements, encode, mapped, type NumberType } from './kernel_data.js';
 
 export const buffersOf = (kernel: KernelFunction): KBuffer[] =>
   kernel.params.filter((param) => param.kind === 'buffer');
@@ -152,6 +152,23 @@ export function arithmeticRuns(scalar: NumberType, types: readonly NumberType[])
   for (const to of types) add(`to ${to} from`, [x], (b, [a]) => b.convert(a, to), to);
   add('to bool from', [x], (b, [a]) => b.convert(b.convert(a, 'bool'), scalar));
   return runs;
+}
+
+/** Multiply-adds that go wrong if they round twice: ties that a tiny addend breaks, and sums that cancel. */
+export function fusedRuns(scalar: 'f16' | 'f32' | 'f64'): Run[] {
+  const fraction = { f16: 10, f32: 23, f64: 52 }[scalar];
+  const tiny = { f16: 2 ** -24, f32: 2 ** -60, f64: 2 ** -120 }[scalar];
+  const count = 512;
+  const at = Array.from({ length: elements }, (_, i) => i);
+  const x = at.map((i) => (i % 4 < 2 ? 1 : -1) * (1 + (2 * (i % count) + 1) * 2 ** -fraction));
+  const y = at.map((i) => (i % 8 < 4 ? 1.5 : 1 + 2 ** -fraction));
+  const z = at.map((i) => (i < elements / 2 ? (i % 2 ? tiny : -tiny) : -x[i] * y[i]));
+  const inputs = [x, y, z].map((list) => encode(scalar, list));
+  return ([1, 4] as const).map((lanes) => ({
+    what: `fma ${scalar}x${lanes}`,
+    kernel: elementwise([scalar, scalar, scalar], scalar, lanes, (b, [p, q, r]) => b.fma(p, q, r)),
+    inputs,
+  }));
 }
 
 const mathFns: readonly MathFn[] = [

@@ -3,7 +3,7 @@ import { expect, it } from 'vitest';
 import type { Backend, Device } from '../../backends/backend.js';
 import { accesses, bitcasts, loops, sharing, subgroups } from './executed_kernels.js';
 import { data, type NumberType } from './kernel_data.js';
-import { arithmeticRuns, callingRun, compareRuns, mathRuns, type Run } from './kernel_runs.js';
+import { arithmeticRuns, callingRun, compareRuns, fusedRuns, mathRuns, type Run } from './kernel_runs.js';
 import { randomNodes, scheduledRuns } from './scheduled_runs.js';
 
 /** Registers the tests. `device` is asked when they run; `types` are those that it computes in. */
@@ -56,6 +56,10 @@ export function testRendered(
       inputs: [data(scalar, 8, 512)],
     }));
     expect(await compare(runs)).toEqual([]);
+  });
+
+  it('rounds a fused multiply-add once', async () => {
+    expect(await compare(among('f16', 'f32', 'f64').flatMap(fusedRuns))).toEqual([]);
   });
 
   it('computes mathematical functions as the interpreter does', async () => {
