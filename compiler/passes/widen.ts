@@ -52,7 +52,9 @@ function moves(node: Node): boolean {
 }
 
 function widenNode(b: GraphBuilder, node: Node, inputs: readonly Value[]): readonly Value[] {
-  const operands = inputs.map((input) => cast(b, input, wideOf(input.type.dtype)));
+  // Each once: what takes a value twice is known by that.
+  const wide = new Map([...new Set(inputs)].map((input) => [input, cast(b, input, wideOf(input.type.dtype))]));
+  const operands = inputs.map((input) => wide.get(input) as Value);
   const results = b.op<OpKind>(node.op, operands, wideAttrs(node));
   return node.outputs.map(({ type: { dtype } }, i) => {
     const isCut = isInt(dtype) && isPacked(dtype) && selects(node);

@@ -103,6 +103,14 @@ const cases: Case[] = [
     build: (b, x) => b.op('cumulative', [x([3, 9])], { fn: 'sum', axis: 1, exclusive: true, reverse: true })[0],
   },
   {
+    name: 'cumulative with an epilogue',
+    kernels: 1,
+    build: (b, x) => {
+      const [sums] = b.op('cumulative', [x([3, 9])], { fn: 'sum', axis: 0, exclusive: false, reverse: true });
+      return c.transpose(b, c.mul(b, sums, x([3, 9])), [1, 0]);
+    },
+  },
+  {
     name: 'max pool',
     kernels: 1,
     build: (b, x) =>
