@@ -9,6 +9,7 @@ import type { SourceResolver } from '../../passes/source.js';
 import { tensorAt } from './bodies.js';
 import { type Conversion, ConvertContext, type SourceOperator } from './context.js';
 import { controlFlow } from './control.js';
+import { flexAttention } from './flex_attention.js';
 import { conversions } from './ops/index.js';
 import { containerOperators } from './sequences.js';
 
@@ -20,6 +21,8 @@ export const isStandardDomain = (domain: string): boolean => domain === '' || do
 /** An operator's name with its domain, unless that is ai.onnx. */
 const qualified = (domain: string, op: string): string => (isStandardDomain(domain) ? op : `${domain}.${op}`);
 
+const previewDomain = 'ai.onnx.preview';
+
 /** By qualified name; the newest entry first. */
 const table = new Map<string, Conversion[]>();
 for (const conversion of conversions) {
@@ -30,13 +33,20 @@ for (const conversion of conversions) {
   table.set(name, entries);
 }
 
+/** Operators that are about bodies, sequences and optionals rather than about tensors, by qualified name. */
+const structural: ReadonlyMap<string, SourceResolver> = new Map([
+  ...controlFlow,
+  ...containerOperators,
+  [qualified(previewDomain, 'FlexAttention'), flexAttention],
+]);
+
 /** Domains that have conversions; ai.onnx is ''. */
-export const domains: ReadonlySet<string> = new Set(conversions.map(({ domain = '' }) => domain));
+export const domains: ReadonlySet<string> = new Set([...conversions.map(({ domain = '' }) => domain), previewDomain]);
 
 /** Operators of the table, with the opset versions at which their conversion changes. */
 export const supportedOperators: ReadonlyMap<string, readonly number[]> = new Map([
   ...[...table].map(([op, entries]): [string, readonly number[]] => [op, entries.map(({ since }) => since).reverse()]),
-  ...[...controlFlow.keys(), ...containerOperators.keys()].map((op): [string, readonly number[]] => [op, [1]]),
+  ...[...structural.keys()].map((op): [string, readonly number[]] => [op, [1]]),
 ]);
 
 /** @throws TuttiError E_UNSUPPORTED naming the operator if there is none. */
@@ -87,16 +97,16 @@ export function convert(
   }
 }
 
-/** Operators that are about bodies, sequences and optionals rather than about tensors: they are never converted early. */
+/** How an operator is resolved that is about more than tensors: such operators are never converted early. */
 export const structuralOperator = (domain: string, op: string): SourceResolver | undefined =>
-  isStandardDomain(domain) ? (controlFlow.get(op) ?? containerOperators.get(op)) : undefined;
+  structural.get(qualified(domain, op));
 
 /** Converts a `source_op` of an ONNX operator once its shapes are known. */
 export const resolveOnnx: SourceResolver = (context) => {
   const { b, node } = context;
   const { name, domain, opset, attrs } = node.attrs;
-  const structural = structuralOperator(domain, name);
-  if (structural !== undefined) return structural(context);
+  const resolver = structuralOperator(domain, name);
+  if (resolver !== undefined) return resolver(context);
   const [held] = context.inputs;
   if (name === 'Identity' && (held === null || isList(held))) return [held];
   const inputs = context.inputs.map((_, i) => (context.inputs[i] === undefined ? undefined : tensorAt(context, i)));
