@@ -18,6 +18,7 @@ import {
   type ScalarType,
   scalarBits,
 } from '../../compiler/kernel/types.js';
+import { exchanging, flagData, flags, gridData, gridOfThree } from '../support/executed_kernels.js';
 import {
   differences,
   encode,
@@ -395,20 +396,7 @@ for (const [driverName, icd] of softwareDrivers) {
     });
 
     it('sees through a barrier what others wrote to global memory', async () => {
-      const b = new KernelBuilder();
-      const x = b.buffer('x', 'i32', 256, 'read');
-      const out = b.buffer('out', 'i32', 256, 'readwrite');
-      const lane = b.builtin('local_id', 0, 64);
-      const base = b.mulc(b.builtin('workgroup_id', 0, 4), 64);
-      const index = b.add(base, lane);
-      b.store(out, index, b.load(x, index));
-      for (const distance of [1, 7, 32]) {
-        b.barrier();
-        const other = b.load(out, b.add(base, b.remc(b.addc(lane, distance), 64)));
-        b.barrier();
-        b.store(out, index, b.add(b.load(out, index), b.binary('xor', other, lane)));
-      }
-      await same(b.finish({ name: 'global', grid: [4, 1, 1], workgroup: [64, 1, 1] }), [ints(256)]);
+      await same(exchanging(), [ints(256)]);
     });
 
     it('updates memory atomically', async () => {
@@ -439,49 +427,12 @@ for (const [driverName, icd] of softwareDrivers) {
     });
 
     it('calls helpers, reads scalars, and covers a grid of three dimensions', async () => {
-      const b = new KernelBuilder();
-      const x = b.buffer('x', 'f32', 240, 'read');
-      const out = b.buffer('out', 'f32', 240, 'write');
-      const [bias, limit] = [b.scalar('bias', 'i32'), b.scalar('limit', 'u32')];
-      const at = (dim: 0 | 1 | 2, groups: number, size: number): KValue =>
-        b.add(b.mulc(b.builtin('workgroup_id', dim, groups), size), b.builtin('local_id', dim, size));
-      const [i, j, k] = [at(0, 2, 4), at(1, 3, 2), at(2, 5, 1)];
-      const index = b.add(b.mulc(b.add(b.mulc(k, 6), j), 8), i);
-      const square = (v: KValue): KValue => b.call('square', [v], ktype('f32'), ([p]) => b.mul(p, p));
-      const guarded = b.call('guarded', [b.load(x, index)], ktype('f32'), ([p]) => {
-        const [r] = b.if(
-          b.compare('lt', p, b.constant(0, 'f32')),
-          () => [square(p)],
-          () => [b.unary('sqrt', square(p))],
-        );
-        return r;
-      });
-      const shifted = b.add(guarded, b.convert(b.add(bias, b.convert(limit, 'i32')), 'f32'));
-      b.store(out, index, b.select(b.compare('gt', b.convert(index, 'u32'), limit), shifted, b.convert(index, 'f32')));
-      const data = encode(
-        'f32',
-        Array.from({ length: 240 }, (_, n) => (n % 16) - 8),
-      );
-      await same(b.finish({ name: 'helpers', grid: [2, 3, 5], workgroup: [4, 2, 1] }), [data], [-7, 100]);
+      await same(gridOfThree(), [gridData], [-7, 100]);
     });
 
     it('keeps bools in memory as bytes or words', async () => {
-      const n = 64;
-      const b = new KernelBuilder();
       const bytes = device.target.storage.has('bool');
-      const x = b.buffer('x', bytes ? 'bool' : 'u32', n, 'read');
-      const out = b.buffer('out', 'u32', n, 'write');
-      const flags = b.array('flags', 'shared', 'bool', n);
-      const lane = b.builtin('local_id', 0, n);
-      const flag = b.convert(b.load(x, lane), 'bool');
-      b.store(flags, lane, b.unary('not', flag));
-      b.barrier();
-      const other = b.load(flags, b.binary('xor', lane, b.constant(1)));
-      b.store(out, lane, b.convert(b.or(b.and(flag, other), b.binary('xor', flag, other)), 'u32'));
-      const list = Array.from({ length: n }, (_, i) => ((i * 5) % 7 < 3 ? 1 : 0));
-      await same(b.finish({ name: 'bools', grid: [1, 1, 1], workgroup: [n, 1, 1] }), [
-        encode(bytes ? 'u8' : 'u32', list),
-      ]);
+      await same(flags(bytes), [flagData(bytes)]);
     });
 
     it('casts bits between types and lane counts', async () => {

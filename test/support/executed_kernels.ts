@@ -1,7 +1,7 @@
 /** Kernels whose results tests compare with the interpreter's: control flow, memories, atomics, subgroups. */
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import { isFloatScalar, type KernelFunction, type KValue, ktype, type Lanes } from '../../compiler/kernel/types.js';
-import type { NumberType } from './kernel_data.js';
+import { encode, type NumberType } from './kernel_data.js';
 
 /** Loops of all kinds with swapped values, conditions that are carried, ends near the type's. */
 export function loops(): KernelFunction {
@@ -170,3 +170,71 @@ export function bitcasts(types: readonly NumberType[]): KernelFunction {
   }
   return b.finish({ name: 'bitcasts', grid: [1, 1, 1], workgroup: [32, 1, 1] });
 }
+
+/** What one invocation writes to global memory and its neighbours read behind a barrier. */
+export function exchanging(): KernelFunction {
+  const b = new KernelBuilder();
+  const x = b.buffer('x', 'i32', 256, 'read');
+  const out = b.buffer('out', 'i32', 256, 'readwrite');
+  const lane = b.builtin('local_id', 0, 64);
+  const base = b.mulc(b.builtin('workgroup_id', 0, 4), 64);
+  const index = b.add(base, lane);
+  b.store(out, index, b.load(x, index));
+  for (const distance of [1, 7, 32]) {
+    b.barrier();
+    const other = b.load(out, b.add(base, b.remc(b.addc(lane, distance), 64)));
+    b.barrier();
+    b.store(out, index, b.add(b.load(out, index), b.binary('xor', other, lane)));
+  }
+  return b.finish({ name: 'exchanging', grid: [4, 1, 1], workgroup: [64, 1, 1] });
+}
+
+/** Helpers that call helpers, scalars of two types and a grid of three dimensions; `x` has 240 elements. */
+export function gridOfThree(): KernelFunction {
+  const b = new KernelBuilder();
+  const x = b.buffer('x', 'f32', 240, 'read');
+  const out = b.buffer('out', 'f32', 240, 'write');
+  const [bias, limit] = [b.scalar('bias', 'i32'), b.scalar('limit', 'u32')];
+  const at = (dim: 0 | 1 | 2, groups: number, size: number): KValue =>
+    b.add(b.mulc(b.builtin('workgroup_id', dim, groups), size), b.builtin('local_id', dim, size));
+  const [i, j, k] = [at(0, 2, 4), at(1, 3, 2), at(2, 5, 1)];
+  const index = b.add(b.mulc(b.add(b.mulc(k, 6), j), 8), i);
+  const square = (v: KValue): KValue => b.call('square', [v], ktype('f32'), ([p]) => b.mul(p, p));
+  const guarded = b.call('guarded', [b.load(x, index)], ktype('f32'), ([p]) => {
+    const [r] = b.if(
+      b.compare('lt', p, b.constant(0, 'f32')),
+      () => [square(p)],
+      () => [b.unary('sqrt', square(p))],
+    );
+    return r;
+  });
+  const shifted = b.add(guarded, b.convert(b.add(bias, b.convert(limit, 'i32')), 'f32'));
+  b.store(out, index, b.select(b.compare('gt', b.convert(index, 'u32'), limit), shifted, b.convert(index, 'f32')));
+  return b.finish({ name: 'grid', grid: [2, 3, 5], workgroup: [4, 2, 1] });
+}
+
+/** Bools in memory of every kind: 64 of them, in bytes if the target has memory of bools, else in words. */
+export function flags(bytes: boolean): KernelFunction {
+  const n = 64;
+  const b = new KernelBuilder();
+  const x = b.buffer('x', bytes ? 'bool' : 'u32', n, 'read');
+  const out = b.buffer('out', 'u32', n, 'write');
+  const shared = b.array('flags', 'shared', 'bool', n);
+  const lane = b.builtin('local_id', 0, n);
+  const flag = b.convert(b.load(x, lane), 'bool');
+  b.store(shared, lane, b.unary('not', flag));
+  b.barrier();
+  const other = b.load(shared, b.binary('xor', lane, b.constant(1)));
+  b.store(out, lane, b.convert(b.or(b.and(flag, other), b.binary('xor', flag, other)), 'u32'));
+  return b.finish({ name: 'flags', grid: [1, 1, 1], workgroup: [n, 1, 1] });
+}
+
+export const gridData = encode(
+  'f32',
+  Array.from({ length: 240 }, (_, n) => (n % 16) - 8),
+);
+export const flagData = (bytes: boolean): Uint8Array =>
+  encode(
+    bytes ? 'u8' : 'u32',
+    Array.from({ length: 64 }, (_, i) => ((i * 5) % 7 < 3 ? 1 : 0)),
+  );

@@ -1,7 +1,18 @@
 /** What every device must compute bit for bit as the interpreter does: the tests of a renderer, run on its device. */
 import { expect, it } from 'vitest';
 import type { Backend, Device } from '../../backends/backend.js';
-import { accesses, bitcasts, loops, sharing, subgroups } from './executed_kernels.js';
+import {
+  accesses,
+  bitcasts,
+  exchanging,
+  flagData,
+  flags,
+  gridData,
+  gridOfThree,
+  loops,
+  sharing,
+  subgroups,
+} from './executed_kernels.js';
 import { data, type NumberType } from './kernel_data.js';
 import { arithmeticRuns, callingRun, compareRuns, fusedRuns, mathRuns, type Run } from './kernel_runs.js';
 import { randomNodes, scheduledRuns } from './scheduled_runs.js';
@@ -47,6 +58,16 @@ export function testRendered(
 
   it('shares memory, and adds atomically', async () => {
     expect(await compare([{ what: 'sharing', kernel: sharing(), inputs: [data('u32', 7, 1024)] }])).toEqual([]);
+  });
+
+  it('sees through a barrier what others wrote, covers grids of three dimensions, keeps bools as bytes', async () => {
+    const bytes = device().target.storage.has('bool');
+    const runs: Run[] = [
+      { what: 'exchanging', kernel: exchanging(), inputs: [data('i32', 3, 512)] },
+      { what: 'grid', kernel: gridOfThree(), inputs: [gridData], scalars: [-7, 100] },
+      { what: 'flags', kernel: flags(bytes), inputs: [flagData(bytes)] },
+    ];
+    expect(await compare(runs)).toEqual([]);
   });
 
   it('talks among the lanes of a subgroup', async () => {
