@@ -4,7 +4,7 @@ import { resolvers } from './frontends/resolvers.js';
 import type { Graph } from './graph/types.js';
 import type { Target } from './kernel/target.js';
 import { runPasses } from './passes/pipeline.js';
-import { specialise } from './passes/specialise.js';
+import { firstStage, type Stage } from './passes/stages.js';
 import type { Plan, PlanOptions } from './plan.js';
 import { planGraph } from './schedule/plan.js';
 
@@ -45,17 +45,6 @@ function* planSteps(graph: Graph, target: Target, options: PlanOptions = {}): Ge
   return yield* planGraph(optimised.graph, target, { ...options, times, constantsFolded: optimised.constantsFolded });
 }
 
-/**
- * Names of the inputs whose data decides shapes or parameters of operators, under these shapes: a plan holds for their
- * values only. Empty for most models.
- */
-export function parameterInputs(graph: Graph, options: PlanOptions): ReadonlySet<string> {
-  const used = new Set<string>();
-  if (!graph.nodes.some((node) => node.op === 'source_op')) return used;
-  specialise(
-    graph,
-    { dims: options.dims, shapes: options.shapes, values: options.values, onUse: (name) => used.add(name) },
-    resolvers,
-  );
-  return used;
-}
+/** The first stage of a graph under these shapes and data; for graphs without data-dependent parts it is all there is. */
+export const stageOf = (graph: Graph, options: Pick<PlanOptions, 'dims' | 'shapes' | 'values'>): Stage =>
+  firstStage(graph, options, resolvers);

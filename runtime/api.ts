@@ -91,11 +91,26 @@ export interface SessionOptions {
 /** Typed arrays take the shape of their input where that is static (or has one unknown dim). */
 export type Feeds = Readonly<Record<string, Tensor | TensorData>>;
 
+export type OutputPlace = 'cpu' | 'device';
+
+/** What `session.bind` fixes. */
+export interface BindingOptions {
+  /** All inputs. What is on the host is copied to the device once: change it there with `Binding.write`. */
+  readonly inputs: Feeds;
+  /**
+   * Tensors on the device that outputs are written to, or places as in `RunOptions`. Default: all in the host's memory.
+   */
+  readonly outputs?: Readonly<Record<string, Tensor | OutputPlace>>;
+}
+
 export interface RunOptions {
   /** Aborting rejects at once with the signal's reason if it is an Error of the caller's, else with E_ABORTED. */
   readonly signal?: AbortSignal;
-  /** Names of the outputs wanted; default: all. */
-  readonly outputs?: readonly string[];
+  /**
+   * Names of the outputs wanted, or where each wanted one is to be: in the host's memory (`cpu`) or on the device, where
+   * it can be an input of the next run. A place alone holds for all outputs. Default: all, in the host's memory.
+   */
+  readonly outputs?: readonly string[] | OutputPlace | Readonly<Record<string, OutputPlace>>;
   /** Receives the time of each dispatch, where the device can tell. */
   readonly profile?: (profile: RunProfile) => void;
 }
@@ -123,6 +138,11 @@ export interface SessionReport {
   readonly numerics: Numerics;
   /** Least recently used first. */
   readonly specialisations: readonly SpecialisationReport[];
+  /**
+   * A run is one stage unless data decides shapes or branches: then it is one more for each time that the host has to
+   * read something. Stages that were run, those that are planned now, and tensors that the host has read in between.
+   */
+  readonly stages: { readonly run: number; readonly planned: number; readonly valuesRead: number };
 }
 
 export interface SessionMemory {
@@ -130,6 +150,8 @@ export interface SessionMemory {
   readonly constantBytes: number;
   /** Bytes of inputs, intermediates and outputs of all specialisations. */
   readonly arenaBytes: number;
+  /** Bytes of tensors that stay on the device, between stages and for callers, and of memory kept for such. */
+  readonly residentBytes: number;
   /** Of the whole device, all sessions together. */
   readonly deviceBytes: number;
   readonly deviceTotalBytes: number;

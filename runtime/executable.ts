@@ -15,11 +15,14 @@ import type {
   KernelCode,
 } from '../backends/backend.js';
 import type { KernelFunction } from '../compiler/kernel/types.js';
-import type { Location, Plan, PlannedTensor } from '../compiler/plan.js';
-import { bytesOfTensor, emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
+import { flatSteps, type Location, type Plan, type PlannedTensor } from '../compiler/plan.js';
+import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
 import type { RunProfile } from './api.js';
+import { commandsOf } from './commands.js';
 import { type ConstantClaim, type ConstantStore, outOfMemory } from './constants.js';
 import { Pace } from './pace.js';
+import { Resident, words } from './residents.js';
+import { wireBytes } from './wire.js';
 
 /** Renders each kernel once, however many plans hold it. */
 export class Renderer {
@@ -48,11 +51,41 @@ export class Renderer {
 
 export interface ExecutableRun {
   /** In the order of `plan.inputs`; checked by the caller. */
-  readonly inputs: readonly HostTensor[];
-  /** Which outputs are wanted, by position; default: all. */
+  readonly inputs: readonly (HostTensor | Resident)[];
+  /** Which outputs are wanted on the host, by position; default: all. */
   readonly outputs?: readonly number[];
+  /** Where outputs go that stay on the device, by position. */
+  readonly keep?: ReadonlyMap<number, Resident>;
+  /** Memory to fill before anything runs. */
+  readonly fill?: readonly { readonly to: Resident; readonly data: HostTensor }[];
   readonly signal?: AbortSignal;
   readonly profile?: (profile: RunProfile) => void;
+}
+
+/** Recorded combinations of tensors that stay on the device. */
+const maximumVariants = 8;
+
+interface Variant {
+  readonly list: Promise<CommandList>;
+  /** Submissions under way. */
+  users: number;
+}
+
+interface Copies {
+  readonly before: Command[];
+  readonly after: Command[];
+  /** Which tensors, where. */
+  key: string;
+}
+
+function copyIn(copies: Copies, from: Resident, to: BufferRange, position: number): void {
+  copies.before.push({ kind: 'copy', from: words(from.range()), to: words(to) });
+  copies.key += `${position}<${from.id};`;
+}
+
+function copyOut(copies: Copies, from: BufferRange, to: Resident, position: number): void {
+  copies.after.push({ kind: 'copy', from: words(from), to: words(to.range()) });
+  copies.key += `${position}>${to.id};`;
 }
 
 export class Executable {
@@ -65,7 +98,10 @@ export class Executable {
   readonly #kernels: readonly Kernel[];
   readonly #buffers: readonly DeviceBuffer[];
   readonly #constants: ConstantClaim;
+  readonly #commands: readonly Command[];
   readonly #list: CommandList | undefined;
+  /** With copies from and to tensors that stay on the device, by which those are; least recently used first. */
+  readonly #variants = new Map<string, Variant>();
   readonly #inputs: readonly (BufferRange | undefined)[];
   readonly #outputs: readonly (BufferRange | undefined)[];
   /** Set when a run was given up while the device may still be at it. */
@@ -79,6 +115,7 @@ export class Executable {
     readonly kernels: readonly Kernel[];
     readonly buffers: readonly DeviceBuffer[];
     readonly constants: ConstantClaim;
+    readonly commands: readonly Command[];
     readonly list: CommandList | undefined;
     readonly resolve: (location: Location) => BufferRange;
   }) {
@@ -89,6 +126,7 @@ export class Executable {
     this.#kernels = parts.kernels;
     this.#buffers = parts.buffers;
     this.#constants = parts.constants;
+    this.#commands = parts.commands;
     this.#list = parts.list;
     const rangeOf = ({ location }: PlannedTensor) => location && parts.resolve(location);
     this.#inputs = parts.plan.inputs.map(rangeOf);
@@ -144,7 +182,7 @@ export class Executable {
       const commands = commandsOf(plan, kernels, resolve);
       const list = commands.some(({ kind }) => kind !== 'barrier') ? await device.record(commands) : undefined;
       mark('record');
-      return new Executable({ plan, times, device, kernels, buffers, constants: claim, list, resolve });
+      return new Executable({ plan, times, device, kernels, buffers, constants: claim, commands, list, resolve });
     } catch (error) {
       for (const step of undo.reverse()) step();
       throw error;
@@ -152,11 +190,20 @@ export class Executable {
   }
 
   /** Outputs in the order asked for. Inputs must not be changed before the promise settles. */
-  async run({ inputs, outputs, signal, profile }: ExecutableRun): Promise<HostTensor[]> {
+  async run({ inputs, outputs, keep = new Map(), fill = [], signal, profile }: ExecutableRun): Promise<HostTensor[]> {
     const wanted = outputs ?? this.plan.outputs.map((_, i) => i);
-    const writes = this.#inputs.flatMap((to, i): HostWrite[] =>
-      to === undefined ? [] : [{ to, data: wireBytes(inputs[i]) }],
-    );
+    const writes = fill.map(({ to, data }): HostWrite => ({ to: to.range(), data: wireBytes(data) }));
+    const copies: Copies = { before: [], after: [], key: '' };
+    this.#inputs.forEach((to, i) => {
+      const input = inputs[i];
+      if (to === undefined) return;
+      if (input instanceof Resident) copyIn(copies, input, to, i);
+      else writes.push({ to, data: wireBytes(input) });
+    });
+    for (const [i, to] of keep) {
+      const from = this.#outputs[i];
+      if (from !== undefined) copyOut(copies, from, to, i);
+    }
     const reads: HostRead[] = [];
     const results = wanted.map((i): HostTensor => {
       const planned = this.plan.outputs[i];
@@ -168,10 +215,12 @@ export class Executable {
       return tensorFromBytes(planned.dtype, planned.shape, into);
     });
     // What is asked for may be known already: then no device is needed.
-    if (reads.length === 0 && profile === undefined) return results;
+    if (reads.length === 0 && copies.after.length === 0 && profile === undefined) return results;
+    const variant = copies.key === '' ? undefined : this.#variant(copies);
     try {
+      const list = variant === undefined ? this.#list : await variant.list;
       const { dispatchMicroseconds } = await this.#device.queue.submit({
-        ...(this.#list === undefined ? {} : { list: this.#list }),
+        ...(list === undefined ? {} : { list }),
         writes,
         reads,
         ...(signal === undefined ? {} : { signal }),
@@ -181,12 +230,49 @@ export class Executable {
     } catch (error) {
       if (signal?.aborted) this.#abandoned = true;
       throw error;
+    } finally {
+      if (variant !== undefined) variant.users--;
     }
     return results;
   }
 
+  /** What the executable gives at a position if no device is needed for it. */
+  knownOutput(position: number): HostTensor | undefined {
+    return this.#outputs[position] === undefined ? knownOutput(this.plan.outputs[position]) : undefined;
+  }
+
+  /** The commands with copies around them, recorded once for each combination of tensors. */
+  #variant({ before, after, key }: Copies): Variant {
+    let variant = this.#variants.get(key);
+    if (variant === undefined) {
+      const barrier: Command = { kind: 'barrier' };
+      const list = this.#device.record([...before, barrier, ...this.#commands, barrier, ...after]);
+      variant = { list, users: 0 };
+    }
+    variant.users++;
+    this.#variants.delete(key);
+    this.#variants.set(key, variant);
+    for (const [old, { users }] of this.#variants) {
+      if (this.#variants.size <= maximumVariants) break;
+      if (users === 0) this.#drop(old);
+    }
+    return variant;
+  }
+
+  #drop(key: string): void {
+    const variant = this.#variants.get(key);
+    if (variant === undefined) return;
+    this.#variants.delete(key);
+    // What could not be recorded has nothing to give back.
+    variant.list.then(
+      (list) => list.release(),
+      () => undefined,
+    );
+  }
+
   #profileOf(microseconds: Float64Array | undefined): RunProfile {
-    const dispatches = this.plan.steps.filter((step) => step.kind === 'dispatch');
+    const steps = [...flatSteps(this.plan.steps)].map(({ step }) => step);
+    const dispatches = steps.filter((step) => step.kind === 'dispatch');
     return {
       dispatches: dispatches.map(({ kernel, sources }, i) => ({
         kernel: this.plan.kernels[kernel].name,
@@ -206,6 +292,7 @@ export class Executable {
     // Work that was given up may still run: the queue's order tells when it is over.
     if (this.#abandoned) await this.#device.queue.submit({}).catch(() => undefined);
     try {
+      for (const key of [...this.#variants.keys()]) this.#drop(key);
       this.#list?.release();
       freeAll(this.#buffers);
       releaseAll(this.#kernels);
@@ -216,28 +303,6 @@ export class Executable {
   }
 }
 
-function commandsOf(plan: Plan, kernels: readonly Kernel[], resolve: (location: Location) => BufferRange): Command[] {
-  return plan.steps.map((step): Command => {
-    switch (step.kind) {
-      case 'dispatch':
-        return {
-          kind: 'dispatch',
-          kernel: kernels[step.kernel],
-          grid: plan.kernels[step.kernel].grid,
-          bindings: step.bindings.map(resolve),
-        };
-      case 'copy':
-        return { kind: 'copy', from: resolve(step.from), to: resolve(step.to) };
-      case 'fill':
-        return { kind: 'fill', to: resolve(step.to), byte: step.byte };
-      case 'barrier':
-        return step;
-      default:
-        return step satisfies never;
-    }
-  });
-}
-
 /** Constants are copied: the caller may write into what it gets. */
 function knownOutput({ dtype, shape, constant }: PlannedTensor): HostTensor {
   if (constant === undefined) {
@@ -246,13 +311,6 @@ function knownOutput({ dtype, shape, constant }: PlannedTensor): HostTensor {
   }
   const { data } = constant.load();
   return { dtype, shape, data: data.slice() };
-}
-
-/** Kernels rely on bools being 0 or 1. */
-function wireBytes(tensor: HostTensor): Uint8Array {
-  const bytes = bytesOfTensor(tensor);
-  if (tensor.dtype !== 'bool' || bytes.every((value) => value <= 1)) return bytes;
-  return bytes.map((value) => (value === 0 ? 0 : 1));
 }
 
 const releaseAll = (kernels: readonly Kernel[]): void => {

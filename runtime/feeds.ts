@@ -1,23 +1,29 @@
 /** From what a caller hands to `run` to checked tensors, one for each input. Every mistake is an E_INPUT that says what to do. */
 import { TuttiError } from '../compiler/error.js';
-import type { HostTensor } from '../compiler/tensor.js';
 import type { Feeds } from './api.js';
+import type { Placed } from './chain.js';
 import { bindDims, type Model } from './model.js';
 import { Tensor, type TensorData } from './tensor.js';
 
 export interface CheckedFeeds {
-  /** In the order of the model's inputs. */
-  readonly tensors: readonly HostTensor[];
+  /** By name. Those on the device stay the caller's. */
+  readonly tensors: Readonly<Record<string, Placed>>;
   readonly shapes: Readonly<Record<string, readonly number[]>>;
   /** Equal keys mean equal shapes of all inputs. */
   readonly key: string;
 }
 
 /**
+ * @param device Where tensors may lie that are not on the host.
  * @param known Whether inputs of the shapes of this key were checked before: then only names and types are.
  * @throws TuttiError E_INPUT
  */
-export function checkFeeds(model: Model, feeds: Feeds, known: (key: string) => boolean = () => false): CheckedFeeds {
+export function checkFeeds(
+  model: Model,
+  feeds: Feeds,
+  device?: object,
+  known: (key: string) => boolean = () => false,
+): CheckedFeeds {
   if (typeof feeds !== 'object' || feeds === null || feeds instanceof Tensor || ArrayBuffer.isView(feeds)) {
     throw new TuttiError('E_INPUT', 'inputs are given by name', { expected: '{ name: tensor, … }' });
   }
@@ -29,7 +35,8 @@ export function checkFeeds(model: Model, feeds: Feeds, known: (key: string) => b
     });
   }
   const shapes: Record<string, readonly number[]> = {};
-  const tensors = model.inputs.map((info): HostTensor => {
+  const tensors: Record<string, Placed> = {};
+  for (const info of model.inputs) {
     const given = Object.hasOwn(feeds, info.name) ? feeds[info.name] : undefined;
     if (given === undefined || given === null) {
       throw new TuttiError('E_INPUT', 'input is missing', {
@@ -51,14 +58,26 @@ export function checkFeeds(model: Model, feeds: Feeds, known: (key: string) => b
       throw new TuttiError('E_UNSUPPORTED', 'inputs of strings are not supported', { subject: info.name });
     }
     shapes[info.name] = tensor.dims;
-    return tensor.toHost();
-  });
+    tensors[info.name] = placed(tensor, info.name, device);
+  }
   const key = keyOf(model, shapes);
   if (!known(key)) {
     bindDims(model.graph, { ...model.shapes, ...shapes }, model.sizes);
     checkFixed(model, shapes);
   }
   return { tensors, shapes, key };
+}
+
+function placed(tensor: Tensor, name: string, device: object | undefined): Placed {
+  const { storage } = tensor;
+  if (storage === undefined) return tensor.toHost();
+  if (storage.device !== device) {
+    throw new TuttiError('E_INPUT', 'the tensor lies on another device', {
+      subject: name,
+      remedy: 'Fetch it first: await tensor.getData(true).',
+    });
+  }
+  return { dtype: tensor.dtype, shape: tensor.dims, resident: storage.resident };
 }
 
 export const keyOf = (model: Model, shapes: Readonly<Record<string, readonly number[]>>): string =>
@@ -80,7 +99,7 @@ function checkFixed(model: Model, shapes: Readonly<Record<string, readonly numbe
 }
 
 /** A tensor over plain data: its dims are the input's, where at most one of them is not known. */
-function wrap(data: TensorData, { name, type, shape, unknown }: Model['inputs'][number]): Tensor {
+export function wrap(data: TensorData, { name, type, shape, unknown }: Model['inputs'][number]): Tensor {
   const length = (data as { readonly length?: unknown }).length;
   if (typeof length !== 'number') {
     throw new TuttiError('E_INPUT', 'input is neither a tensor nor an array', {

@@ -3,45 +3,58 @@ import type { DeviceInfo } from '../backends/backend.js';
 import { type CreateHasher, createSha256 } from '../compiler/artifact/index.js';
 import type { Numerics } from '../compiler/compile.js';
 import { TuttiError } from '../compiler/error.js';
-import type { HostTensor } from '../compiler/tensor.js';
+import { isList, type Tree } from '../compiler/passes/mapped.js';
+import { abortError } from './abort.js';
 import type {
+  BindingOptions,
   Feeds,
   ModelSource,
   RunOptions,
   SessionMemory,
   SessionOptions,
   SessionReport,
-  SpecialisationReport,
   ValueInfo,
 } from './api.js';
-import { ConstantStore } from './constants.js';
+import { Binding } from './binding.js';
+import { Builder, compiler } from './builder.js';
+import { type ChainContext, isOnDevice, type OnDevice, type Placed, runChain, type Wanted } from './chain.js';
 import { type DeviceHandle, openDevice } from './device.js';
-import { isNode, log } from './environment.js';
-import { Executable, Renderer } from './executable.js';
+import { DeviceTensors } from './device_tensors.js';
+import { isNode } from './environment.js';
 import { type CheckedFeeds, checkFeeds, keyOf } from './feeds.js';
 import { checkNumerics, compile, Model } from './model.js';
-import { nextTurn, Pace } from './pace.js';
+import { wantedOutputs } from './outputs.js';
+import { Residents } from './residents.js';
 import { Specialisations } from './specialisations.js';
-import { Tensor, typeOfDType } from './tensor.js';
+import { StageKeys } from './stage_keys.js';
+import { StageTree, type Step, wholeStage } from './stage_tree.js';
+import { Tensor, type TensorData, type TensorType, typeOfDType } from './tensor.js';
 
 const defaultCacheSize = 8;
 
-/** The compiler, loaded when there is something to compile: listing devices must not wait for it. */
-let planner: Promise<typeof import('../compiler/compile.js')> | undefined;
+/** Executables of stages that are kept for each specialisation. */
+const stagesPerSpecialisation = 16;
+
+type Shapes = Readonly<Record<string, readonly number[]>>;
 
 export class Session {
   /** With the shapes and sizes that the session fixes. */
   readonly model: Model;
   readonly numerics: Numerics;
   readonly #handle: DeviceHandle;
-  readonly #dump: SessionOptions['dump'];
-  readonly #constants: ConstantStore;
-  readonly #renderer: Renderer;
-  /** Operators of the model wait for shapes or parameters. */
+  readonly #builder: Builder;
+  readonly #residents: Residents;
+  readonly #deviceTensors: DeviceTensors;
+  readonly #keys: StageKeys;
+  /** Operators of the model wait for shapes or data. */
   readonly #waits: boolean;
-  readonly #parameterNames = new Map<string, ReadonlySet<string>>();
-  readonly #specialisations: Specialisations;
-  readonly #reports = new WeakMap<Executable, SpecialisationReport>();
+  /** By shapes, least recently used first. */
+  readonly #trees = new Map<string, StageTree>();
+  readonly #cacheSize: number;
+  /** Executables of whole models, and of stages of models that are run in several. */
+  readonly #wholes: Specialisations;
+  readonly #parts: Specialisations;
+  readonly #counts = { stages: 0, demanded: 0 };
   #outputs: readonly ValueInfo[];
   /** Runs under way, those given up by their callers included. */
   readonly #active = new Set<Promise<unknown>>();
@@ -61,11 +74,18 @@ export class Session {
     this.numerics = numerics;
     this.#outputs = model.outputs;
     this.#handle = handle;
-    this.#dump = options.dump ?? model.dump;
-    this.#constants = new ConstantStore(handle.device, createHasher);
-    this.#renderer = new Renderer(handle.backend);
+    const makeRoom = async (): Promise<boolean> => {
+      const freed = await Promise.all([this.#wholes.evictIdle(), this.#parts.evictIdle()]);
+      return this.#residents.trim() || freed.includes(true);
+    };
+    this.#builder = new Builder(model.name, numerics, handle, options.dump ?? model.dump, createHasher, makeRoom);
+    this.#residents = new Residents(handle.device);
+    this.#deviceTensors = new DeviceTensors(handle.device, this.#residents);
+    this.#keys = new StageKeys(createHasher);
     this.#waits = model.graph.nodes.some((node) => node.op === 'source_op');
-    this.#specialisations = new Specialisations(options.cacheSize ?? defaultCacheSize);
+    this.#cacheSize = options.cacheSize ?? defaultCacheSize;
+    this.#wholes = new Specialisations(this.#cacheSize);
+    this.#parts = new Specialisations(this.#cacheSize * stagesPerSpecialisation);
     // One reaction for the life of the session: one for each run would pile up on this promise.
     handle.device.lost.then(
       ({ reason }) => this.#lose(reason),
@@ -128,72 +148,127 @@ export class Session {
 
   /**
    * Runs the model once. Typed arrays are read in place: they must not change before the promise settles. Runs may
-   * overlap; those of one shape execute in the order of their calls.
+   * overlap; those of one shape execute in the order of their calls. Tensors on the device go in without a copy to the
+   * host, and come out so where `outputs` says.
    * @throws TuttiError E_INPUT, E_ABORTED, E_DEVICE_LOST, E_DEVICE_CLOSED, and at new shapes those of `create`
    */
   async run(feeds: Feeds, options: RunOptions = {}): Promise<Record<string, Tensor>> {
     this.#checkUsable();
     const { signal } = options;
     if (signal?.aborted) throw abortError(signal);
-    const wanted = this.#wantedOutputs(options.outputs);
-    const checked = checkFeeds(this.model, feeds, (key) => this.#specialisations.has(key));
-    const work = this.#runChecked(checked, wanted, options);
-    this.#active.add(work);
-    const done = (): void => void this.#active.delete(work);
-    work.then(done, done);
-    const results = await this.#untilLostOrAborted(work, signal);
-    return Object.fromEntries(
-      wanted.map((position, i) => [this.model.outputs[position].name, Tensor.fromHost(results[i])]),
-    );
+    const wanted = wantedOutputs(options.outputs, this.outputNames);
+    const checked = checkFeeds(this.model, feeds, this.#handle.device, (key) => this.#trees.has(key));
+    const results = await this.#track(this.#runChecked(checked, wanted, options), signal);
+    return Object.fromEntries([...wanted.keys()].map((name) => [name, this.#tensorOf(name, results.get(name))]));
+  }
+
+  /**
+   * Fixes inputs and outputs on the device once, for many runs: nothing is checked, copied to or from the host, or
+   * allocated in between. Tensors may be bound as input and output at once: a state is then updated in place.
+   * @throws TuttiError E_INPUT
+   */
+  async bind(options: BindingOptions): Promise<Binding> {
+    this.#checkUsable();
+    return Binding.create(options, {
+      inputs: this.inputs,
+      outputNames: this.outputNames,
+      tensors: this.#deviceTensors,
+      run: async (feeds, wanted, { signal, profile }) => {
+        this.#checkUsable();
+        if (signal?.aborted) throw abortError(signal);
+        const checked = checkFeeds(this.model, feeds, this.#handle.device, (key) => this.#trees.has(key));
+        const results = await this.#track(this.#runChecked(checked, wanted, { signal, profile }), signal);
+        return (name) => this.#tensorOf(name, results.get(name));
+      },
+    });
+  }
+
+  /**
+   * A tensor in the device's memory, with the data given or zeros. It is the caller's to dispose.
+   * @throws TuttiError E_INPUT, E_OUT_OF_MEMORY
+   */
+  async tensor(type: TensorType, dims: readonly number[], data?: TensorData): Promise<Tensor> {
+    this.#checkUsable();
+    return this.#deviceTensors.create(type, dims, data);
   }
 
   async #runChecked(
     { tensors, shapes, key }: CheckedFeeds,
-    outputs: readonly number[],
-    { signal, profile }: RunOptions,
-  ): Promise<HostTensor[]> {
-    const values = this.#waits ? await this.#parameters(key, tensors, shapes) : {};
-    const lease = await this.#specialisations.lease(key + digestOf(values), () => this.#build(shapes, values));
+    wanted: ReadonlyMap<string, Wanted>,
+    { signal, profile }: Pick<RunOptions, 'signal' | 'profile'>,
+  ): Promise<Map<string, Tree<Placed>>> {
+    const tree = await this.#tree(key, shapes);
+    const context: ChainContext = {
+      device: this.#handle.device,
+      residents: this.#residents,
+      counts: this.#counts,
+      lease: (step) => this.#lease(step, shapes),
+      check: () => {
+        if (signal?.aborted) throw abortError(signal);
+        this.#checkUsable();
+      },
+    };
+    // What the caller disposes meanwhile is still needed.
+    const held = Object.values(tensors).flatMap((tensor) => (isOnDevice(tensor) ? [tensor.resident.hold()] : []));
     try {
-      if (signal?.aborted) throw abortError(signal);
-      return await lease.executable.run({ inputs: tensors, outputs, signal, profile });
+      return await runChain(context, { tree, inputs: tensors, wanted, signal, profile });
     } finally {
-      lease.release();
+      for (const resident of held) resident.release();
     }
+  }
+
+  #tensorOf(name: string, result: Tree<Placed> | undefined): Tensor {
+    if (result === undefined || result === null || isList(result)) {
+      throw new TuttiError('E_UNSUPPORTED', 'outputs of sequence or optional type are not supported', {
+        subject: name,
+      });
+    }
+    const placed = result as Placed;
+    return isOnDevice(placed) ? this.#deviceTensors.wrap(placed as OnDevice) : Tensor.fromHost(placed);
   }
 
   /** What was compiled, and how long it took. */
   report(): SessionReport {
-    const specialisations = this.#specialisations.ready.flatMap((executable) => {
-      const report = this.#reports.get(executable);
-      return report === undefined ? [] : [report];
-    });
-    return { model: this.model.name, device: this.device, numerics: this.numerics, specialisations };
+    const executables = [...this.#wholes.ready, ...this.#parts.ready];
+    return {
+      model: this.model.name,
+      device: this.device,
+      numerics: this.numerics,
+      specialisations: executables.flatMap((executable) => this.#builder.reportOf(executable)),
+      stages: { run: this.#counts.stages, planned: executables.length, valuesRead: this.#counts.demanded },
+    };
   }
 
   get memory(): SessionMemory {
     const { allocatedBytes, totalBytes } = this.#handle.device.memory();
+    const executables = [...this.#wholes.ready, ...this.#parts.ready];
     return {
-      constantBytes: this.#constants.bytes,
-      arenaBytes: this.#specialisations.ready.reduce((total, { arenaBytes }) => total + arenaBytes, 0),
+      constantBytes: this.#builder.constantBytes,
+      arenaBytes: executables.reduce((total, { arenaBytes }) => total + arenaBytes, 0),
+      residentBytes: this.#residents.bytes,
       deviceBytes: allocatedBytes,
       deviceTotalBytes: totalBytes,
     };
   }
 
-  /** Waits for runs under way, then gives everything back. Later runs reject with E_DEVICE_CLOSED. */
+  /**
+   * Waits for runs under way, then gives everything back. Later runs reject with E_DEVICE_CLOSED, and so does a run that
+   * is between two stages: a loop whose condition never fails would not end otherwise.
+   */
   close(): Promise<void> {
     this.#closed ??= (async () => {
       try {
         // A device that is lost never finishes what it has begun, and has nothing to give back.
         const lost = this.#handle.device.lost.catch(() => undefined);
         await Promise.race([lost, Promise.allSettled(this.#active)]);
+        const closing = Promise.all([this.#wholes.close(), this.#parts.close()]);
         await Promise.race([
           lost,
-          this.#specialisations.close().catch((error) => {
+          closing.catch((error) => {
             if (this.#lost === undefined) throw error;
           }),
         ]);
+        if (this.#lost === undefined) this.#residents.close();
       } finally {
         await this.#handle.release();
       }
@@ -207,90 +282,66 @@ export class Session {
 
   // --- compiling -------------------------------------------------------------------------------------------------
 
-  async #specialise(shapes: Readonly<Record<string, readonly number[]>>): Promise<void> {
-    try {
-      const lease = await this.#specialisations.lease(keyOf(this.model, shapes), () => this.#build(shapes));
-      this.#outputs = lease.executable.plan.outputs.map(
-        ({ name, dtype, shape }): ValueInfo => ({ name, type: typeOfDType(dtype), dtype, shape }),
+  async #specialise(shapes: Shapes): Promise<void> {
+    const step = (await this.#tree(keyOf(this.model, shapes), shapes)).first({});
+    // Where data of inputs decides, there is nothing to compile before the first run.
+    if (!step.whole) return;
+    const lease = await this.#lease(step, shapes);
+    this.#outputs = lease.executable.plan.outputs.map(
+      ({ name, dtype, shape }): ValueInfo => ({ name, type: typeOfDType(dtype), dtype, shape }),
+    );
+    lease.release();
+  }
+
+  /** The stages of the model at these shapes. */
+  async #tree(key: string, given: Shapes): Promise<StageTree> {
+    const known = this.#trees.get(key);
+    if (known !== undefined) {
+      this.#trees.delete(key);
+      this.#trees.set(key, known);
+      return known;
+    }
+    const { graph, sizes } = this.model;
+    const shapes = { ...this.model.shapes, ...given };
+    let tree: StageTree;
+    if (this.#waits) {
+      const { stageOf } = await compiler();
+      tree = new StageTree(
+        (values) => stageOf(graph, { shapes, dims: sizes, values }),
+        (stage) => this.#keys.of(stage.graph),
       );
-      lease.release();
-    } catch (error) {
-      // Where data of inputs decides shapes, there is nothing to compile before the first run.
-      if (!this.#waits || !(error instanceof TuttiError) || error.code !== 'E_UNSUPPORTED') throw error;
+    } else {
+      const stage = wholeStage(graph);
+      tree = new StageTree(
+        () => stage,
+        () => key,
+      );
     }
+    for (const old of this.#trees.keys()) {
+      if (this.#trees.size < this.#cacheSize) break;
+      this.#trees.delete(old);
+    }
+    this.#trees.set(key, tree);
+    return tree;
   }
 
-  /** The inputs that are parameters of the model under these shapes, with their data: an executable is made for them. */
-  async #parameters(
-    key: string,
-    tensors: readonly HostTensor[],
-    shapes: Readonly<Record<string, readonly number[]>>,
-  ): Promise<Readonly<Record<string, HostTensor>>> {
-    const { graph } = this.model;
-    planner ??= import('../compiler/compile.js');
-    const { parameterInputs } = await planner;
-    const values = Object.fromEntries(graph.inputs.map(({ name }, i) => [name, tensors[i]]));
-    const options = { shapes: { ...this.model.shapes, ...shapes }, dims: this.model.sizes, values };
-    const names = this.#parameterNames.get(key) ?? parameterInputs(graph, options);
-    if (this.#parameterNames.size >= 64) this.#parameterNames.clear();
-    this.#parameterNames.set(key, names);
-    return Object.fromEntries([...names].map((name) => [name, values[name]]));
-  }
-
-  async #build(
-    shapes: Readonly<Record<string, readonly number[]>>,
-    values: Readonly<Record<string, HostTensor>> = {},
-  ): Promise<Executable> {
-    const start = performance.now();
-    planner ??= import('../compiler/compile.js');
-    const { planPaced } = await planner;
-    await nextTurn();
-    const planStart = performance.now();
-    const { device } = this.#handle;
-    const pace = new Pace();
-    const options = {
-      numerics: this.numerics,
-      shapes: { ...this.model.shapes, ...shapes },
-      dims: this.model.sizes,
-      // Copies: what was compiled must not change with the caller's arrays.
-      values: Object.fromEntries(
-        Object.entries(values).map(([name, tensor]) => [name, { ...tensor, data: tensor.data.slice() }]),
-      ),
-      ...(this.#dump === undefined ? {} : { dump: this.#dump }),
-    };
-    const planned = await planPaced(this.model.graph, device.target, options, () => pace.breathe());
-    const planTime = performance.now() - planStart;
-    await nextTurn();
-    const create = () => Executable.create(this.model.name, device, planned, this.#constants, this.#renderer);
-    let executable: Executable;
-    try {
-      executable = await create();
-    } catch (error) {
-      const full = error instanceof TuttiError && error.code === 'E_OUT_OF_MEMORY';
-      // Other shapes may hold memory that nobody needs now.
-      if (!full || !(await this.#specialisations.evictIdle())) throw error;
-      executable = await create();
-    }
-    const times = { plan: planTime, ...executable.times, total: performance.now() - start };
-    log('info', () => `compiled ${this.model.name} for ${keyOf(this.model, shapes)} in ${times.total.toFixed(0)} ms`);
-    this.#reports.set(executable, { shapes, plan: planned.report, times });
-    return executable;
+  async #lease({ stage: { graph }, key, whole }: Step, shapes: Shapes) {
+    const symbolic = graph === this.model.graph;
+    const bindings = symbolic
+      ? { bindings: { shapes: { ...this.model.shapes, ...shapes }, dims: this.model.sizes } }
+      : undefined;
+    const cache = whole ? this.#wholes : this.#parts;
+    return cache.lease(key, () => this.#builder.build({ graph, shapes, ...bindings }));
   }
 
   // --- running ---------------------------------------------------------------------------------------------------
 
-  /** Positions of the outputs asked for. */
-  #wantedOutputs(names: readonly string[] | undefined): readonly number[] {
-    const present = this.outputNames;
-    if (names === undefined) return present.map((_, i) => i);
-    return [...new Set(names)].map((name) => {
-      const position = present.indexOf(name);
-      if (position >= 0) return position;
-      throw new TuttiError('E_INPUT', 'the model has no such output', {
-        subject: name,
-        expected: `one of ${present.join(', ')}`,
-      });
-    });
+  /** Counts the work as under way; it fails at once when the device is lost or the signal fires. */
+  #track<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+    this.#active.add(work);
+    const done = (): void => void this.#active.delete(work);
+    work.then(done, done);
+    return this.#untilLostOrAborted(work, signal);
   }
 
   #checkUsable(): void {
@@ -328,20 +379,4 @@ export class Session {
       );
     });
   }
-}
-
-/** Part of a key: equal data, equal text. Parameters are small. */
-function digestOf(values: Readonly<Record<string, HostTensor>>): string {
-  return Object.entries(values)
-    .map(([name, tensor]) => `;${name}=${Array.from(tensor.data as ArrayLike<unknown>, String).join(' ')}`)
-    .join('');
-}
-
-/** A reason of the caller's own is theirs to get back; the standard ones become E_ABORTED. */
-function abortError(signal: AbortSignal): Error {
-  const reason: unknown = signal.reason;
-  const standard = reason instanceof DOMException && (reason.name === 'AbortError' || reason.name === 'TimeoutError');
-  if (reason instanceof Error && !standard) return reason;
-  const message = standard && reason.name === 'TimeoutError' ? 'the run took too long' : 'the run was aborted';
-  return new TuttiError('E_ABORTED', message, { cause: reason });
 }

@@ -16,6 +16,7 @@ import { TuttiError } from '../compiler/error.js';
 import { encodeMiniFloat } from '../compiler/minifloat.js';
 import { f32ToBf16, f32ToF16 } from '../compiler/numeric.js';
 import { dataLength, type HostTensor, sizeOf } from '../compiler/tensor.js';
+import type { Resident } from './residents.js';
 
 /**
  * Element types and the data each has: float16 and bfloat16 Uint16Array (bits), float8 Uint8Array (bits), bool
@@ -96,11 +97,23 @@ export function typeOfDType(dtype: DType): TensorType {
   return type;
 }
 
+/** Where the data of a tensor is: `cpu` is the host's memory. */
+export type TensorLocation = 'cpu' | 'device';
+
+/** The memory of a tensor that lies on a device; sessions make these. */
+export interface DeviceStorage {
+  /** Identity of the open device. */
+  readonly device: object;
+  readonly resident: Resident;
+  read(dtype: DType, dims: readonly number[]): Promise<HostTensor>;
+}
+
 export class Tensor {
   readonly type: TensorType;
   readonly dims: readonly number[];
-  readonly location = 'cpu';
+  readonly location: TensorLocation = 'cpu';
   #data: NumericArray | readonly string[] | undefined;
+  #storage: DeviceStorage | undefined;
 
   /**
    * `new Tensor('float32', data, [1, 3])`, or `new Tensor(data, dims)` with the type that the array has (plain numbers:
@@ -110,8 +123,20 @@ export class Tensor {
    */
   constructor(type: TensorType, data: TensorData, dims?: readonly number[]);
   constructor(data: TensorData, dims?: readonly number[]);
-  constructor(first: TensorType | TensorData, second?: TensorData | readonly number[], third?: readonly number[]) {
+  constructor(type: TensorType, storage: DeviceStorage, dims: readonly number[]);
+  constructor(
+    first: TensorType | TensorData,
+    second?: TensorData | DeviceStorage | readonly number[],
+    third?: readonly number[],
+  ) {
     const typed = typeof first === 'string';
+    if (typed && isStorage(second)) {
+      this.type = first;
+      this.dims = checkDims(third ?? []);
+      this.location = 'device';
+      this.#storage = second;
+      return;
+    }
     const data = typed ? (second as TensorData | undefined) : first;
     if (typed && !isTensorType(first)) {
       throw inputError(`unknown tensor type '${String(first)}'`, `one of ${Object.keys(types).join(', ')}`);
@@ -141,10 +166,19 @@ export class Tensor {
     return { dtype: this.dtype, shape: this.dims, data: this.data };
   }
 
-  /** @throws TuttiError E_INPUT after `dispose`. */
+  /** @throws TuttiError E_INPUT after `dispose`, and where the data is on a device: `getData` fetches it from there. */
   get data(): NumericArray | readonly string[] {
-    if (this.#data === undefined) throw inputError('the tensor is disposed');
-    return this.#data;
+    if (this.#data !== undefined) return this.#data;
+    if (this.#storage === undefined) throw inputError('the tensor is disposed');
+    throw new TuttiError('E_INPUT', 'the data of the tensor is on a device', {
+      remedy: 'Fetch it: await tensor.getData().',
+    });
+  }
+
+  /** The memory of a tensor on a device. @throws TuttiError E_INPUT after `dispose` */
+  get storage(): DeviceStorage | undefined {
+    if (this.#storage === undefined && this.#data === undefined) throw inputError('the tensor is disposed');
+    return this.#storage;
   }
 
   get dtype(): DType {
@@ -156,20 +190,45 @@ export class Tensor {
     return sizeOf(this.dims);
   }
 
-  async getData(): Promise<NumericArray | readonly string[]> {
-    return this.data;
+  /**
+   * The data, read from the device if it is there. With `release` it is kept on the host from then on, and the device's
+   * memory is given back.
+   */
+  async getData(release = false): Promise<NumericArray | readonly string[]> {
+    const { storage } = this;
+    if (storage === undefined) return this.data;
+    const { data } = await storage.read(this.dtype, this.dims);
+    if (release) {
+      this.#letGo();
+      this.#data = data;
+      (this as { location: TensorLocation }).location = 'cpu';
+    }
+    return data;
   }
 
-  /** The same data under other dims of equal size. */
+  /** The same data under other dims of equal size; on a device both share the memory, and each is to be disposed. */
   reshape(dims: readonly number[]): Tensor {
-    return new Tensor(this.type, this.data, dims);
+    const { storage } = this;
+    if (storage === undefined) return new Tensor(this.type, this.data, dims);
+    checkLength(this.type, dataLength(this.dtype, this.size), dims);
+    return new Tensor(this.type, { ...storage, resident: storage.resident.hold() }, dims);
   }
 
-  /** Lets go of the data. */
+  /** Lets go of the data; memory of a device is given back. */
   dispose(): void {
     this.#data = undefined;
+    this.#letGo();
+  }
+
+  #letGo(): void {
+    const storage = this.#storage;
+    this.#storage = undefined;
+    storage?.resident.release();
   }
 }
+
+const isStorage = (data: unknown): data is DeviceStorage =>
+  typeof data === 'object' && data !== null && 'resident' in data;
 
 function inferType(data: TensorData): TensorType {
   if (data instanceof Float64Array) return 'float64';

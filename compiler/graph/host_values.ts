@@ -51,8 +51,17 @@ interface Knowledge {
 
 interface Provided {
   readonly data: HostTensor;
+  /** What was built must not change with the user's arrays. */
+  copy?: HostTensor;
   readonly sight: Exclude<Sight, 'constants'>;
   readonly use: () => void;
+}
+
+function lookAt(provided: Provided): HostTensor {
+  provided.use();
+  const { data } = provided;
+  provided.copy ??= { ...data, data: data.data.slice() } as HostTensor;
+  return provided.copy;
 }
 
 const nothing = (): Knowledge => ({ tensors: new Map(), contents: new Map() });
@@ -155,8 +164,7 @@ export class HostBuilder extends GraphBuilder {
     const provided = this.#visible(value);
     // What is asked for itself may be of any type and size.
     if (provided !== undefined) {
-      provided.use();
-      return provided.data;
+      return lookAt(provided);
     }
     const { tensors } = this.#knowledge[this.#sight];
     const stack: Value[] = [value];
@@ -207,8 +215,7 @@ export class HostBuilder extends GraphBuilder {
     const provided = this.#visible(value);
     if (provided !== undefined) {
       if (!(isInt(dtype) || dtype === 'bool') || sizeOf(provided.data.shape) > maximumParameter) return undefined;
-      provided.use();
-      return provided.data;
+      return lookAt(provided);
     }
     const node = this.producerOf(value);
     if (node === undefined || unknown || node.op === 'source_op' || !isConcrete(shape)) return undefined;

@@ -1,0 +1,118 @@
+/** Inputs and outputs of a session fixed on the device, for many runs. */
+import { TuttiError } from '../compiler/error.js';
+import type { BindingOptions, Feeds, RunOptions, ValueInfo } from './api.js';
+import type { OnDevice, Wanted } from './chain.js';
+import type { DeviceTensors } from './device_tensors.js';
+import { wrap } from './feeds.js';
+import { wantedOutputs } from './outputs.js';
+import { Tensor, type TensorData } from './tensor.js';
+
+export interface BoundSession {
+  readonly inputs: readonly ValueInfo[];
+  readonly outputNames: readonly string[];
+  readonly tensors: DeviceTensors;
+  /** Resolves to what gives each output as a tensor. */
+  run(
+    feeds: Feeds,
+    wanted: ReadonlyMap<string, Wanted>,
+    options: Pick<RunOptions, 'signal' | 'profile'>,
+  ): Promise<(name: string) => Tensor>;
+}
+
+/** Made by `session.bind`. */
+export class Binding {
+  readonly #session: BoundSession;
+  readonly #inputs: Readonly<Record<string, Tensor>>;
+  /** Copies of host tensors that were made for the binding. */
+  readonly #own: readonly Tensor[];
+  readonly #wanted: ReadonlyMap<string, Wanted>;
+  readonly #bound: ReadonlyMap<string, Tensor>;
+
+  private constructor(
+    session: BoundSession,
+    inputs: Readonly<Record<string, Tensor>>,
+    own: readonly Tensor[],
+    wanted: ReadonlyMap<string, Wanted>,
+    bound: ReadonlyMap<string, Tensor>,
+  ) {
+    this.#session = session;
+    this.#inputs = inputs;
+    this.#own = own;
+    this.#wanted = wanted;
+    this.#bound = bound;
+  }
+
+  /** @throws TuttiError E_INPUT, E_OUT_OF_MEMORY */
+  static async create({ inputs, outputs }: BindingOptions, session: BoundSession): Promise<Binding> {
+    const wanted = new Map<string, Wanted>();
+    const bound = new Map<string, Tensor>();
+    const names = session.outputNames;
+    const given = Object.entries(outputs ?? {});
+    const tensors = given.filter((entry): entry is [string, Tensor] => entry[1] instanceof Tensor);
+    const asked = Object.fromEntries(
+      given.map(([name, target]) => [name, target instanceof Tensor ? 'device' : target]),
+    );
+    for (const [name, goal] of wantedOutputs(outputs && asked, names)) wanted.set(name, goal);
+    for (const [name, target] of tensors) {
+      wanted.set(name, { place: 'device', into: placeOf(target, name, session) });
+      bound.set(name, target);
+    }
+    const own: Tensor[] = [];
+    const onDevice: Record<string, Tensor> = {};
+    for (const [name, given] of Object.entries(inputs)) {
+      const info = session.inputs.find((input) => input.name === name);
+      if (info === undefined) throw new TuttiError('E_INPUT', 'the model has no such input', { subject: name });
+      const tensor = given instanceof Tensor ? given : wrap(given, info);
+      // Strings are the host's in any case.
+      if (tensor.location === 'device' || tensor.type === 'string') onDevice[name] = tensor;
+      else {
+        onDevice[name] = await session.tensors.upload(tensor.toHost());
+        own.push(onDevice[name]);
+      }
+    }
+    return new Binding(session, onDevice, own, wanted, bound);
+  }
+
+  /**
+   * Runs the model once on what is bound. Outputs written to tensors that were bound are those tensors.
+   * @throws TuttiError as `Session.run`
+   */
+  async run(options: Pick<RunOptions, 'signal' | 'profile'> = {}): Promise<Record<string, Tensor>> {
+    const result = await this.#session.run(this.#inputs, this.#wanted, options);
+    const entries = [...this.#wanted.keys()].map((name) => {
+      const made = result(name);
+      const target = this.#bound.get(name);
+      // The caller has the tensor already: this share is one too many.
+      if (target !== undefined) made.dispose();
+      return [name, target ?? made] as const;
+    });
+    return Object.fromEntries(entries);
+  }
+
+  /**
+   * Overwrites a bound input, for the runs that are started from now on.
+   * @throws TuttiError E_INPUT
+   */
+  async write(name: string, data: TensorData): Promise<void> {
+    const tensor = this.#inputs[name];
+    const { storage } = tensor ?? {};
+    if (storage === undefined) throw new TuttiError('E_INPUT', 'no input of this name is bound', { subject: name });
+    await this.#session.tensors.fill(new Tensor(tensor.type, data, tensor.dims).toHost(), storage.resident);
+  }
+
+  /** Gives back the copies that were made for the binding; tensors that were handed in stay the caller's. */
+  dispose(): void {
+    for (const tensor of this.#own) tensor.dispose();
+  }
+}
+
+function placeOf(tensor: Tensor, name: string, { tensors }: BoundSession): OnDevice {
+  const { storage, dtype, dims } = tensor;
+  if (storage === undefined || storage.device !== tensors.device) {
+    throw new TuttiError('E_INPUT', 'the tensor bound to an output does not lie on the device of the session', {
+      subject: name,
+      remedy: 'Make it with session.tensor(type, dims).',
+    });
+  }
+  return { dtype, shape: dims, resident: storage.resident };
+}

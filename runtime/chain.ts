@@ -1,0 +1,277 @@
+/** A run in stages: what later stages need stays on the device, what decides how to go on is read. */
+import type { Command, Device, HostRead, HostWrite } from '../backends/backend.js';
+import { bytesOf } from '../compiler/dtype.js';
+import { TuttiError } from '../compiler/error.js';
+import { leavesOf, mapLeaves, type Tree } from '../compiler/passes/mapped.js';
+import type { Held, Stage, StageOutput } from '../compiler/passes/stages.js';
+import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
+import type { RunProfile } from './api.js';
+import { nextTurn } from './pace.js';
+import { type Resident, type Residents, words } from './residents.js';
+import type { Lease } from './specialisations.js';
+import type { StageTree, Step } from './stage_tree.js';
+import { wireBytes } from './wire.js';
+
+/** A tensor on the device. */
+export interface OnDevice {
+  readonly dtype: HostTensor['dtype'];
+  readonly shape: readonly number[];
+  readonly resident: Resident;
+}
+export type Placed = HostTensor | OnDevice;
+export const isOnDevice = (tensor: Placed): tensor is OnDevice => 'resident' in tensor;
+
+/** What a session lends to a run. */
+export interface ChainContext {
+  readonly device: Device;
+  readonly residents: Residents;
+  /** The executable of a stage, built if it is not there. */
+  lease(step: Step): Promise<Lease>;
+  /** Throws if the run must not go on. Asked between stages. */
+  check(): void;
+  readonly counts: { stages: number; demanded: number };
+}
+
+/** Where an output is to be; `into` is memory of the caller's that it is to fill. */
+export interface Wanted {
+  readonly place: 'cpu' | 'device';
+  readonly into?: OnDevice;
+}
+
+export interface ChainRun {
+  readonly tree: StageTree;
+  /** By name; those on the device belong to the caller. */
+  readonly inputs: Readonly<Record<string, Placed>>;
+  /** By name of the output. */
+  readonly wanted: ReadonlyMap<string, Wanted>;
+  readonly signal?: AbortSignal;
+  readonly profile?: (profile: RunProfile) => void;
+}
+
+/**
+ * Runs stage after stage until the outputs are there. Results on the device are the caller's to release.
+ * @throws TuttiError as `Executable.run`, and what `check` throws
+ */
+export async function runChain(context: ChainContext, run: ChainRun): Promise<Map<string, Tree<Placed>>> {
+  const walk = new Walk(context, run);
+  try {
+    return await walk.toEnd();
+  } finally {
+    walk.release();
+  }
+}
+
+class Walk {
+  readonly #context: ChainContext;
+  readonly #run: ChainRun;
+  readonly #values: Readonly<Record<string, HostTensor>>;
+  /** What is there; residents in it are held. */
+  readonly #tensors = new Map<Held, Placed>();
+  readonly #dispatches: RunProfile['dispatches'][number][] = [];
+
+  constructor(context: ChainContext, run: ChainRun) {
+    this.#context = context;
+    this.#run = run;
+    const onHost = Object.entries(run.inputs).filter((entry): entry is [string, HostTensor] => !isOnDevice(entry[1]));
+    this.#values = Object.fromEntries(onHost);
+  }
+
+  release(): void {
+    for (const tensor of this.#tensors.values()) if (isOnDevice(tensor)) tensor.resident.release();
+    this.#tensors.clear();
+  }
+
+  async toEnd(): Promise<Map<string, Tree<Placed>>> {
+    const { tree, profile } = this.#run;
+    const { counts, check } = this.#context;
+    let step = tree.first(this.#values);
+    for (;;) {
+      counts.stages++;
+      const { stage } = step;
+      if (stage.outputs.length > 0) await this.#execute(step);
+      // Nothing was waited for: give others their turn.
+      else await nextTurn();
+      if (stage.next.kind === 'done') {
+        const outputs = await this.#collect(stage.next.outputs);
+        profile?.({ dispatches: this.#dispatches });
+        return outputs;
+      }
+      const { demanded, live } = stage.next;
+      const answers = await this.#read(demanded);
+      counts.demanded += demanded.length;
+      this.#forget(live);
+      check();
+      step = tree.after(step, answers, this.#values);
+    }
+  }
+
+  async #execute(step: Step): Promise<void> {
+    const { stage } = step;
+    const { residents } = this.#context;
+    const { signal, profile } = this.#run;
+    const lease = await this.#context.lease(step);
+    const taken: Resident[] = [];
+    try {
+      if (signal?.aborted) throw signal.reason;
+      const { executable } = lease;
+      const fill: { to: Resident; data: HostTensor }[] = [];
+      const inputs = stage.inputs.map((held): HostTensor | Resident => {
+        const tensor = this.#tensorOf(held);
+        if (isOnDevice(tensor)) return tensor.resident;
+        if (!this.#staysUseful(stage, held) || sizeOf(tensor.shape) === 0) return tensor;
+        // Uploaded once, for this stage and those to come.
+        const to = residents.take(bytesOf(tensor.dtype, sizeOf(tensor.shape)));
+        fill.push({ to, data: tensor });
+        this.#tensors.set(held, { dtype: tensor.dtype, shape: tensor.shape, resident: to });
+        return to;
+      });
+      const goals = this.#goals(stage);
+      const reads: number[] = [];
+      const keep = new Map<number, Resident>();
+      const made = new Map<Held, Placed>();
+      stage.outputs.forEach((held, i) => {
+        const goal = goals.get(held);
+        if (goal === undefined) return;
+        const { name, dtype, shape, constant, location } = executable.plan.outputs[i];
+        if (goal.into !== undefined) checkFits(name, { dtype, shape }, goal.into);
+        if (goal.place === 'cpu' || constant !== undefined || location === undefined) reads.push(i);
+        else {
+          const resident = goal.into?.resident.hold() ?? residents.take(location.bytes);
+          taken.push(resident);
+          keep.set(i, resident);
+          made.set(held, { dtype, shape, resident });
+        }
+      });
+      const record = profile && ((own: RunProfile) => void this.#dispatches.push(...own.dispatches));
+      const results = await executable.run({ inputs, outputs: reads, keep, fill, signal, profile: record });
+      reads.forEach((i, k) => {
+        made.set(stage.outputs[i], results[k]);
+      });
+      for (const [held, tensor] of made) this.#tensors.set(held, tensor);
+      taken.length = 0;
+    } finally {
+      for (const resident of taken) resident.release();
+      lease.release();
+    }
+  }
+
+  /** Where each output of a stage is to go: nowhere if it is not listed. */
+  #goals({ next, outputs }: Stage): ReadonlyMap<Held, Wanted> {
+    const goals = new Map<Held, Wanted>();
+    if (next.kind === 'done') {
+      for (const { name, held } of next.outputs) {
+        const goal = this.#run.wanted.get(name);
+        if (goal !== undefined) for (const leaf of leavesOf(held)) if (!goals.has(leaf)) goals.set(leaf, goal);
+      }
+      return goals;
+    }
+    for (const held of outputs) if (next.live.has(held)) goals.set(held, { place: 'device' });
+    for (const held of next.demanded) goals.set(held, { place: 'cpu' });
+    return goals;
+  }
+
+  #staysUseful({ next }: Stage, held: Held): boolean {
+    return next.kind === 'cut' && held.kind === 'input' && next.live.has(held);
+  }
+
+  #tensorOf(held: Held): Placed {
+    if (held.kind === 'host') return held.data.load();
+    const known = this.#tensors.get(held) ?? (held.kind === 'input' ? this.#run.inputs[held.name] : undefined);
+    if (known === undefined) throw new Error(`${held.name} is not there`);
+    return known;
+  }
+
+  /** On the host. */
+  async #read(all: readonly Held[]): Promise<HostTensor[]> {
+    const reads: HostRead[] = [];
+    const tensors = all.map((held): HostTensor => {
+      // An input that was uploaded is still on the host.
+      const given = held.kind === 'input' ? this.#values[held.name] : undefined;
+      const tensor = given ?? this.#tensorOf(held);
+      if (!isOnDevice(tensor)) return tensor;
+      return readInto(tensor, reads);
+    });
+    if (reads.length > 0) await this.#context.device.queue.submit({ reads });
+    return tensors;
+  }
+
+  #forget(live: ReadonlySet<Held>): void {
+    for (const [held, tensor] of this.#tensors) {
+      if (live.has(held)) continue;
+      if (isOnDevice(tensor)) tensor.resident.release();
+      this.#tensors.delete(held);
+    }
+  }
+
+  async #collect(all: readonly StageOutput[]): Promise<Map<string, Tree<Placed>>> {
+    const { wanted } = this.#run;
+    const reads: HostRead[] = [];
+    const writes: HostWrite[] = [];
+    const copies: Command[] = [];
+    const outputs = new Map<string, Tree<Placed>>();
+    for (const { name, held } of all) {
+      const goal = wanted.get(name);
+      if (goal === undefined) continue;
+      const place = (leaf: Held): Placed => {
+        const tensor = this.#tensorOf(leaf);
+        if (goal.place === 'device') return this.#onDevice(name, tensor, goal.into, writes, copies);
+        if (isOnDevice(tensor)) return readInto(tensor, reads);
+        // The caller may write into what it gets.
+        return leaf.kind === 'result' ? tensor : ({ ...tensor, data: tensor.data.slice() } as HostTensor);
+      };
+      outputs.set(name, mapLeaves(held, place));
+    }
+    const { device } = this.#context;
+    if (copies.length > 0) {
+      const list = await device.record(copies);
+      await device.queue.submit({ list }).finally(() => list.release());
+    }
+    if (reads.length + writes.length > 0) await device.queue.submit({ reads, writes });
+    return outputs;
+  }
+
+  /** An output where the caller wants it on the device; most are there already. */
+  #onDevice(
+    name: string,
+    tensor: Placed,
+    into: OnDevice | undefined,
+    writes: HostWrite[],
+    copies: Command[],
+  ): OnDevice {
+    const { dtype, shape } = tensor;
+    if (dtype === 'string') throw new TuttiError('E_INPUT', 'strings do not lie on a device', { subject: name });
+    if (into !== undefined) checkFits(name, tensor, into);
+    if (isOnDevice(tensor)) {
+      if (into === undefined) return { ...tensor, resident: tensor.resident.hold() };
+      const resident = into.resident.hold();
+      if (into.resident.buffer !== tensor.resident.buffer) {
+        copies.push({ kind: 'copy', from: words(tensor.resident.range()), to: words(resident.range()) });
+      }
+      return { dtype, shape, resident };
+    }
+    const data = wireBytes(tensor);
+    const resident = into?.resident.hold() ?? this.#context.residents.take(data.byteLength);
+    if (data.byteLength > 0) writes.push({ to: resident.range(), data });
+    return { dtype, shape, resident };
+  }
+}
+
+function checkFits(name: string, found: Pick<HostTensor, 'dtype' | 'shape'>, into: OnDevice): void {
+  const text = ({ dtype, shape }: Pick<HostTensor, 'dtype' | 'shape'>): string => `${dtype}[${shape.join(', ')}]`;
+  if (text(found) === text(into)) return;
+  throw new TuttiError('E_INPUT', 'the tensor bound to an output is of another type', {
+    subject: name,
+    expected: text(found),
+    found: text(into),
+  });
+}
+
+/** A host tensor that the read will fill. */
+export function readInto({ dtype, shape, resident }: OnDevice, reads: HostRead[]): HostTensor {
+  if (dtype === 'string') throw new TuttiError('E_UNSUPPORTED', 'strings do not lie on a device');
+  const bytes = bytesOf(dtype, sizeOf(shape));
+  if (bytes === 0) return emptyTensor(dtype, shape);
+  const into = new Uint8Array(bytes);
+  reads.push({ from: { ...resident.range(), bytes }, into });
+  return tensorFromBytes(dtype, shape, into);
+}
