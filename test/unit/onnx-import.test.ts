@@ -295,14 +295,14 @@ describe('control flow', () => {
   it('a body that uses what is nowhere is refused by name', () => {
     const body = {
       name: 'b',
-      input: [{ name: 'i' }, { name: 'c' }],
+      input: [{ name: 'i' }, { name: 'c' }, { name: 'h' }],
       node: [node('d = Not(nowhere)')],
-      output: [{ name: 'd' }],
+      output: [{ name: 'd' }, { name: 'h' }],
     };
     const error = errorOf(() =>
       load({
         inputs: [value('x', 'f32', [1])],
-        nodes: [node(' = Loop(, , )', { body }, { name: 'again' }), node('y = Neg(x)')],
+        nodes: [node('y = Loop(, , x)', { body }, { name: 'again' })],
         outputs: ['y'],
       }),
     );
@@ -529,5 +529,13 @@ describe('models that are not valid', () => {
         }),
       ),
     ).toBe('[20007]');
+  });
+  it('what no output needs is not looked at', () => {
+    const graph = load({
+      inputs: [value('x', 'f32', [1])],
+      nodes: [node('n = NoSuchOperator(x)'), node('y = Neg(x)')],
+      outputs: ['y'],
+    });
+    expect(kinds(graph)).toEqual(['neg']);
   });
 });

@@ -9,7 +9,7 @@ import { attributesOf, resolveReference } from './attributes.js';
 import type { SourceOperator } from './context.js';
 import { convert, findConversion, isStandardDomain, structuralOperator, supportedOpsets } from './convert.js';
 import { declareInputs, type ShapeOptions } from './inputs.js';
-import { freeNames, orderNodes, type PlacedNode } from './order.js';
+import { freeNames, liveNodes, orderNodes, type PlacedNode } from './order.js';
 import { type AttributeProto, decode, type FunctionProto, type GraphProto, type ModelProto } from './proto.js';
 import { constantOf, denseOf, type ExternalReader } from './tensors.js';
 
@@ -75,6 +75,8 @@ export function importOnnx(bytes: Uint8Array, options: ImportOptions = {}): Grap
   return new Importer(model, model.graph, options).run();
 }
 
+const namesOf = (infos: GraphProto['output']): readonly string[] => infos.map(({ name = '' }) => name);
+
 const functionKey = (domain: string, name: string, overload: string): string =>
   `${isStandardDomain(domain) ? '' : domain}:${name}:${overload}`;
 
@@ -111,7 +113,7 @@ class Importer {
       names.add(name);
     }
     for (const input of declareInputs(b, open, this.#options)) scope.set(input.name, input);
-    this.#nodes(this.#graph, frame);
+    this.#nodes(this.#graph, namesOf(this.#graph.output), frame);
     if (this.#graph.output.length === 0) throw new TuttiError('E_MODEL_INVALID', 'the graph has no outputs');
     const outputs = new Set<string>();
     for (const { name = '' } of this.#graph.output) {
@@ -144,11 +146,13 @@ class Importer {
     }
   }
 
-  #nodes(graph: Pick<GraphProto, 'node'>, frame: Frame): void {
+  /** Converts the nodes that the named outputs need. */
+  #nodes(graph: Pick<GraphProto, 'node'>, outputs: readonly string[], frame: Frame): void {
     const { scope } = frame;
     const visible = (name: string): boolean => scope.get(name) !== undefined;
     // A subgraph may define names anew that an outer graph has, but not its own.
-    for (const placed of orderNodes(graph.node, visible, (name) => scope.hasOwn(name))) this.#node(placed, frame);
+    const ordered = orderNodes(graph.node, visible, (name) => scope.hasOwn(name));
+    for (const placed of liveNodes(ordered, outputs)) this.#node(placed, frame);
   }
 
   #node({ node, name: ownName }: PlacedNode, frame: Frame): void {
@@ -266,7 +270,7 @@ class Importer {
     }
     const inner: Frame = { ...frame, b, scope, prefix, depth: frame.depth + 1 };
     this.#initializers(graph, inner);
-    this.#nodes(graph, inner);
+    this.#nodes(graph, namesOf(graph.output), inner);
     const names = new Set<string>();
     for (const { name = '' } of graph.output) {
       const value = scope.get(name);
@@ -319,7 +323,7 @@ class Importer {
     const nodes = body.node.map((inner) => ({ ...inner, input: inner.input.map((x) => (absent.has(x) ? '' : x)) }));
     const opsets = new Map([...frame.opsets, ...opsetsOf(body.opsetImport, `function ${body.name}`, true)]);
     const { b, depth } = frame;
-    this.#nodes({ node: nodes }, { b, scope, opsets, prefix: `${name}/`, attributes, depth: depth + 1 });
+    this.#nodes({ node: nodes }, body.output, { b, scope, opsets, prefix: `${name}/`, attributes, depth: depth + 1 });
     return body.output.map((output) => scope.get(output));
   }
 
@@ -345,7 +349,7 @@ class Importer {
       const prefix = `${source.node}/${label}/`;
       const inner: Frame = { ...frame, scope: new Scope(frame.scope), prefix, depth: frame.depth + 1 };
       this.#initializers(graph, inner);
-      this.#nodes(graph, inner);
+      this.#nodes(graph, namesOf(graph.output), inner);
       return graph.output.map(({ name = '' }) => inner.scope.get(name));
     };
     const known = b.contentOf(condition);

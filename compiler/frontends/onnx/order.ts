@@ -12,6 +12,20 @@ export interface PlacedNode {
 const subgraphs = (node: NodeProto): GraphProto[] =>
   node.attribute.flatMap(({ g, graphs }) => (g === undefined ? [...graphs] : [g, ...graphs]));
 
+/** Those of nodes in order that the outputs need: what is wrong with the others does not matter. */
+export function liveNodes(ordered: readonly PlacedNode[], outputs: Iterable<string>): readonly PlacedNode[] {
+  const needed = new Set(outputs);
+  const live: PlacedNode[] = [];
+  for (let i = ordered.length - 1; i >= 0; i--) {
+    const { node } = ordered[i];
+    if (!node.output.some((name) => name !== '' && needed.has(name))) continue;
+    live.push(ordered[i]);
+    for (const input of node.input) needed.add(input);
+    for (const graph of subgraphs(node)) for (const name of freeNames(graph)) needed.add(name);
+  }
+  return live.reverse();
+}
+
 /** Names that a graph uses without defining them: values of enclosing graphs. The decoder bounds the nesting. */
 export function freeNames(graph: GraphProto): Set<string> {
   const own = new Set([
