@@ -72,6 +72,7 @@ export async function findTarget(name: string): Promise<NamedTarget> {
 const defaultArch: Readonly<Record<string, string>> = {
   cpu: process.arch === 'arm64' ? 'aarch64' : 'x86-64-v3',
   cuda: 'sm_80',
+  metal: 'apple7',
   vulkan: 'spirv1.3',
   webgpu: 'wgsl',
 };

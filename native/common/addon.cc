@@ -1,10 +1,11 @@
-// The add-on's entry point: one sub-object a driver, `{ files, cpu, vulkan, cuda }`. A driver that cannot work on this
+// The add-on's entry point: one sub-object a driver, `{ files, cpu, vulkan, cuda, metal }`. A driver that cannot work on this
 // machine still registers and says why when it is probed; loading the add-on never fails because of a missing GPU.
 
 #include <napi.h>
 
 #include "../cpu/cpu.h"
 #include "../cuda/cuda.h"
+#include "../metal/metal.h"
 #include "../vulkan/vulkan.h"
 #include "files.h"
 
@@ -15,6 +16,7 @@ static Napi::Object InitAddon(Napi::Env env, Napi::Object exports) {
   exports.Set("cpu", InitCpu(env));
   exports.Set("vulkan", InitVulkan(env));
   exports.Set("cuda", InitCuda(env));
+  exports.Set("metal", InitMetal(env));
   return exports;
 }
 

@@ -123,7 +123,6 @@ struct CompletedHandler {
   X(maxThreadsPerThreadgroup, "maxThreadsPerThreadgroup", MTLSize())                                                  \
   X(maxBufferLength, "maxBufferLength", NSUInteger())                                                                 \
   X(recommendedMaxWorkingSetSize, "recommendedMaxWorkingSetSize", uint64_t())                                         \
-  X(currentAllocatedSize, "currentAllocatedSize", NSUInteger())                                                       \
   X(newCommandQueueWithMaxCommandBufferCount, "newCommandQueueWithMaxCommandBufferCount:", id(NSUInteger)) /* +1 */   \
   X(newBufferWithLength, "newBufferWithLength:options:", id(NSUInteger, NSUInteger)) /* +1, nil: no memory */         \
   X(newLibraryWithSource, "newLibraryWithSource:options:error:", id(id, id, id*)) /* +1: NSString, MTLCompileOptions */ \
@@ -149,8 +148,6 @@ struct CompletedHandler {
   X(setLabel, "setLabel:", void(id)) /* NSString; also MTLBuffer, MTLCommandBuffer and others */                      \
   /* MTLComputePipelineState */                                                                                       \
   X(maxTotalThreadsPerThreadgroup, "maxTotalThreadsPerThreadgroup", NSUInteger())                                     \
-  X(threadExecutionWidth, "threadExecutionWidth", NSUInteger())                                                       \
-  X(staticThreadgroupMemoryLength, "staticThreadgroupMemoryLength", NSUInteger())                                     \
   /* MTLBinaryArchiveDescriptor, MTLBinaryArchive */                                                                  \
   X(setUrl, "setUrl:", void(id)) /* nil: a new archive. NSURL: of a file written by serializeToURL */                 \
   X(addComputePipelineFunctions, "addComputePipelineFunctionsWithDescriptor:error:", bool(id, id*))                   \
@@ -219,7 +216,7 @@ constexpr NSUInteger kUsageReadWrite = 3;
 /** MTLIndirectCommandType. */
 constexpr NSUInteger kIndirectConcurrentDispatch = 1 << 5;
 /** MTLCommandBufferStatus. */
-constexpr NSUInteger kStatusCompleted = 4, kStatusError = 5;
+constexpr NSUInteger kStatusError = 5;  // 4: completed
 /** MTLCounterSamplingPoint. */
 constexpr NSUInteger kSamplingAtStageBoundary = 0;
 /** A sample that the device could not take. */
@@ -227,21 +224,16 @@ constexpr uint64_t kCounterError = ~0ull;
 /** MTLCommonCounterSetTimestamp. */
 constexpr const char* kTimestampCounterSet = "timestamp";
 
-/** MTLGPUFamily. */
-constexpr NSInteger kFamilyApple1 = 1001, kFamilyMac2 = 2002, kFamilyCommon3 = 3003, kFamilyMetal3 = 5001,
-                    kFamilyMetal4 = 5002;
-
-/** MTLCommandBufferError, of domain MTLCommandBufferErrorDomain. */
+/** MTLCommandBufferError. */
+constexpr const char* kCommandBufferErrorDomain = "MTLCommandBufferErrorDomain";
 constexpr NSInteger kErrorInternal = 1, kErrorTimeout = 2, kErrorPageFault = 3, kErrorAccessRevoked = 4,
-                    kErrorNotPermitted = 7, kErrorOutOfMemory = 8, kErrorInvalidResource = 9, kErrorDeviceRemoved = 11,
-                    kErrorStackOverflow = 12;
+                    kErrorOutOfMemory = 8, kErrorDeviceRemoved = 11, kErrorStackOverflow = 12;
 
-/** Buffers of a kernel: Metal has 31 places in a stage's argument table. */
-constexpr uint32_t kMaxKernelBuffers = 31;
 /** Offsets of buffers in the constant address space must be multiples of this on every device. */
 constexpr uint32_t kConstantAlignment = 256;
 
 // Changes (newest last): what the virtual device must follow.
 //   1  first version
+//   2  currentAllocatedSize, threadExecutionWidth and staticThreadgroupMemoryLength are not sent; the domain of errors
 
 }  // namespace tutti::metal

@@ -1,0 +1,80 @@
+// Binary archives: see archives.h. A cache is no promise: whatever fails here, kernels are compiled.
+
+#include "archives.h"
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+
+namespace tutti::metal {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/** FNV-1a. */
+uint64_t hash(uint64_t state, const std::string& text) {
+  for (const char byte : text) state = (state ^ static_cast<uint8_t>(byte)) * 0x100000001b3ull;
+  return (state ^ 0xffu) * 0x100000001b3ull;
+}
+
+}  // namespace
+
+std::string Archives::fileFor(const gpu::KernelSource& source) const {
+  const uint32_t threads = source.workgroup[0] * source.workgroup[1] * source.workgroup[2];
+  const std::string parts[] = {origin_, source.text, source.entry, std::to_string(threads)};
+  uint64_t first = 0xcbf29ce484222325ull, second = 0x84222325cbf29ce4ull;
+  for (const std::string& text : parts) first = hash(first, text), second = hash(second, text);
+  char name[64];
+  std::snprintf(name, sizeof name, "%016llx%016llx.metalarchive", static_cast<unsigned long long>(first),
+                static_cast<unsigned long long>(second));
+  const auto path = (fs::u8path(folder_) / name).u8string();
+  return {path.begin(), path.end()};
+}
+
+/** The archive in a file, or a new one if there is none that the system takes. */
+Ref Archives::open(const std::string& file) const {
+  const Ref descriptor = Ref::adopt(rt_, rt_.send.new_(rt_.classes.MTLBinaryArchiveDescriptor));
+  if (!file.empty()) rt_.send.setUrl(descriptor.get(), rt_.send.fileURLWithPath(rt_.classes.NSURL, rt_.string(file)));
+  id error = nullptr;
+  return Ref::adopt(rt_, rt_.send.newBinaryArchive(device_, descriptor.get(), &error));
+}
+
+/** Whole or not at all: other processes may read it. */
+void Archives::save(id archive, const std::string& file) const {
+  try {
+    const fs::path target = fs::u8path(file);
+    fs::create_directories(target.parent_path());
+    const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
+    const std::string temporary =
+        file + "." + std::to_string(reinterpret_cast<uintptr_t>(archive) ^ static_cast<uintptr_t>(now)) + ".tmp";
+    id error = nullptr;
+    std::error_code failed;
+    if (rt_.send.serializeToURL(archive, rt_.send.fileURLWithPath(rt_.classes.NSURL, rt_.string(temporary)), &error))
+      fs::rename(fs::u8path(temporary), target, failed);
+    fs::remove(fs::u8path(temporary), failed);
+  } catch (const std::exception&) {
+  }
+}
+
+Ref Archives::pipeline(id descriptor, const gpu::KernelSource& source, id* error) const {
+  const auto make = [&] { return Ref::adopt(rt_, rt_.send.newComputePipelineState(device_, descriptor, 0, nullptr, error)); };
+  if (folder_.empty()) return make();
+  const std::string file = fileFor(source);
+  std::error_code unknown;
+  Ref archive = fs::exists(fs::u8path(file), unknown) ? open(file) : Ref();
+  const bool fresh = !archive;
+  if (fresh) {
+    archive = open("");
+    id why = nullptr;
+    // Compiles, so that what follows finds it there.
+    if (archive && !rt_.send.addComputePipelineFunctions(archive.get(), descriptor, &why)) archive = Ref();
+  }
+  if (!archive) return make();
+  rt_.send.setBinaryArchives(descriptor, rt_.send.arrayWithObject(rt_.classes.NSArray, archive.get()));
+  const Ref made = make();
+  if (made && fresh) save(archive.get(), file);
+  return made;
+}
+
+}  // namespace tutti::metal
