@@ -2,8 +2,10 @@
  * Loops with a known number of iterations, as frontends and passes see them: the inputs and outputs of a `scan` node
  * by the part they play.
  */
+import { emptyTensor } from '../tensor.js';
 import type { GraphBuilder } from './builder.js';
-import type { Graph, Node, NodeOf, Value } from './types.js';
+import { slice1, squeeze, stack } from './compose.js';
+import type { Graph, Node, NodeOf, OpKind, Value } from './types.js';
 
 /** What a loop is made of. */
 export interface ScanParts {
@@ -96,4 +98,50 @@ export function mapBodies(graph: Graph, map: (body: Graph) => Graph): Graph {
     return { ...node, attrs: { ...node.attrs, body } };
   });
   return { ...graph, nodes };
+}
+
+/** Adds the nodes of a graph to another one, its inputs being `inputs`; returns its outputs. */
+export function inline(b: GraphBuilder, graph: Graph, inputs: readonly Value[]): readonly Value[] {
+  const mapped = new Map(graph.inputs.map((input, i) => [input.id, inputs[i]]));
+  const get = (value: Value): Value => {
+    const known = mapped.get(value.id);
+    if (known) return known;
+    const data = graph.constants.get(value.id);
+    if (!data) throw new Error(`${value.name} is used before it is defined`);
+    const constant = b.constant(data, value.name);
+    mapped.set(value.id, constant);
+    return constant;
+  };
+  for (const node of graph.nodes) {
+    const names = node.outputs.map(({ name }) => name);
+    const types = node.outputs.map(({ type }) => type);
+    const outputs = b.node<OpKind>(node.op, node.inputs.map(get), node.attrs, types, names, node.source);
+    node.outputs.forEach((output, i) => {
+      mapped.set(output.id, outputs[i]);
+    });
+  }
+  return graph.outputs.map(({ value }) => get(value));
+}
+
+/** The loop with every iteration written out. */
+export function unroll(b: GraphBuilder, parts: ScanParts): ScanResults {
+  const { body, trips, iteration, scanned, captured, stacked } = parts;
+  let carried = parts.carried;
+  const stacks = stacked.map(() => new Array<Value>(trips));
+  for (let t = 0; t < trips; t++) {
+    const at = (reverse: boolean) => (reverse ? trips - 1 - t : t);
+    const number = { dtype: 'i64', shape: [], data: BigInt64Array.of(BigInt(t)) } as const;
+    const slices = scanned.map(({ array, reverse }) => squeeze(b, slice1(b, array, 0, at(reverse), 1), [0]));
+    const inputs = [...(iteration ? [b.constant(number)] : []), ...carried, ...slices, ...captured];
+    const results = inline(b, body, inputs);
+    carried = results.slice(0, carried.length);
+    stacked.forEach(({ reverse }, i) => {
+      stacks[i][at(reverse)] = results[carried.length + i];
+    });
+  }
+  const empty = (i: number): Value => {
+    const { dtype, shape } = body.outputs[carried.length + i].value.type;
+    return b.constant(emptyTensor(dtype, [0, ...(shape as readonly number[])]));
+  };
+  return { carried, stacked: stacks.map((slices, i) => (trips === 0 ? empty(i) : stack(b, slices, 0))) };
 }

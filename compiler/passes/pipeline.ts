@@ -8,6 +8,7 @@ import type { PlanOptions } from '../plan.js';
 import { decompose } from './decompose.js';
 import { eliminate } from './eliminate.js';
 import { foldConstants } from './fold.js';
+import { loops } from './loops.js';
 import { recognise } from './recognise.js';
 import { pullScales } from './scales.js';
 import { simplify } from './simplify.js';
@@ -50,12 +51,19 @@ export const pipeline: readonly Pass[] = [
   },
   { name: 'pull scales', guarantees: 'contractions of quantised tensors sum integers', run: pullScales },
   { name: 'fold', guarantees: 'what depends on constants alone is a constant', run: fold },
+  {
+    name: 'loops',
+    guarantees: 'bodies compute nothing that all iterations share; every loop has two iterations or more',
+    run: loops,
+    wholeOnly: true,
+  },
   { name: 'decompose', guarantees: 'every op has a lowering family', run: decompose },
   { name: 'share', guarantees: 'equal subexpressions are one value, as the patterns expect', run: eliminate },
   { name: 'recognise', guarantees: 'spelled-out normalisations are composites', run: recognise },
   { name: 'simplify', guarantees: 'no op changes nothing', run: simplify },
   { name: 'widen', guarantees: 'elements of at most a byte are only moved and converted', run: widen },
   { name: 'fold again', guarantees: 'what the rewrites made constant is folded', run: fold },
+  { name: 'loops again', guarantees: 'constants that appeared are in the bodies', run: loops, wholeOnly: true },
   { name: 'eliminate', guarantees: 'no two nodes compute the same, none is dead', run: eliminate },
 ];
 
