@@ -112,23 +112,21 @@ export function oneSidedMinMax(
   return { value, constant, comparison: fn === 'max' ? (winsTies ? '<=' : '<') : winsTies ? '>=' : '>' };
 }
 
-/** ±a·b ± c with one rounding. */
-export interface Contraction {
-  readonly product: Inst<'binary'>;
-  readonly addend: KValue;
-  readonly negate: 'product' | 'addend' | undefined;
-}
-
-/** A `fast` sum whose one operand is a `fast` product (one of `products`) that has no other use. */
-export function contractionOf(
+/**
+ * Operands of the fused a·b + c that a `fast` sum may be: one of its operands is a `fast` product (of `products`) that
+ * has no other use. `text` is a value's expression; signs are part of the results.
+ */
+export function contractedOperands(
   { fn, a, b, fast }: Inst<'binary'>,
   uses: ReadonlyMap<KValue, number>,
   products: ReadonlyMap<KValue, Inst<'binary'>>,
-): Contraction | undefined {
+  text: (value: KValue) => string,
+): readonly [a: string, b: string, c: string] | undefined {
   if (!fast || (fn !== 'add' && fn !== 'sub')) return undefined;
   const single = (value: KValue) => (uses.get(value) === 1 ? products.get(value) : undefined);
+  const signed = (value: KValue): string => (fn === 'sub' ? `-${paren(text(value))}` : text(value));
   const right = single(b);
-  if (right) return { product: right, addend: a, negate: fn === 'sub' ? 'product' : undefined };
+  if (right) return [signed(right.a), text(right.b), text(a)];
   const left = single(a);
-  return left && { product: left, addend: b, negate: fn === 'sub' ? 'addend' : undefined };
+  return left && [text(left.a), text(left.b), signed(b)];
 }

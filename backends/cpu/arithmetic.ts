@@ -17,7 +17,7 @@ import {
   type ScalarType,
   scalarBits,
 } from '../../compiler/kernel/types.js';
-import { contractionOf, oneSidedMinMax, paren, staysInside } from '../common/c_family.js';
+import { contractedOperands, oneSidedMinMax, paren, staysInside } from '../common/c_family.js';
 import { unexpanded } from '../common/names.js';
 import { heldAs, isHalf, type MaskBits, unsignedOf } from './prelude.js';
 import type { Inst, Scope } from './scope.js';
@@ -164,13 +164,8 @@ function floatMinMax(scope: Scope, fn: 'min' | 'max', held: 'f32' | 'f64', lanes
 function contracted(scope: Scope, inst: Inst<'binary'>): string | undefined {
   const { scalar, lanes } = inst.result.type;
   if (!scope.target.features.has('fma') || (scalar !== 'f32' && scalar !== 'f64')) return undefined;
-  const found = contractionOf(inst, scope.uses, scope.fastProducts);
-  if (!found) return undefined;
-  const { product, addend, negate } = found;
-  const [a, c] = [scope.c(product.a), scope.c(addend)];
-  const factor = negate === 'product' ? `-${paren(a)}` : a;
-  const term = negate === 'addend' ? `-${paren(c)}` : c;
-  return `${scope.prelude.fma(scalar, lanes)}(${factor}, ${scope.c(product.b)}, ${term})`;
+  const operands = contractedOperands(inst, scope.uses, scope.fastProducts, (value) => scope.c(value));
+  return operands && `${scope.prelude.fma(scalar, lanes)}(${operands.join(', ')})`;
 }
 
 function integerBinary(scope: Scope, fn: BinaryFn, a: KValue, b: KValue, result: KValue): string {

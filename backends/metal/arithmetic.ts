@@ -16,7 +16,7 @@ import {
   type KValue,
   scalarBits,
 } from '../../compiler/kernel/types.js';
-import { contractionOf, oneSidedMinMax, paren, staysInside } from '../common/c_family.js';
+import { contractedOperands, oneSidedMinMax, staysInside } from '../common/c_family.js';
 import { unexpanded } from '../common/names.js';
 import { choose } from './library.js';
 import { literal, perLane, typeName, withScalar, wrappingType } from './msl.js';
@@ -123,13 +123,8 @@ function floatBinary(scope: Scope, inst: Inst<'binary'>, fn: BinaryFn): string {
 
 /** a * b + c with one rounding, where both ops are `fast` and the product has no other use. */
 function contracted(scope: Scope, inst: Inst<'binary'>): string | undefined {
-  const found = contractionOf(inst, scope.uses, scope.fastProducts);
-  if (!found) return undefined;
-  const { product, addend, negate } = found;
-  const [a, c] = [scope.value(product.a), scope.value(addend)];
-  const factor = negate === 'product' ? `-${paren(a)}` : a;
-  const term = negate === 'addend' ? `-${paren(c)}` : c;
-  return `fma(${factor}, ${scope.value(product.b)}, ${term})`;
+  const operands = contractedOperands(inst, scope.uses, scope.fastProducts, (value) => scope.value(value));
+  return operands && `fma(${operands.join(', ')})`;
 }
 
 function integerBinary(scope: Scope, fn: BinaryFn, a: KValue, b: KValue, result: KValue): string {
