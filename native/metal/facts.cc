@@ -2,6 +2,8 @@
 
 #include "facts.h"
 
+#include <cstdlib>
+
 namespace tutti::metal {
 
 namespace {
@@ -19,6 +21,12 @@ constexpr Family kFamilies[] = {
 /** A device must be of one of these: SIMD-groups, indirect command buffers and 64-bit integers are there. */
 constexpr NSInteger kLeastFamilies[] = {1007, 2002, 5001};
 
+/** bfloat came with MSL 3.1, which is macOS 14's. `system`: "Version 14.2 (Build 23C64)". */
+bool compilesBfloat(const std::string& system) {
+  const size_t at = system.find_first_of("0123456789");
+  return at != std::string::npos && std::atoi(system.c_str() + at) >= 14;
+}
+
 }  // namespace
 
 id timestampCounters(const Runtime& rt, id device) {
@@ -34,7 +42,8 @@ id timestampCounters(const Runtime& rt, id device) {
 
 std::vector<DeviceFacts> enumerateDevices(const Runtime& rt, std::vector<std::string>* tooOld) {
   const AutoreleasePool pool(rt);
-  const std::string system = rt.text(rt.send.operatingSystemVersionString(rt.send.processInfo(rt.classes.NSProcessInfo)));
+  id process = rt.send.processInfo(rt.classes.NSProcessInfo);
+  const std::string system = rt.text(rt.send.operatingSystemVersionString(process));
   const Ref all = Ref::adopt(rt, rt.MTLCopyAllDevices());
   std::vector<DeviceFacts> devices;
   for (NSUInteger i = 0, count = rt.send.count(all.get()); i < count; ++i) {
@@ -61,6 +70,7 @@ std::vector<DeviceFacts> enumerateDevices(const Runtime& rt, std::vector<std::st
     if (rt.send.isLowPower(device)) facts.features.emplace_back("lowPower");
     if (facts.counters) facts.features.emplace_back("counters");
     facts.features.emplace_back("timestamps");
+    if (compilesBfloat(system)) facts.features.emplace_back("bfloat");
     const MTLSize threads = rt.send.maxThreadsPerThreadgroup(device);
     facts.limit("maxThreadsPerThreadgroupWidth", static_cast<double>(threads.width));
     facts.limit("maxThreadsPerThreadgroupHeight", static_cast<double>(threads.height));
