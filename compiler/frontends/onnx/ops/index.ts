@@ -19,6 +19,7 @@ import { recurrents } from './recurrent.js';
 import { reductions } from './reduction.js';
 import { resizing } from './resize.js';
 import { sampling } from './sampling.js';
+import { selections } from './selection.js';
 import { signals } from './signal.js';
 import { stringOperators } from './strings.js';
 import { texts } from './text.js';
@@ -44,6 +45,7 @@ export const conversions: readonly Conversion[] = [
   ...sampling,
   ...signals,
   ...texts,
+  ...selections,
   ...uniques,
   ...randoms,
   ...optimisers,

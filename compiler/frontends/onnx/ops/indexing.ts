@@ -121,18 +121,6 @@ function eyeLike(c: ConvertContext): Value {
   return cast(c.b, binary(c.b, 'eq', column, binaryC(c.b, 'add', row, c.int('k', 0))), dtype);
 }
 
-/** Coordinates of the elements that are not zero, of a constant. */
-function nonZero(c: ConvertContext): Value {
-  const shape = c.rank(0) === 0 ? [1] : c.concreteShape(0);
-  c.constant(0);
-  const hits = c.numbers(0).flatMap((value, i) => (value !== 0 ? [i] : []));
-  const coordinates = shape.map((dim, axis) => {
-    const stride = shape.slice(axis + 1).reduce((p, d) => p * d, 1);
-    return hits.map((flat) => Math.floor(flat / stride) % dim);
-  });
-  return tensor(c.b, 'i64', coordinates.flat(), [c.rank(0), c.rank(0) === 0 ? 0 : hits.length]);
-}
-
 export const indexing: readonly Conversion[] = [
   { op: 'Gather', since: 1, convert: (c) => gather(c.b, c.input(0), c.input(1), c.axis(c.int('axis', 0), c.rank(0))) },
   {
@@ -151,5 +139,4 @@ export const indexing: readonly Conversion[] = [
   { op: 'Shape', since: 1, convert: shapeOf },
   { op: 'Size', since: 1, convert: sizeOfInput },
   { op: 'EyeLike', since: 9, convert: eyeLike },
-  { op: 'NonZero', since: 9, convert: nonZero },
 ];

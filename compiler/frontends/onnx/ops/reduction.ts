@@ -4,14 +4,12 @@ import {
   add,
   binary,
   cast,
-  gather,
   mean,
   reduce,
   scalar,
   select3,
   square,
   sub,
-  tensor,
   topK,
   unary,
   wide,
@@ -84,17 +82,6 @@ function largest(c: ConvertContext): readonly Value[] {
   return [values, indices];
 }
 
-/** Elements (or slices along an axis) where the condition holds, which must be a constant. */
-function compress(c: ConvertContext): Value {
-  const flat = !c.hasAttr('axis');
-  const x = flat
-    ? c.op('reshape', [c.input(0)], { shape: [c.concreteShape(0).reduce((p, d) => p * d, 1)] })
-    : c.input(0);
-  const axis = flat ? 0 : c.axis(c.int('axis'), c.rank(0));
-  const kept = c.numbers(1).flatMap((holds, i) => (holds !== 0 ? [i] : []));
-  return gather(c.b, x, tensor(c.b, 'i64', kept), axis);
-}
-
 export const reductions: readonly Conversion[] = [
   reduction('ReduceSum', (c, x, axes, keep) => reduce(c.b, 'sum', x, axes, keep), 13),
   reduction('ReduceProd', (c, x, axes, keep) => reduce(c.b, 'prod', x, axes, keep)),
@@ -119,5 +106,4 @@ export const reductions: readonly Conversion[] = [
   cumulative('CumSum', 'sum'),
   cumulative('CumProd', 'prod'),
   { op: 'TopK', since: 1, convert: largest },
-  { op: 'Compress', since: 9, convert: compress },
 ];
