@@ -6,7 +6,8 @@
  * schedules that go through the bytes of a result (`map.ts`).
  */
 import { bitsOf, type DType, isPacked, type PackedDType, perByte } from '../dtype.js';
-import { elementScalar, signExtended } from '../graph/ops/scalar.js';
+import { signExtended } from '../graph/ops/conversion.js';
+import { elementScalar } from '../graph/ops/scalar.js';
 import type { KernelBuilder } from '../kernel/builder.js';
 import type { KBuffer, KValue, Lanes, ScalarType } from '../kernel/types.js';
 import { Affine } from './affine.js';

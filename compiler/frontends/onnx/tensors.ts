@@ -58,7 +58,12 @@ export function dtypeOf(type: number, subject: string): DType {
     throw new TuttiError('E_MODEL_INVALID', `element type ${type} is none of ONNX's`, { subject });
   }
   if (entry.dtype === null) {
-    throw new TuttiError('E_UNSUPPORTED', `element type ${entry.name} is not supported`, { subject });
+    throw new TuttiError('E_UNSUPPORTED', `element type ${entry.name} is not supported`, {
+      subject,
+      expected: 'a type of real numbers, integers, bools or strings',
+      found: entry.name,
+      remedy: 'Keep real and imaginary parts as a last axis of two, as DFT does',
+    });
   }
   return entry.dtype;
 }

@@ -3,6 +3,7 @@ import { bitsOf } from '../../dtype.js';
 import type { OpDefinition } from '../definition.js';
 import { type BinaryOp, binaryOps, type OpKind, type TensorType, type UnaryOp, unaryOps } from '../types.js';
 import { agreeShapes, checkDType, type DTypeClass, define, type Fail, sameDType } from './common.js';
+import * as conversion from './conversion.js';
 import * as reference from './reference/elementwise.js';
 import * as scalar from './scalar.js';
 
@@ -160,7 +161,7 @@ export const elementwise = {
     family: 'map',
     infer: ({ attrs, inputs: [x] }) => [{ dtype: attrs.dtype, shape: x.shape }],
     evaluate: ({ attrs, inputs: [x] }) => [reference.cast(x, attrs.dtype, attrs)],
-    scalar: (b, [x], { attrs, inputs: [from], output }) => scalar.cast(b, x, from, output, attrs),
+    scalar: (b, [x], { attrs, inputs: [from], output }) => conversion.cast(b, x, from, output, attrs),
   }),
 
   bitcast: define<'bitcast'>({
@@ -180,6 +181,6 @@ export const elementwise = {
       return [{ dtype, shape: x.shape }];
     },
     evaluate: ({ attrs, inputs: [x] }) => [reference.bitcast(x, attrs.dtype)],
-    scalar: (b, [x], { inputs: [from], output }) => scalar.bitcast(b, x, from, output),
+    scalar: (b, [x], { inputs: [from], output }) => conversion.bitcast(b, x, from, output),
   }),
 } satisfies { readonly [K in UnaryOp | BinaryOp | 'select' | 'clamp' | 'cast' | 'bitcast']: OpDefinition<K> };

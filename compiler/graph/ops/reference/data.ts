@@ -77,9 +77,9 @@ export function elementsOf({ dtype, shape, data }: HostTensor): Elements {
   const mask = (1 << bits) - 1;
   // Sign bits move to the top of a word and back.
   const extend = isSigned(dtype) && !isMiniFloat(dtype) ? 32 - bits : 0;
-  for (let i = 0; i < count; i++) {
-    const field = (bytes[Math.floor(i / each)] >> ((i % each) * bits)) & mask;
-    out[i] = (field << extend) >> extend;
+  for (let at = 0, i = 0; i < count; at++) {
+    const byte = bytes[at];
+    for (let j = 0; j < each && i < count; j++, i++) out[i] = (((byte >> (j * bits)) & mask) << extend) >> extend;
   }
   return out;
 }
@@ -91,7 +91,11 @@ export function tensorOfElements(dtype: DType, shape: readonly number[], element
   const bytes = new Uint8Array(bytesOf(dtype, fields.length));
   const [bits, each] = [bitsOf(dtype), perByte(dtype)];
   const mask = (1 << bits) - 1;
-  for (let i = 0; i < fields.length; i++) bytes[Math.floor(i / each)] |= (fields[i] & mask) << ((i % each) * bits);
+  for (let at = 0, i = 0; at < bytes.length; at++) {
+    let byte = 0;
+    for (let j = 0; j < each && i < fields.length; j++, i++) byte |= (fields[i] & mask) << (j * bits);
+    bytes[at] = byte;
+  }
   return { dtype, shape, data: bytes };
 }
 
