@@ -1,5 +1,6 @@
-// The add-on's entry point: one sub-object a driver, `{ files, cpu, vulkan, cuda, metal }`. A driver that cannot work on this
-// machine still registers and says why when it is probed; loading the add-on never fails because of a missing GPU.
+// The add-on's entry point: one sub-object a driver, `{ files, cpu, vulkan, cuda, metal }`. A driver that cannot work
+// on this machine still registers and says why when it is probed; loading the add-on never fails because of a missing
+// GPU.
 
 #include <napi.h>
 

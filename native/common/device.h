@@ -1,10 +1,11 @@
-// An open GPU device, whatever API stands behind it: its memory, its kernels and the queue that runs its lists in order.
+// An open GPU device, whatever API stands behind it: its memory, its kernels and the queue that runs its lists in
+// order.
 //
-// Two threads serve a device so that nothing waits on JavaScript's thread. The submitter takes jobs in order, moves host
-// data in and hands work to the driver in batches; the waiter waits for batches in order, moves data out, frees what was
-// released and settles promises. Where device memory is mapped and cached (software drivers, integrated GPUs) host data is
-// copied directly, which needs the device to be done with earlier jobs; elsewhere it passes through one ring of memory that
-// both sides see, as commands of the queue, and jobs overlap freely.
+// Two threads serve a device so that nothing waits on JavaScript's thread. The submitter takes jobs in order, moves
+// host data in and hands work to the driver in batches; the waiter waits for batches in order, moves data out, frees
+// what was released and settles promises. Where device memory is mapped and cached (software drivers, integrated GPUs)
+// host data is copied directly, which needs the device to be done with earlier jobs; elsewhere it passes through one
+// ring of memory that both sides see, as commands of the queue, and jobs overlap freely.
 //
 // A driver derives from Device and fills in what is its own.
 
@@ -39,7 +40,9 @@ struct Transfer {
 
 struct Batch;
 
-/** One `Queue.submit`, or work of the device's own. Host memory and abort flag live as long as the Completion's result. */
+/**
+ * One `Queue.submit`, or work of the device's own. Host memory and abort flag live as long as the Completion's result.
+ */
 struct Job {
   std::shared_ptr<List> list;
   std::vector<Transfer> writes;
@@ -63,7 +66,9 @@ struct HostCopy {
   uint64_t bytes;
 };
 
-/** A part of a job that is handed to the driver at once, and what to do when it has ended. Drivers add their handles. */
+/**
+ * A part of a job that is handed to the driver at once, and what to do when it has ended. Drivers add their handles.
+ */
 struct Batch {
   virtual ~Batch() = default;
 
@@ -78,13 +83,19 @@ struct Batch {
   std::exception_ptr error;
 };
 
-/** Memory that host and device see, handed out in order and given back in order. Positions count from the beginning of time. */
+/**
+ * Memory that host and device see, handed out in order and given back in order. Positions count from the beginning of
+ * time.
+ */
 class Ring {
  public:
   static constexpr uint64_t kBytes = 32u << 20;
   static constexpr uint64_t kLargestPiece = kBytes / 4;
 
-  /** Offset of `bytes` (at most kLargestPiece) that are free now, equal to `phase` modulo 16; nothing if there are none. */
+  /**
+   * Offset of `bytes` (at most kLargestPiece) that are free now, equal to `phase` modulo 16; nothing if there are
+   * none.
+   */
   std::optional<uint64_t> take(uint64_t bytes, uint64_t phase);
   uint64_t head() const { return head_; }
   /** Everything taken before `position` is free again. */
@@ -123,7 +134,9 @@ class Device : public std::enable_shared_from_this<Device> {
   /** Forgets what is queued, and closes unless what is in flight takes too long. At the end of the process only. */
   void abandon();
 
-  /** Calls `release` once the device has done what was submitted before. From any thread; never blocks the caller long. */
+  /**
+   * Calls `release` once the device has done what was submitted before. From any thread; never blocks the caller long.
+   */
   void releaseLater(std::function<void()> release);
   void retire(Resource* resource);
 

@@ -95,7 +95,8 @@ CUevent Device::takeEvent(bool timed) {
 // Waiter ---------------------------------------------------------------------------------------------------------
 
 void Device::wait(gpu::Batch& batch) {
-  // Without an event something failed on the way: the device must still be done with pinned memory before it is used again.
+  // Without an event something failed on the way: the device must still be done with pinned memory before it is used
+  // again.
   CUevent event = own(batch).event;
   api->check(event != nullptr ? api->cuEventSynchronize(event) : api->cuStreamSynchronize(stream_),
              "running on the device");

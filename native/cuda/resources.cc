@@ -51,7 +51,8 @@ void Kernel::destroy() {
 
 List::List(const std::shared_ptr<Device>& device, std::vector<gpu::Command> recorded)
     : gpu::List(device, std::move(recorded)), device_(*device) {
-  if (std::none_of(commands.begin(), commands.end(), [](const gpu::Command& command) { return command.works(); })) return;
+  const auto works = [](const gpu::Command& command) { return command.works(); };
+  if (std::none_of(commands.begin(), commands.end(), works)) return;
   const Api& api = *device_.api;
   // A stream of its own: captures do not mix with what runs.
   CUstream stream = nullptr;

@@ -58,7 +58,9 @@ void Archives::save(id archive, const std::string& file) const {
 }
 
 Ref Archives::pipeline(id descriptor, const gpu::KernelSource& source, id* error) const {
-  const auto make = [&] { return Ref::adopt(rt_, rt_.send.newComputePipelineState(device_, descriptor, 0, nullptr, error)); };
+  const auto make = [&] {
+    return Ref::adopt(rt_, rt_.send.newComputePipelineState(device_, descriptor, 0, nullptr, error));
+  };
   if (folder_.empty()) return make();
   const std::string file = fileFor(source);
   std::error_code unknown;

@@ -15,7 +15,10 @@ class Archives {
   Archives(const Runtime& runtime, id device, std::string folder, std::string origin)
       : rt_(runtime), device_(device), folder_(std::move(folder)), origin_(std::move(origin)) {}
 
-  /** The pipeline of a descriptor that was made of `source`, from its archive where there is one. Nil and `error` if not. */
+  /**
+   * The pipeline of a descriptor that was made of `source`, from its archive where there is one. Nil and `error` if
+   * not.
+   */
   Ref pipeline(id descriptor, const gpu::KernelSource& source, id* error) const;
 
  private:

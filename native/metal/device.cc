@@ -15,7 +15,8 @@ id handleOf(const gpu::Buffer& buffer) { return static_cast<const Buffer&>(buffe
 /** What a failed command buffer means. Those after which nothing on the device can be trusted mean its loss. */
 Error failure(const Runtime& rt, id error) {
   const std::string message = "running on the device failed: " + rt.words(error);
-  if (error == nullptr || rt.text(rt.send.domain(error)) != kCommandBufferErrorDomain) return Error("E_DEVICE", message);
+  const bool known = error != nullptr && rt.text(rt.send.domain(error)) == kCommandBufferErrorDomain;
+  if (!known) return Error("E_DEVICE", message);
   switch (rt.send.code(error)) {
     case kErrorInternal:
     case kErrorTimeout:
@@ -64,7 +65,9 @@ Device::Device(const Runtime& rt, DeviceFacts described, const gpu::OpenOptions&
 
 std::shared_ptr<gpu::Buffer> Device::newBuffer(uint64_t bytes) { return make<Buffer>(bytes); }
 std::function<void(gpu::Batch&)> Device::clearing(const gpu::Buffer& buffer) {
-  return [this, span = Span{handleOf(buffer), 0, buffer.size}](gpu::Batch& batch) { encoderOf(own(batch)).fill(span, 0); };
+  return [this, span = Span{handleOf(buffer), 0, buffer.size}](gpu::Batch& batch) {
+    encoderOf(own(batch)).fill(span, 0);
+  };
 }
 std::shared_ptr<gpu::Kernel> Device::newKernel(const gpu::KernelSource& source) { return make<Kernel>(source); }
 std::shared_ptr<gpu::List> Device::newList(std::vector<gpu::Command> commands) {

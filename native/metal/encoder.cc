@@ -81,7 +81,8 @@ void Encoder::end() {
 id Encoder::compute() {
   if (kind_ != Kind::compute) {
     end();
-    begin(Kind::compute, rt_.send.computeCommandEncoderWithDispatchType(commands_.get(), kDispatchConcurrent), "compute");
+    id encoder = rt_.send.computeCommandEncoderWithDispatchType(commands_.get(), kDispatchConcurrent);
+    begin(Kind::compute, encoder, "compute");
   }
   return encoder_.get();
 }

@@ -22,8 +22,8 @@ struct BytePrograms {
 BytePrograms makeBytePrograms(const Runtime& runtime, id device);
 
 /**
- * Begins encoders as commands need them. Metal orders encoders by the buffers they use; within one, dispatches run beside
- * each other unless there is a barrier.
+ * Begins encoders as commands need them. Metal orders encoders by the buffers they use; within one, dispatches run
+ * beside each other unless there is a barrier.
  */
 class Encoder {
  public:

@@ -1,12 +1,14 @@
-// Everything that the metal driver asks of the Objective-C runtime and of Metal, as tables: C functions, classes, messages
-// with their signatures, structs and constants. Nothing of Apple's is needed to build; the names are looked up at run time.
+// Everything that the metal driver asks of the Objective-C runtime and of Metal, as tables: C functions, classes,
+// messages with their signatures, structs and constants. Nothing of Apple's is needed to build; the names are looked
+// up at run time.
 //
-// Memory rules are Objective-C's: what a function whose name begins with `copy` or `new` returns (also MTLCopyAllDevices)
-// is the caller's to release, everything else is autoreleased. The driver sends messages only inside an autorelease pool,
-// and releases with objc_release what it owns. `error` out-parameters get an autoreleased NSError.
+// Memory rules are Objective-C's: what a function whose name begins with `copy` or `new` returns (also
+// MTLCopyAllDevices) is the caller's to release, everything else is autoreleased. The driver sends messages only
+// inside an autorelease pool, and releases with objc_release what it owns. `error` out-parameters get an autoreleased
+// NSError.
 //
-// The virtual device of the test suite exports the functions and data below and answers these messages, and no others are
-// sent. Its devices' names begin with "Tutti Virtual".
+// The virtual device of the test suite exports the functions and data below and answers these messages, and no others
+// are sent. Its devices' names begin with "Tutti Virtual".
 
 #pragma once
 
@@ -30,21 +32,24 @@ static_assert(sizeof(void*) == 8 && sizeof(NSUInteger) == 8, "64-bit systems onl
 struct NSRange {
   NSUInteger location, length;
 };
-/** Passed by value as the platform's C ABI has it; returned through objc_msgSend_stret on x86-64, objc_msgSend elsewhere. */
+/**
+ * Passed by value as the platform's C ABI has it; returned through objc_msgSend_stret on x86-64, objc_msgSend
+ * elsewhere.
+ */
 struct MTLSize {
   NSUInteger width, height, depth;
 };
 
-// Blocks (https://clang.llvm.org/docs/Block-ABI-Apple.html) ---------------------------------------------------------
+// Blocks (https://clang.llvm.org/docs/Block-ABI-Apple.html) -------------------------------------------------------
 
 struct BlockDescriptor {
   unsigned long reserved;
   unsigned long size;
 };
 /**
- * Argument of addCompletedHandler:. A block on the stack without copy helpers: the receiver copies it with the rules of
- * _Block_copy (allocate `descriptor->size` bytes, copy bitwise), calls `invoke(block, commandBuffer)` once, on any thread,
- * when the command buffer has completed or failed, and frees its copy. `context` is the driver's.
+ * Argument of addCompletedHandler:. A block on the stack without copy helpers: the receiver copies it with the rules
+ * of _Block_copy (allocate `descriptor->size` bytes, copy bitwise), calls `invoke(block, commandBuffer)` once, on any
+ * thread, when the command buffer has completed or failed, and frees its copy. `context` is the driver's.
  */
 struct CompletedHandler {
   void* isa;  // &_NSConcreteStackBlock
@@ -55,7 +60,7 @@ struct CompletedHandler {
   void* context;
 };
 
-// C functions and data ------------------------------------------------------------------------------------------------
+// C functions and data --------------------------------------------------------------------------------------------
 
 // X(name, result, parameters). From libobjc.
 #define TUTTI_METAL_RUNTIME_FUNCTIONS(X)             \
@@ -85,7 +90,7 @@ struct CompletedHandler {
   X(MTLCounterSampleBufferDescriptor)   \
   X(MTLIndirectCommandBufferDescriptor)
 
-// Messages --------------------------------------------------------------------------------------------------------------
+// Messages --------------------------------------------------------------------------------------------------------
 
 // X(member, selector, signature): the signature leaves out receiver and selector. Where one selector serves several
 // classes, it stands at the first. [class] marks messages to classes, [optional] those sent only if the receiver says
@@ -203,7 +208,7 @@ struct CompletedHandler {
   X(setStartOfEncoderSampleIndex, "setStartOfEncoderSampleIndex:", void(NSUInteger))                                  \
   X(setEndOfEncoderSampleIndex, "setEndOfEncoderSampleIndex:", void(NSUInteger))
 
-// Constants -------------------------------------------------------------------------------------------------------------
+// Constants -------------------------------------------------------------------------------------------------------
 
 /** MTLResourceOptions: cache mode default, hazards tracked by Metal. */
 constexpr NSUInteger kStorageShared = 0, kStoragePrivate = 2 << 4;

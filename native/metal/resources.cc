@@ -104,7 +104,9 @@ std::vector<List::Run> List::findRuns() const {
   return runs;
 }
 
-/** Fills the run's indirect command buffer. Where the device gives none, the run stays one that is encoded each time. */
+/**
+ * Fills the run's indirect command buffer. Where the device gives none, the run stays one that is encoded each time.
+ */
 void List::record(Run& run) {
   NSUInteger most = 1;
   for (size_t i = run.first; i < run.last; ++i)

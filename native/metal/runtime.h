@@ -37,7 +37,9 @@ class Message<Result(Parameters...)> {
   void* send_ = nullptr;
 };
 
-/** One library's functions, classes and messages. Loaded once a path and never unloaded: Metal leaves threads behind. */
+/**
+ * One library's functions, classes and messages. Loaded once a path and never unloaded: Metal leaves threads behind.
+ */
 struct Runtime {
 #define TUTTI_METAL_MEMBER(name, result, parameters) result(*name) parameters = nullptr;
   TUTTI_METAL_RUNTIME_FUNCTIONS(TUTTI_METAL_MEMBER)

@@ -11,7 +11,9 @@ namespace tutti::metal {
 /** Relates the ticks of a GPU's timestamps to time. */
 class Clock {
  public:
-  Clock(const Runtime& runtime, id device) : rt_(runtime), device_(device) { rt_.send.sampleTimestamps(device_, &cpu_, &gpu_); }
+  Clock(const Runtime& runtime, id device) : rt_(runtime), device_(device) {
+    rt_.send.sampleTimestamps(device_, &cpu_, &gpu_);
+  }
   /** From what passed on both since the clock was made. */
   double nanosecondsPerTick() const;
 

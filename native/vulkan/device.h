@@ -1,4 +1,5 @@
-// An open Vulkan device: one queue, recorded lists are command buffers. Buffers are mapped where the host reads them fast.
+// An open Vulkan device: one queue, recorded lists are command buffers. Buffers are mapped where the host reads them
+// fast.
 
 #pragma once
 

@@ -13,7 +13,8 @@ namespace {
 class NotBuilt final : public gpu::Driver {
  public:
   std::string whyNot(const std::string&) const override {
-    return "the add-on was built without the Vulkan headers: install them (Debian: libvulkan-dev) and run `npm run build`";
+    return "the add-on was built without the Vulkan headers: install them (Debian: libvulkan-dev) and run "
+           "`npm run build`";
   }
   std::vector<gpu::DeviceFacts> enumerate(const std::string&) const override { return {}; }
   std::shared_ptr<gpu::Device> open(const std::string&, const std::string&, const gpu::OpenOptions&) const override {
