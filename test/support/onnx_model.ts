@@ -11,11 +11,12 @@ type AttributeValue =
   | bigint
   | string
   | readonly bigint[]
+  | readonly number[]
   | readonly string[]
   | HostTensor
   | MessageInit<'GraphProto'>;
 
-/** bigint is an integer, number a float, an object with nodes a subgraph. */
+/** bigint is an integer, number a float, so are they in lists; an object with nodes a subgraph. */
 export function attribute(name: string, value: AttributeValue): MessageInit<'AttributeProto'> {
   if (typeof value === 'bigint') return { name, type: 2, i: value };
   if (typeof value === 'number') return { name, type: 1, f: value };
@@ -23,6 +24,8 @@ export function attribute(name: string, value: AttributeValue): MessageInit<'Att
   if (Array.isArray(value) && typeof value[0] === 'string') {
     return { name, type: 8, strings: value.map((text) => new TextEncoder().encode(text as string)) };
   }
+  if (Array.isArray(value) && typeof value[0] === 'number')
+    return { name, type: 6, floats: value as readonly number[] };
   if (Array.isArray(value)) return { name, type: 7, ints: value as readonly bigint[] };
   if ('dtype' in value) return { name, type: 4, t: protoOf(value) };
   return { name, type: 5, g: value as MessageInit<'GraphProto'> };
