@@ -6,9 +6,11 @@ import { afterAll, describe, expect, it } from 'vitest';
 import type { Backend, DriverOptions, KernelCode } from '../../backends/backend.js';
 import { cpuBackend } from '../../backends/cpu/index.js';
 import { cudaBackend } from '../../backends/cuda/index.js';
+import { metalBackend } from '../../backends/metal/index.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
 import { webgpuBackend } from '../../backends/webgpu/index.js';
 import { cudaDevices, cudaDriver, openCuda } from '../support/cuda.js';
+import { metalDevices, metalDriver, openMetal } from '../support/metal.js';
 import { driverFor, openFirst, softwareDrivers } from '../support/vulkan.js';
 import { mustFail, runSuite, type Subject } from './suite.js';
 
@@ -51,11 +53,20 @@ const cuda = (name: string, library: string): Subject => ({
   broken: nonsense,
 });
 
+const metal = (name: string, library: string, staging: boolean): Subject => ({
+  name: `metal on ${name}${staging ? ', staged transfers' : ''}`,
+  backend: metalBackend,
+  driver: () => metalDriver(library),
+  open: () => openMetal(library, { staging }),
+  broken: nonsense,
+});
+
 const subjects: readonly Subject[] = [
   subjectOf('cpu', cpuBackend, { cacheDirectory }),
   ...softwareDrivers.flatMap(([name, icd]) => [vulkan(name, icd, false), vulkan(name, icd, true)]),
   subjectOf('webgpu', webgpuBackend, {}),
   ...(await cudaDevices()).map(([name, library]) => cuda(name, library)),
+  ...(await metalDevices()).flatMap(([name, library]) => [metal(name, library, false), metal(name, library, true)]),
 ];
 
 for (const subject of subjects) {

@@ -1,8 +1,14 @@
 /** Devices behind a driver library that an environment variable names: this machine's, and the virtual one where it is built. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Backend, Device, Driver } from '../../backends/backend.js';
+import type { Backend, Device, Driver, DriverOptions } from '../../backends/backend.js';
 import { repository } from './data.js';
+import { withEnvironment } from './environment.js';
+
+export interface OpenOptions extends DriverOptions {
+  /** Every transfer goes as on a device whose memory the host does not see. */
+  readonly staging?: boolean;
+}
 
 export class LibraryDevices {
   readonly #backend: Backend;
@@ -17,22 +23,17 @@ export class LibraryDevices {
   }
 
   /** A driver of one library; empty for the system's. */
-  async driver(library: string): Promise<Driver> {
-    const before = process.env[this.#variable];
-    process.env[this.#variable] = library;
-    try {
-      return await this.#backend.driver({});
-    } finally {
-      if (before === undefined) delete process.env[this.#variable];
-      else process.env[this.#variable] = before;
-    }
+  driver(library: string, options: DriverOptions = {}): Promise<Driver> {
+    return withEnvironment({ [this.#variable]: library }, () => this.#backend.driver(options));
   }
 
-  async open(library: string): Promise<Device> {
-    const driver = await this.driver(library);
+  /** The first device. */
+  async open(library: string, { staging = false, ...options }: OpenOptions = {}): Promise<Device> {
+    const driver = await this.driver(library, options);
     const [info] = await driver.enumerate();
     if (!info) throw new Error(`${library || 'the system'} offers no ${this.#backend.name} device`);
-    return driver.open(info.id);
+    const variable = `TUTTI_${this.#backend.name.toUpperCase()}_STAGING`;
+    return withEnvironment({ [variable]: staging ? '1' : undefined }, () => driver.open(info.id));
   }
 
   /**

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import type { Device, Driver } from '../../backends/backend.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
 import type { KernelFunction } from '../../compiler/kernel/types.js';
+import { withEnvironment } from './environment.js';
 
 const candidates = [
   ['lavapipe', '/usr/share/vulkan/icd.d/lvp_icd.x86_64.json'],
@@ -14,16 +15,10 @@ const candidates = [
 export const softwareDrivers = candidates.filter(([, file]) => existsSync(file));
 
 /** A driver for one ICD; `staging` makes every transfer go through staging buffers, as on a discrete GPU. */
-export async function driverFor(icd: string, cacheDirectory?: string): Promise<Driver> {
-  const before = process.env.TUTTI_VULKAN_ICD;
-  process.env.TUTTI_VULKAN_ICD = icd;
-  try {
-    return await vulkanBackend.driver(cacheDirectory === undefined ? {} : { cacheDirectory });
-  } finally {
-    if (before === undefined) delete process.env.TUTTI_VULKAN_ICD;
-    else process.env.TUTTI_VULKAN_ICD = before;
-  }
-}
+export const driverFor = (icd: string, cacheDirectory?: string): Promise<Driver> =>
+  withEnvironment({ TUTTI_VULKAN_ICD: icd }, () =>
+    vulkanBackend.driver(cacheDirectory === undefined ? {} : { cacheDirectory }),
+  );
 
 export async function openFirst(
   icd: string,
@@ -32,12 +27,7 @@ export async function openFirst(
   const driver = await driverFor(icd, options.cacheDirectory);
   const [info] = await driver.enumerate();
   if (!info) throw new Error(`${icd} offers no device`);
-  process.env.TUTTI_VULKAN_STAGING = options.staging ? '1' : '0';
-  try {
-    return await driver.open(info.id);
-  } finally {
-    delete process.env.TUTTI_VULKAN_STAGING;
-  }
+  return withEnvironment({ TUTTI_VULKAN_STAGING: options.staging ? '1' : '0' }, () => driver.open(info.id));
 }
 
 /** Runs kernels, each with its own host buffers (one a buffer parameter), which are changed in place. */
