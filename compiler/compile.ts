@@ -6,6 +6,7 @@ import type { Target } from './kernel/target.js';
 import { runPasses } from './passes/pipeline.js';
 import { firstStage, type Stage } from './passes/stages.js';
 import type { Plan, PlanOptions } from './plan.js';
+import { under } from './schedule/numerics.js';
 import { planGraph } from './schedule/plan.js';
 
 export type { Numerics, PlanOptions } from './plan.js';
@@ -42,7 +43,8 @@ function* planSteps(graph: Graph, target: Target, options: PlanOptions = {}): Ge
   const start = performance.now();
   const optimised = yield* runPasses(graph, options);
   times.passes = performance.now() - start;
-  return yield* planGraph(optimised.graph, target, { ...options, times, constantsFolded: optimised.constantsFolded });
+  const allowed = under(options.numerics ?? 'precise', target);
+  return yield* planGraph(optimised.graph, allowed, { ...options, times, constantsFolded: optimised.constantsFolded });
 }
 
 /** The first stage of a graph under these shapes and data; for graphs without data-dependent parts it is all there is. */

@@ -83,21 +83,24 @@ export const archNamed = (name: string): Arch | undefined => archs.find((arch) =
 /** Lanes that multiply and add f32 in one cycle of one multiprocessor. */
 const lanesOf = (sm: number): number => (sm === 75 || sm === 80 ? 64 : 128);
 
+/** Products of f16 by mma.sync for one of f32, from published peak rates; of bytes twice, of tf32 half as many. */
+function halfSpeedOf(sm: number): number {
+  if (sm === 80) return 16;
+  return sm > 80 && sm < 90 ? 4 : 8;
+}
+
 /** Tiles of 16×16 by 32 bytes of k: two instructions of mma.sync each on sm_80 and later. */
 function matrixUnitsOf(sm: number): readonly MatrixUnit[] {
-  const unit = (k: number, a: TileScalar, b: TileScalar, accumulator: TileScalar): MatrixUnit => ({
-    m: 16,
-    n: 16,
-    k,
-    a,
-    b,
-    accumulator,
+  const half = halfSpeedOf(sm);
+  const unit = (k: number, a: TileScalar, b: TileScalar, accumulator: TileScalar, speed: number): MatrixUnit => ({
+    ...{ m: 16, n: 16, k },
+    ...{ a, b, accumulator, speed },
   });
   const bytes = ['i8', 'u8'] as const;
   return [
-    unit(16, 'f16', 'f16', 'f32'),
-    ...bytes.flatMap((a) => bytes.map((b) => unit(32, a, b, 'i32'))),
-    ...(sm >= 80 ? [unit(16, 'bf16', 'bf16', 'f32'), unit(8, 'tf32', 'tf32', 'f32')] : []),
+    unit(16, 'f16', 'f16', 'f32', half),
+    ...bytes.flatMap((a) => bytes.map((b) => unit(32, a, b, 'i32', 2 * half))),
+    ...(sm >= 80 ? [unit(16, 'bf16', 'bf16', 'f32', half), unit(8, 'tf32', 'tf32', 'f32', half / 2)] : []),
   ];
 }
 

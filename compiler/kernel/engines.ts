@@ -46,6 +46,8 @@ export interface MatrixUnit {
   readonly a: TileScalar;
   readonly b: TileScalar;
   readonly accumulator: TileScalar;
+  /** Multiply-adds for each one of the target's rate for f32; 1 if absent. */
+  readonly speed?: number;
 }
 
 export interface TileAccess {

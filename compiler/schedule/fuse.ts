@@ -14,6 +14,7 @@ import { definitionOf } from '../graph/ops/index.js';
 import type { ConstantData, Graph, Node, OpKind, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import { sizeOf } from '../tensor.js';
+import { chainOf, multipliesBytes } from './contract/narrow.js';
 import { type Group, isView, resultPath } from './group.js';
 
 interface Draft {
@@ -74,6 +75,7 @@ class Fusion {
   readonly #graph: Graph;
   readonly #target: Target;
   readonly #consumers = new Map<number, Node[]>();
+  readonly #producers = new Map<number, Node>();
   readonly #results: ReadonlySet<number>;
   readonly #position = new Map<Node, number>();
   readonly #groups = new Map<Node, Draft[]>();
@@ -86,6 +88,7 @@ class Fusion {
     this.#results = new Set(graph.outputs.map((output) => output.value.id));
     graph.nodes.forEach((node, i) => {
       this.#position.set(node, i);
+      for (const output of node.outputs) this.#producers.set(output.id, node);
       for (const input of new Set(node.inputs)) {
         const known = this.#consumers.get(input.id);
         if (known) known.push(node);
@@ -204,7 +207,18 @@ class Fusion {
 
   #admitsPrologue(draft: Draft, node: Node): boolean {
     if (isView(node.op)) return draft.family !== 'special' && draft.family !== 'loop';
+    if (draft.family === 'contract') return this.#widensBytes(node);
     return draft.family === 'rows' && node.op !== 'gather_nd' && node.op !== 'gather_elements';
+  }
+
+  /** Whether the node only widens integers of 8 bits, which the target multiplies as they are, for one reader. */
+  #widensBytes(node: Node): boolean {
+    if (!multipliesBytes(this.#target)) return false;
+    const alone = (value: Value): Node | undefined =>
+      this.#consumers.get(value.id)?.length === 1 && !this.#results.has(value.id)
+        ? this.#producers.get(value.id)
+        : undefined;
+    return chainOf(node.outputs[0], alone, this.#scalars) !== undefined;
   }
 
   /** Storage buffers of the draft's kernel if `node` joined it. */

@@ -16,6 +16,7 @@ const unit = (m: number, n: number, k: number, a: TileScalar, accumulator: TileS
   a,
   b,
   accumulator,
+  speed: 8,
 });
 
 /** A real GPU with matrix units of the usual shapes. */

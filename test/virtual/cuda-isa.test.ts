@@ -784,6 +784,13 @@ describe.skipIf(virtualCudaMissing !== undefined)('memory', () => {
     expect(got.first).toEqual(Array.from({ length: 64 }, (_, i) => BigInt((i + 3) | 0xff00)));
     expect(got.second).toEqual(Array.from({ length: 64 }, () => 0xffffffffn));
   });
+  it('vectors of narrow elements from registers and constants', () => {
+    const code = `
+      .shared .align 16 .b8 tile[256]; mov.u32 %r0, tile; shl.b32 %r1, %t, 2; add.u32 %r0, %r0, %r1;
+      st.shared.v4.b8 [%r0], {%a, 0, 255, %t}; ld.shared.b32 %d, [%r0];`;
+    const got = evaluate(folder, { code, inputs, output: 32 });
+    expect(got.first).toEqual(Array.from({ length: 64 }, (_, i) => BigInt(i + 0xff0000 + i * 2 ** 24)));
+  });
   it('atomics: the sum and the order of old values', () => {
     const code = `
       .shared .align 8 .b32 sum; .shared .align 4 .f32 fsum; .shared .align 4 .b32 wrap;

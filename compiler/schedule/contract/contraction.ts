@@ -47,6 +47,15 @@ export interface Operand {
   readonly padded: boolean;
   /** The index of a padded operand may be negative or lie between elements: `element` takes care of it. */
   element(lowering: Lowering, batch: Affine, row: Affine, k: Affine, lanes: Lanes): KValue;
+  /** The same before it is converted to the accumulators' type; `padding` is what lies outside, by default zero. */
+  stored(lowering: Lowering, place: StoredPlace, lanes: Lanes, padding?: KValue): KValue;
+}
+
+/** Flat coordinates of an operand's element. */
+export interface StoredPlace {
+  readonly batch: Affine;
+  readonly row: Affine;
+  readonly k: Affine;
 }
 
 export function contractionOf(group: Group): Contraction {
@@ -69,6 +78,7 @@ function operand(value: Value, index: Operand['index'], accumulator: ScalarType)
     padded: false,
     element: (lowering, batch, row, k, lanes) =>
       lowering.b.convert(lowering.value(value, index(batch, row, k), lanes), accumulator),
+    stored: (lowering, { batch, row, k }, lanes) => lowering.value(value, index(batch, row, k), lanes),
   };
 }
 
@@ -180,16 +190,17 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
     value: x,
     index: inputIndex,
     padded,
-    element(lowering, batch, row, k, lanes) {
+    element: (lowering, batch, row, k, lanes) =>
+      lowering.b.convert(input.stored(lowering, { batch, row, k }, lanes), accumulator),
+    stored(lowering, { batch, row, k }, lanes, padding) {
       const { b } = lowering;
       const at = inputIndex(batch, row, k);
       const scalar = scalarOf(x, node);
-      const zero = () => b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar);
+      const outside = () => padding ?? b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar);
       const read = (index: Index, width: Lanes) => lowering.value(x, index, width);
-      const element = dilated
-        ? undilated(lowering, at, bounds, inputDilation, lanes, read, zero)
-        : lowering.inside(at, bounds, lanes, read, zero);
-      return b.convert(element, accumulator);
+      return dilated
+        ? undilated(lowering, at, bounds, inputDilation, lanes, read, outside)
+        : lowering.inside(at, bounds, lanes, read, outside);
     },
   };
   return {

@@ -13,6 +13,7 @@ import { shapeOf } from '../lowering.js';
 import { type Contraction, contractionOf } from './contraction.js';
 import { lowerPacked, streams } from './cpu.js';
 import { lowerDirect } from './direct.js';
+import { matrixSchedules } from './matrix/index.js';
 import { lowerRegisters, planRegisters } from './registers.js';
 import { blocks, fitted, lowerShared } from './shared.js';
 import { lowerStaged } from './staged.js';
@@ -48,7 +49,8 @@ export function lowerContract(group: Group, target: Target): readonly LoweredKer
 export function schedules(group: Group, target: Target): readonly Schedule[] {
   const contraction = contractionOf(group);
   const candidates = target.style === 'cpu' ? onCpu(group, target, contraction) : onGpu(group, target, contraction);
-  return [...candidates, direct(group, target, contraction)].sort((p, q) => p.cost - q.cost);
+  const matrix = matrixSchedules(group, target, contraction);
+  return [...matrix, ...candidates, direct(group, target, contraction)].sort((p, q) => p.cost - q.cost);
 }
 
 /** Microseconds of all multiply-adds at a share of the target's rate. */

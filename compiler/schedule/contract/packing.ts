@@ -21,7 +21,7 @@ export interface PackedShape {
   readonly width: number;
 }
 
-interface Strides {
+export interface Strides {
   readonly batch: number;
   readonly row: number;
   readonly k: number;

@@ -179,10 +179,18 @@ void lowerSt(Assembler& a) {
   } else {
     if (!a.isVector(1) || int(a.operand(1).items.size()) != count) a.fail("the vector has not the length that the instruction names");
     for (const Operand& o : a.operand(1).items) {
+      if (o.kind != Operand::Kind::Register) continue;
       int b = 0;
-      from.push_back(a.wideSource(o, t, b));
+      a.wideSource(o, t, b);
       if (bytes && b != bytes) a.fail("the registers of a vector have different widths");
       bytes = b;
+    }
+    // Constants take the width of the registers beside them.
+    const Type wide = bytes == 8 ? Type::B64 : bytes == 4 ? Type::B32 : bytes == 2 ? Type::B16 : t;
+    for (const Operand& o : a.operand(1).items) {
+      int b = 0;
+      from.push_back(o.kind != Operand::Kind::Register && bytes > bytesOf(t) ? a.wideSource(o, wide, b) : a.wideSource(o, t, b));
+      if (!bytes) bytes = b;
     }
   }
   Handler h;

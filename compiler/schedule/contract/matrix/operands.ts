@@ -1,0 +1,295 @@
+/**
+ * What a matrix unit is given: which unit multiplies a contraction's operands, and where their elements come from.
+ *
+ * Floats of 16 bits are taken as they are, f32 where a unit takes f32 (or tf32, which `numerics` has then allowed).
+ * Integers of 8 bits are taken where they are, however they were widened (`narrow.ts`); a zero point z of a side whose
+ * other side is constant leaves the products, since Σ(a - z)·b = Σa·b - z·Σb, and Σb is a constant of each row or column.
+ */
+import type { ConstantData, Value } from '../../../graph/types.js';
+import type { MatrixUnit, TileScalar } from '../../../kernel/engines.js';
+import type { Target } from '../../../kernel/target.js';
+import type { ScalarType } from '../../../kernel/types.js';
+import { emptyTensor } from '../../../tensor.js';
+import type { Affine } from '../../affine.js';
+import type { Group } from '../../group.js';
+import type { DerivedConstant } from '../../lowered.js';
+import { scalarOf } from '../../lowering.js';
+import type { Contraction, Operand } from '../contraction.js';
+import { type Narrow, narrowOf } from '../narrow.js';
+import { type Strides, stridesOf } from '../packing.js';
+
+/** Where a side's elements lie: at offset + batch·a + row·b + k·c of a buffer. */
+export interface Memory {
+  readonly binding:
+    | { readonly kind: 'value'; readonly value: Value }
+    | { readonly kind: 'derived'; readonly constant: DerivedConstant };
+  readonly length: number;
+  readonly strides: Strides;
+}
+
+/** One side of the product. */
+export interface Side {
+  readonly operand: Operand;
+  /** Element type in shared memory and, as tiles see it, in the unit. */
+  readonly scalar: ScalarType;
+  /** Rows (m or n) that exist. */
+  readonly rows: number;
+  /** Which of the side's own batches a batch of the contraction takes. */
+  batchOf(batch: Affine): Affine;
+  /** Integers of 8 bits behind the operand. */
+  readonly narrow?: Narrow;
+  /** Where elements can be fetched without computing anything; absent for padding, other index maps, casts. */
+  readonly memory?: Memory;
+}
+
+/** What is added to each sum: by row (m), or by column (n), of each batch of the constant side. */
+export interface Correction {
+  readonly along: 'm' | 'n';
+  readonly constant: DerivedConstant;
+  readonly length: number;
+}
+
+export interface Product {
+  readonly unit: MatrixUnit;
+  readonly lhs: Side;
+  readonly rhs: Side;
+  readonly correction?: Correction;
+}
+
+/** Sums that wrap are wrong where the result is not an i32 itself. */
+const largestSum = 2 ** 31;
+
+/** The product on a matrix unit of the target; undefined where none computes it as exactly as it must be. */
+export function productOf(group: Group, target: Target, contraction: Contraction): Product | undefined {
+  const units = target.matrixUnits ?? [];
+  if (units.length === 0 || contraction.k === 0) return undefined;
+  return integerProduct(group, units, contraction) ?? floatProduct(group, units, contraction);
+}
+
+const find = (units: readonly MatrixUnit[], a: TileScalar, b: TileScalar, accumulator: TileScalar) =>
+  units.find((unit) => unit.a === a && unit.b === b && unit.accumulator === accumulator);
+
+// Floats --------------------------------------------------------------------------------------------------------------
+
+function floatProduct(group: Group, units: readonly MatrixUnit[], contraction: Contraction): Product | undefined {
+  const { lhs, rhs, accumulator } = contraction;
+  const [a, b] = [scalarOf(lhs.value), scalarOf(rhs.value)];
+  if (accumulator !== 'f32' || a !== b || (a !== 'f16' && a !== 'bf16' && a !== 'f32')) return undefined;
+  const unit = find(units, a, a, 'f32') ?? (a === 'f32' ? find(units, 'tf32', 'tf32', 'f32') : undefined);
+  if (!unit) return undefined;
+  const side = (operand: Operand, batches: number, rows: number, batchOf: Side['batchOf']): Side => {
+    const memory = group.reads.includes(operand.value)
+      ? memoryOf(group, contraction, operand, batches, rows)
+      : undefined;
+    return { operand, scalar: a, rows, batchOf, ...optional('memory', memory) };
+  };
+  return {
+    unit,
+    lhs: side(lhs, contraction.lhsBatches, contraction.m, contraction.lhsBatch),
+    rhs: side(rhs, contraction.rhsBatches, contraction.n, contraction.rhsBatch),
+  };
+}
+
+/** The operand's own memory, if its elements lie there in a regular way. */
+function memoryOf(
+  group: Group,
+  { k }: Contraction,
+  operand: Operand,
+  batches: number,
+  rows: number,
+  value = operand.value,
+): Memory | undefined {
+  // A slice of a stacked array moves with the loop's iteration.
+  if (group.loop?.homes.has(value.id)) return undefined;
+  const strides = stridesOf(operand, { batches, rows, k, width: 1 });
+  if (!strides) return undefined;
+  const length = (value.type.shape as readonly number[]).reduce((product, extent) => product * extent, 1);
+  return { binding: { kind: 'value', value }, length, strides };
+}
+
+// Integers ------------------------------------------------------------------------------------------------------------
+
+/** A side of integers: how it is read, and what is known of its values. */
+interface IntegerSide {
+  readonly scalar: 'i8' | 'u8';
+  /** What is to be subtracted from the elements that are read. */
+  readonly zero: number;
+  /** Largest magnitude of an element that is read, and of one without its zero point. */
+  readonly largest: number;
+  readonly narrow?: Narrow;
+  /** Set for constants, whose elements are read from a copy. */
+  readonly weights?: Weights;
+}
+
+/** A constant of small integers, rows of k elements each. */
+interface Weights {
+  readonly data: ConstantData;
+  readonly strides: Strides;
+  readonly batches: number;
+  readonly rows: number;
+}
+
+function integerProduct(group: Group, units: readonly MatrixUnit[], contraction: Contraction): Product | undefined {
+  const { accumulator, k, lhsBatches, rhsBatches, m, n } = contraction;
+  if (accumulator !== 'i32' && accumulator !== 'f32') return undefined;
+  const lhs = integerSide(group, contraction, contraction.lhs, lhsBatches, m);
+  const rhs = lhs && integerSide(group, contraction, contraction.rhs, rhsBatches, n);
+  if (!lhs || !rhs) return undefined;
+  const unit = find(units, lhs.scalar, rhs.scalar, 'i32');
+  if (!unit) return undefined;
+  // A zero point needs a constant on the other side, and one such side is enough for what occurs.
+  if ((lhs.zero !== 0 && !rhs.weights) || (rhs.zero !== 0 && !lhs.weights)) return undefined;
+  // i32 results wrap as the integers themselves do; those held in f32 must not.
+  if (accumulator === 'f32' && k * lhs.largest * rhs.largest >= largestSum) return undefined;
+  const side = (
+    from: IntegerSide,
+    operand: Operand,
+    batches: number,
+    rows: number,
+    batchOf: Side['batchOf'],
+  ): Side => ({
+    operand,
+    scalar: from.scalar,
+    rows,
+    batchOf,
+    ...(from.narrow ? { narrow: from.narrow } : {}),
+    ...optional(
+      'memory',
+      from.weights
+        ? packedWeights(operand, from.weights, k)
+        : narrowMemory(group, contraction, operand, from, batches, rows),
+    ),
+  });
+  const correction =
+    lhs.zero !== 0 && rhs.weights
+      ? correctionOf('n', rhs.weights, lhs.zero, k, contraction.rhs)
+      : rhs.zero !== 0 && lhs.weights
+        ? correctionOf('m', lhs.weights, rhs.zero, k, contraction.lhs)
+        : undefined;
+  return {
+    unit,
+    lhs: side(lhs, contraction.lhs, lhsBatches, m, contraction.lhsBatch),
+    rhs: side(rhs, contraction.rhs, rhsBatches, n, contraction.rhsBatch),
+    ...(correction ? { correction } : {}),
+  };
+}
+
+const optional = <K extends string, V>(key: K, value: V | undefined): { readonly [P in K]?: V } =>
+  (value === undefined ? {} : { [key]: value }) as { readonly [P in K]?: V };
+
+function integerSide(
+  group: Group,
+  { k }: Contraction,
+  operand: Operand,
+  batches: number,
+  rows: number,
+): IntegerSide | undefined {
+  const data = group.constants.get(operand.value.id);
+  if (data) {
+    const strides = stridesOf(operand, { batches, rows, k, width: 1 });
+    const scalar = strides && smallIntegers(data);
+    return scalar && strides && { scalar, zero: 0, largest: 128, weights: { data, strides, batches, rows } };
+  }
+  const narrow = narrowOf(
+    operand.value,
+    (value) => group.nodes.find((node) => node.outputs[0] === value),
+    group.scalars,
+  );
+  if (!narrow) return undefined;
+  return { scalar: narrow.scalar, zero: narrow.zero, largest: 255, narrow };
+}
+
+const known = new WeakMap<ConstantData, 'i8' | undefined | 'none'>();
+
+/** `i8` if all elements are integers that it holds. Read once for each constant. */
+function smallIntegers(data: ConstantData): 'i8' | undefined {
+  let scalar = known.get(data);
+  if (scalar === undefined) {
+    const { dtype } = data;
+    const may = dtype === 'i8' || dtype === 'u8' || dtype === 'i32' || dtype === 'f32';
+    const elements = may ? (data.load().data as Float32Array) : [];
+    scalar = may && elements.every((x) => x >= -128 && x <= 127 && Number.isInteger(x)) ? 'i8' : 'none';
+    known.set(data, scalar);
+  }
+  return scalar === 'none' ? undefined : scalar;
+}
+
+function narrowMemory(
+  group: Group,
+  contraction: Contraction,
+  operand: Operand,
+  { narrow }: IntegerSide,
+  batches: number,
+  rows: number,
+): Memory | undefined {
+  const direct = narrow && operand.value.id === narrow.top.id && group.reads.includes(narrow.source);
+  return direct ? memoryOf(group, contraction, operand, batches, rows, narrow.source) : undefined;
+}
+
+/** Elements of a row of packed weights: whole 16-byte vectors. */
+const packedRow = (k: number): number => Math.ceil(k / 16) * 16;
+
+function packedWeights(operand: Operand, weights: Weights, k: number): Memory {
+  const { batches, rows, data } = weights;
+  const pitch = packedRow(k);
+  const length = batches * rows * pitch;
+  const constant: DerivedConstant = {
+    kind: 'constant',
+    name: `${operand.value.name}.rows8`,
+    data: {
+      dtype: 'i8',
+      shape: [length],
+      load() {
+        const packed = emptyTensor('i8', [length]);
+        const bytes = packed.data as Int8Array;
+        const source = data.load().data as Float32Array;
+        forEachRow(weights, (row, from, step) => {
+          for (let i = 0; i < k; i++) bytes[row * pitch + i] = source[from + i * step];
+        });
+        return packed;
+      },
+    },
+  };
+  return {
+    binding: { kind: 'derived', constant },
+    length,
+    strides: { offset: 0, batch: rows * pitch, row: pitch, k: 1 },
+  };
+}
+
+function correctionOf(along: 'm' | 'n', weights: Weights, zero: number, k: number, operand: Operand): Correction {
+  const length = weights.batches * weights.rows;
+  return {
+    along,
+    length,
+    constant: {
+      kind: 'constant',
+      name: `${operand.value.name}.zero${zero}`,
+      data: {
+        dtype: 'i32',
+        shape: [length],
+        load() {
+          const sums = emptyTensor('i32', [length]);
+          const source = weights.data.load().data as Float32Array;
+          forEachRow(weights, (row, from, step) => {
+            let sum = 0;
+            for (let i = 0; i < k; i++) sum += source[from + i * step];
+            (sums.data as Int32Array)[row] = -zero * sum;
+          });
+          return sums;
+        },
+      },
+    },
+  };
+}
+
+/** Calls `visit` for every row of every batch with where it begins and how far apart its elements are. */
+function forEachRow(
+  { strides, batches, rows }: Weights,
+  visit: (row: number, from: number, step: number) => void,
+): void {
+  for (let batch = 0; batch < batches; batch++) {
+    for (let row = 0; row < rows; row++)
+      visit(batch * rows + row, strides.offset + batch * strides.batch + row * strides.row, strides.k);
+  }
+}

@@ -1,0 +1,75 @@
+/**
+ * Integers of 8 bits that were widened on their way to a contraction: cast, perhaps with a zero point subtracted, and
+ * cast again. All of it is exact, so a matrix unit may multiply the small integers themselves.
+ */
+import { elementsOf } from '../../graph/ops/reference/data.js';
+import type { ConstantData, Node, Value } from '../../graph/types.js';
+import type { Target } from '../../kernel/target.js';
+
+/** value = source - zero, element by element. */
+export interface Narrow {
+  /** The last value of the chain, which the contraction (or a view before it) reads; may be the source itself. */
+  readonly top: Value;
+  readonly source: Value;
+  readonly scalar: 'i8' | 'u8';
+  readonly zero: number;
+}
+
+/** Types that hold all of the integers between -255 and 255. */
+const wide: ReadonlySet<string> = new Set(['i16', 'i32', 'i64', 'f32', 'f64']);
+
+/** The integers of 8 bits behind `value`, seen through views; undefined where there are none. */
+export function narrowOf(
+  value: Value,
+  producerOf: (value: Value) => Node | undefined,
+  scalars: ReadonlyMap<number, ConstantData>,
+): Narrow | undefined {
+  const producer = producerOf(value);
+  if (
+    producer?.op === 'transpose' ||
+    producer?.op === 'reshape' ||
+    producer?.op === 'broadcast' ||
+    producer?.op === 'slice'
+  )
+    return narrowOf(producer.inputs[0], producerOf, scalars);
+  const chain = chainOf(value, producerOf, scalars);
+  return chain && { top: value, ...chain };
+}
+
+type Chain = Omit<Narrow, 'top'>;
+
+/** The same without views: `value` itself is made of casts and one subtraction. */
+export function chainOf(
+  value: Value,
+  producerOf: (value: Value) => Node | undefined,
+  scalars: ReadonlyMap<number, ConstantData>,
+): Chain | undefined {
+  const { dtype } = value.type;
+  if (dtype === 'i8' || dtype === 'u8') return { source: value, scalar: dtype, zero: 0 };
+  const producer = producerOf(value);
+  if (!wide.has(dtype) || !producer) return undefined;
+  const inner =
+    producer.op === 'cast' || producer.op === 'sub' ? chainOf(producer.inputs[0], producerOf, scalars) : undefined;
+  if (!inner || producer.op === 'cast') return inner;
+  const zero = inner.zero === 0 ? constantOf(producer.inputs[1], producerOf, scalars) : undefined;
+  const [low, high] = inner.scalar === 'i8' ? [-128, 127] : [0, 255];
+  if (zero === undefined || !Number.isInteger(zero) || zero < low || zero > high) return undefined;
+  return { ...inner, zero };
+}
+
+/** The one number that all elements of `value` are. */
+function constantOf(
+  value: Value,
+  producerOf: (value: Value) => Node | undefined,
+  scalars: ReadonlyMap<number, ConstantData>,
+): number | undefined {
+  const data = scalars.get(value.id);
+  if (data) return Number(elementsOf(data.load())[0]);
+  const producer = producerOf(value);
+  const passes = producer?.op === 'broadcast' || producer?.op === 'reshape' || producer?.op === 'cast';
+  return passes ? constantOf(producer.inputs[0], producerOf, scalars) : undefined;
+}
+
+/** Whether the target multiplies matrices of such integers. */
+export const multipliesBytes = ({ matrixUnits }: Target): boolean =>
+  matrixUnits?.some(({ accumulator }) => accumulator === 'i32') === true;
