@@ -18,6 +18,7 @@ import { type Bindings, bindDims } from './bindings.js';
 import { namesIn } from './containers.js';
 import { neededFrom } from './liveness.js';
 import { leavesOf, type Mapped, mapLeaves, type Tree } from './mapped.js';
+import { renumbered } from './renumber.js';
 import { type BodyCall, isCall, type Resolved, type SourceContext, type SourceResolvers } from './source.js';
 
 /** A tensor of a run, whatever stage makes it. Identity counts. */
@@ -314,7 +315,6 @@ class StageBuilder {
     if (read !== undefined) return this.#constant(loaded(read), held.name);
     if (held.kind === 'host' && !held.fed) return this.#constant(held.data, held.name);
     const { dtype, shape } = held.kind === 'host' ? held.data : held.type;
-    // Names by position: stages that do the same are to read the same.
     const name = this.#state.stage === 0 && held.kind === 'input' ? held.name : `in.${this.#inputs.length}`;
     const value = this.#b.input(name, dtype, shape);
     this.#inputs.push({ value, held });
@@ -427,8 +427,9 @@ class StageBuilder {
     for (const { value } of whole.outputs) used.add(value.id);
     const keep = this.#state.stage === 0 && next.kind === 'done';
     const inputs = this.#inputs.filter(({ value }) => keep || used.has(value.id));
+    const graph = { ...whole, inputs: inputs.map(({ value }) => value) };
     return {
-      graph: { ...whole, inputs: inputs.map(({ value }) => value) },
+      graph: this.#state.stage === 0 ? graph : renumbered(graph),
       inputs: inputs.map(({ held }) => held),
       outputs: this.#outputs,
       looked: this.#looked,

@@ -18,6 +18,7 @@ import type { Binding } from './lowered.js';
 import { depthOf } from './lowering.js';
 import { typeNotes } from './notes.js';
 import { splitLargeWeights } from './split.js';
+import { splitWideConcats } from './split_concat.js';
 
 export interface PlanGraphOptions {
   readonly dump?: (stage: string, text: () => string) => void;
@@ -49,7 +50,7 @@ const bytesOfValue = (value: Value): number => bytesOf(value.type.dtype, sizeOf(
 /** In steps of some milliseconds, for callers with other work to do between them. @throws TuttiError E_UNSUPPORTED, E_OUT_OF_MEMORY */
 export function* planGraph(whole: Graph, target: Target, options: PlanGraphOptions): Generator<void, Plan> {
   const clock = stopwatch(options.times);
-  const split = (graph: Graph): Graph => splitLargeWeights(graph, target);
+  const split = (graph: Graph): Graph => splitWideConcats(splitLargeWeights(graph, target), target);
   const graph = split(mapBodies(whole, split));
   const { work, constants } = arrange(graph, target);
   clock('fuse');

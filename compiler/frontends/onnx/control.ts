@@ -5,7 +5,7 @@
 import { isInt } from '../../dtype.js';
 import { TuttiError } from '../../error.js';
 import { describe } from '../../graph/builder.js';
-import { concat, scalar, unsqueeze } from '../../graph/compose.js';
+import { scalar, stack } from '../../graph/compose.js';
 import { NotConstant } from '../../graph/host_values.js';
 import type { Graph, Value } from '../../graph/types.js';
 import { isList, type Mapped } from '../../passes/mapped.js';
@@ -106,10 +106,10 @@ function afterIteration(
   const captured = saved.slice(0, saved.length - slices.length);
   const stacks = slices.map((slice, i): readonly Value[] => {
     if (slice === null || isList(slice)) return invalid(c.node, 'only tensors are stacked');
-    return [...(saved[captured.length + i] as readonly Value[]), unsqueeze(c.b, slice as Value, [0])];
+    return [...(saved[captured.length + i] as readonly Value[]), slice as Value];
   });
   const carried = rest.slice(0, count);
-  if (!goesOn) return [...carried, ...stacks.map((stack) => concat(c.b, stack, 0))];
+  if (!goesOn) return [...carried, ...stacks.map((slices) => stack(c.b, slices, 0))];
   const progress = { ...before, iteration: iteration + 1, stage: c.stage, apart };
   return iterate(c, progress, apart ? carried.map((value) => fed(c, value)) : carried, captured, stacks);
 }

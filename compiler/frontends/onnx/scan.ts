@@ -1,5 +1,5 @@
 /** Scan: a body over the slices of arrays, with values carried along. */
-import { concat, pad, reshape, slice1, unsqueeze } from '../../graph/compose.js';
+import { pad, reshape, slice1, stack } from '../../graph/compose.js';
 import { integersOf } from '../../graph/host_tensors.js';
 import { NotConstant } from '../../graph/host_values.js';
 import type { Graph, Value } from '../../graph/types.js';
@@ -80,13 +80,7 @@ function scanBatches(c: SourceContext): Resolved {
     if (at === batch) {
       const results = states.length + stacked.length;
       const column = (i: number) => done.filter((_, k) => k % results === i) as readonly Value[];
-      return Array.from({ length: results }, (_, i) =>
-        concat(
-          context.b,
-          column(i).map((value) => unsqueeze(context.b, value, [0])),
-          0,
-        ),
-      );
+      return Array.from({ length: results }, (_, i) => stack(context.b, column(i), 0));
     }
     const own = whole.map((value) => {
       const slice = slice1(context.b, value, 0, at, 1);
@@ -216,11 +210,7 @@ function stacksOf(c: SourceContext, { stacked }: Setup, stacks: readonly (readon
     const rank = shapeOf(slices[0]).length + 1;
     const axis = stackAxis(c, stacked[i].axis, rank);
     const ordered = stacked[i].reverse ? [...slices].reverse() : slices;
-    return concat(
-      c.b,
-      ordered.map((slice) => unsqueeze(c.b, slice, [axis])),
-      axis,
-    );
+    return stack(c.b, ordered, axis);
   });
 }
 
