@@ -146,6 +146,10 @@ interface RecordedList extends CommandList {
 
 const memoryOf = ({ buffer, offset, bytes }: BufferRange): Uint8Array => (buffer as MemoryBuffer).view(offset, bytes);
 
+/** What a kernel may touch of a binding: pools are padded so that it can read and write whole words. */
+const wordsOf = ({ buffer, offset, bytes }: BufferRange): Uint8Array =>
+  (buffer as MemoryBuffer).view(offset, Math.ceil(bytes / 4) * 4);
+
 export class InterpreterDevice implements Device {
   readonly info: DeviceInfo;
   readonly target: Target;
@@ -313,7 +317,7 @@ export class InterpreterDevice implements Device {
               ? words.getFloat32(4 * i, true)
               : words[scalar === 'i32' ? 'getInt32' : 'getUint32'](4 * i, true),
           );
-        interpret({ ...kernel, grid: command.grid }, command.bindings.map(memoryOf), values, this.#options.interpret);
+        interpret({ ...kernel, grid: command.grid }, command.bindings.map(wordsOf), values, this.#options.interpret);
         return;
       }
       case 'copy':

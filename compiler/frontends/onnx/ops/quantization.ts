@@ -85,8 +85,10 @@ export function quantize(c: ConvertContext): Value {
   const dtype = requested !== 0 ? dtypeOf(requested, c.operator.source.node) : (zero?.type.dtype ?? 'u8');
   const precision = c.int('precision', 0);
   const scaleType = c.dtype(1);
-  const wideEnough: DType = scaleType === 'f64' ? 'f64' : 'f32';
-  const inner = precision !== 0 ? dtypeOf(precision, c.operator.source.node) : wideEnough;
+  // Without `precision` two operands of a 16-bit float are divided in it, all others in f32 or wider.
+  const isHalf = (scaleType === 'f16' || scaleType === 'bf16') && x.type.dtype === scaleType;
+  const usual: DType = isHalf ? scaleType : scaleType === 'f64' ? 'f64' : 'f32';
+  const inner = precision !== 0 ? dtypeOf(precision, c.operator.source.node) : usual;
   const scale = cast(c.b, spread(c, c.input(1), x), inner);
   const scaled = div(c.b, cast(c.b, x, inner), scale);
   // The division is in the given precision, the rest exact.
