@@ -46,6 +46,18 @@ export function freeNames(graph: GraphProto): Set<string> {
 }
 
 /**
+ * Exporters have written models that define constants twice. As ONNX Runtime has it, a later Constant node replaces an
+ * earlier one of the same name, everywhere; any other name that is defined twice is ambiguous and stays an error.
+ */
+function withoutReplaced(nodes: readonly PlacedNode[]): readonly PlacedNode[] {
+  const isConstant = ({ opType, domain, output }: NodeProto): boolean =>
+    opType === 'Constant' && (domain ?? '') === '' && output.length === 1;
+  const last = new Map<string, PlacedNode>();
+  for (const placed of nodes) if (isConstant(placed.node)) last.set(placed.node.output[0], placed);
+  return nodes.filter((placed) => !isConstant(placed.node) || last.get(placed.node.output[0]) === placed);
+}
+
+/**
  * Sorts nodes topologically and stably. `known` names exist before the first node, `taken` ones may not be defined again.
  * @throws TuttiError E_MODEL_INVALID for names defined twice, uses of undefined names and cycles
  */
@@ -54,7 +66,7 @@ export function orderNodes(
   known: (name: string) => boolean,
   taken: (name: string) => boolean,
 ): readonly PlacedNode[] {
-  const placed = nodes.map((node, i): PlacedNode => ({ node, name: nodeName(node, i) }));
+  const placed = withoutReplaced(nodes.map((node, i): PlacedNode => ({ node, name: nodeName(node, i) })));
   const producer = new Map<string, number>();
   placed.forEach(({ node, name }, i) => {
     for (const output of node.output) {
