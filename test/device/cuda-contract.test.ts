@@ -3,40 +3,18 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Device } from '../../backends/backend.js';
 import { cudaBackend } from '../../backends/cuda/index.js';
 import * as c from '../../compiler/graph/compose.js';
-import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
 import { legalize } from '../../compiler/kernel/legalize.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import { verify } from '../../compiler/kernel/verify.js';
 import { schedules } from '../../compiler/schedule/contract/index.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
-import { built, byteCases, type ContractionCase, type Execute, floatCases, runForm } from '../support/contractions.js';
+import { testContractions } from '../support/contraction_suite.js';
+import { built, byteCases, type ContractionCase, floatCases } from '../support/contractions.js';
 import { cudaDevices, openCuda } from '../support/cuda.js';
 import { assemble, ptxasKnows, ptxasMissing } from '../support/ptxas.js';
-import { runReference } from '../support/run_groups.js';
 
 const targetOf = (arch: string): Target => cudaBackend.target(arch) as Target;
 const isMatrix = ({ name }: { readonly name: string }): boolean => name.startsWith('matrix');
-
-/** Runs kernels on a device: their buffers are made, filled and read back around one dispatch. */
-const on =
-  (device: Device, target: Target): Execute =>
-  async (scheduled, memories) => {
-    const kernel = legalize(scheduled, target);
-    verify(kernel, { stage: 'legal', target });
-    const [loaded] = await device.loadKernels([cudaBackend.render(kernel, target)]);
-    const buffers = memories.map(({ length }) => device.allocate(Math.ceil(length / 16) * 16));
-    const whole = buffers.map((buffer, i) => ({ buffer, offset: 0, bytes: memories[i].length }));
-    const bindings = buffers.map((buffer) => ({ buffer, offset: 0, bytes: buffer.bytes }));
-    const list = await device.record([{ kind: 'dispatch', kernel: loaded, grid: kernel.grid, bindings }]);
-    await device.queue.submit({
-      list,
-      writes: whole.map((to, i) => ({ to, data: memories[i].slice() })),
-      reads: whole.map((from, i) => ({ from, into: memories[i] })),
-    });
-    list.release();
-    for (const buffer of buffers) buffer.free();
-    loaded.release();
-  };
 
 const suites: readonly (readonly [string, readonly ContractionCase[]])[] = [
   ['f16', floatCases('f16')],
@@ -53,15 +31,7 @@ for (const [where, library] of await cudaDevices()) {
     });
     afterAll(() => device?.close());
     for (const [suite, cases] of suites) {
-      for (const example of cases) {
-        it(`${suite}: ${example.name}`, async () => {
-          const made = built(example);
-          const execute = on(device, device.target);
-          const got = await runForm(made, device.target, (forms) => forms.find(isMatrix), execute);
-          const want = runReference(made.graph, made.inputs).get('y');
-          expect(got && [...elementsOf(got)].map(Number)).toEqual(want && [...elementsOf(want)].map(Number));
-        }, 120_000);
-      }
+      testContractions(suite, cases, cudaBackend, () => device);
     }
   });
 }

@@ -3,6 +3,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Device } from '../../backends/backend.js';
 import { metalBackend } from '../../backends/metal/index.js';
 import { legalize } from '../../compiler/kernel/legalize.js';
+import { testContractions } from '../support/contraction_suite.js';
+import { floatCases } from '../support/contractions.js';
 import { numberTypes } from '../support/kernel_data.js';
 import { compareRuns } from '../support/kernel_runs.js';
 import { metalDevices, openMetal } from '../support/metal.js';
@@ -35,6 +37,10 @@ for (const [name, library] of devices) {
       if (runs.length === 0) return context.skip('the device has no matrix units');
       expect(await compareRuns(metalBackend, device, runs)).toEqual([]);
     });
+
+    for (const dtype of ['f16', 'bf16', 'f32'] as const) {
+      testContractions(`contracts ${dtype} by matrix tiles`, floatCases(dtype), metalBackend, () => device);
+    }
 
     it('multiplies tiles of several simdgroup matrices', async (context) => {
       if (!device.target.matrixUnits) return context.skip('the device has no matrix units');
