@@ -50,6 +50,9 @@ export function streams(group: Group, target: Target): boolean {
   return packedRhs(group, contraction, 1) !== undefined || isContiguous(group, contraction);
 }
 
+/** Multiply-adds of a task: enough to make up for its hand-over to another thread. */
+const taskWork = 1 << 16;
+
 function chooseTiling({ batch, m, n, k, accumulator }: Contraction, target: Target): Tiling {
   const lanes = lanesFor({ accumulator }, target);
   const waste = (extent: number, tile: number) => (Math.ceil(extent / tile) * tile) / extent;
@@ -79,12 +82,14 @@ function chooseTiling({ batch, m, n, k, accumulator }: Contraction, target: Targ
   // Partial sums of several blocks of k wait in scratch memory.
   const partial = () => (blockK < k ? blockM * tileM * blockN * tileN * bytes : tileM * tileN * bytes);
   while (blockM > 1 && partial() > target.limits.sharedBytes / 8) blockM = Math.ceil(blockM / 2);
-  const wanted = target.parallelism * 4;
+  const worthwhile = Math.max(1, Math.floor((batch * m * n * k) / taskWork));
+  const wanted = Math.min(target.parallelism * 4, worthwhile);
+  const least = Math.min(target.parallelism, worthwhile);
   const tasks = () => batch * Math.ceil(tilesM / blockM) * Math.ceil(tilesN / blockN);
   while (tasks() < wanted && blockN > 2) blockN = Math.ceil(blockN / 2);
   while (tasks() < wanted && blockM > 2) blockM = Math.ceil(blockM / 2);
-  while (tasks() < target.parallelism && blockN > 1) blockN = Math.ceil(blockN / 2);
-  while (tasks() < target.parallelism && blockM > 1) blockM = Math.ceil(blockM / 2);
+  while (tasks() < least && blockN > 1) blockN = Math.ceil(blockN / 2);
+  while (tasks() < least && blockM > 1) blockM = Math.ceil(blockM / 2);
   return { lanes, tileM, vectors, tileN, blockK, blockN, blockM };
 }
 
