@@ -67,6 +67,19 @@ function countGroups([x, y, z]: readonly [number, number, number]): KernelFuncti
   return k.finish({ name: 'count_groups', grid: [x, y, z], workgroup: [1, 1, 1] });
 }
 
+/** The last of `count` buffers gets what the others weigh: word i is Σ (n + 1) · buffer n [i]. */
+function weighBuffers(count: number, length: number): KernelFunction {
+  const k = new KernelBuilder();
+  const inputs = Array.from({ length: count - 1 }, (_, n) => k.buffer(`x${n}`, 'i32', length, 'read'));
+  const out = k.buffer('out', 'i32', length, 'write');
+  const index = k.builtin('workgroup_id', 0, length);
+  const sum = inputs
+    .map((input, n) => k.mul(k.load(input, index), k.constant(n + 1)))
+    .reduce((total, term) => k.add(total, term));
+  k.store(out, index, sum);
+  return k.finish({ name: 'weigh_buffers', grid: [length, 1, 1], workgroup: [1, 1, 1] });
+}
+
 /** Keeps the device busy: workgroups that each run a linear congruential generator 50,000 times. */
 function spin(steps: number): KernelFunction {
   const k = new KernelBuilder();
@@ -242,8 +255,10 @@ const dispatchCases: Readonly<Record<string, Case>> = {
       [1, 1, 3],
       [5, 4, 3],
       [65_535, 1, 1],
+      [70_001, 1, 1],
       [2, 129, 65],
     ] as const) {
+      if (grid.some((count, i) => count > device.target.limits.workgroupCount[i])) continue;
       const kernel = await load(context, countGroups(grid));
       const out = device.allocate(4 * grid[0] * grid[1] * grid[2]);
       await run(device, [{ kind: 'dispatch', kernel, grid, bindings: [whole(out)] }]);
@@ -264,6 +279,31 @@ const dispatchCases: Readonly<Record<string, Case>> = {
     await run(device, [{ kind: 'dispatch', kernel, grid: [0, 1, 1], bindings: [whole(out)] }]);
     expect(await read(device, out)).toEqual(new Uint8Array(16));
     out.free();
+  },
+
+  'binds as many buffers as the target says': async (context) => {
+    const { device } = context;
+    const count = Math.min(64, device.target.limits.storageBuffers);
+    const length = 5;
+    const function_ = weighBuffers(count, length);
+    const kernel = await load(context, function_);
+    const align = device.target.limits.storageAlignment;
+    const stride = Math.ceil((4 * length) / align) * align;
+    const arena = device.allocate(count * stride);
+    const ranges = Array.from({ length: count }, (_, n) => part(arena, n * stride, 4 * length));
+    const value = (n: number, i: number): number => n * 100 + i;
+    const list = await device.record([{ kind: 'dispatch', kernel, grid: function_.grid, bindings: ranges }]);
+    const into = new Int32Array(length);
+    await device.queue.submit({
+      list,
+      writes: ranges.map((to, n) => ({ to, data: bytesOf(Int32Array.from({ length }, (_, i) => value(n, i))) })),
+      reads: [{ from: ranges[count - 1], into: bytesOf(into) }],
+    });
+    const sum = (i: number): number => ranges.slice(1).reduce((total, _, n) => total + (n + 1) * value(n, i), 0);
+    expect([...into]).toEqual(Array.from({ length }, (_, i) => sum(i)));
+    list.release();
+    kernel.release();
+    arena.free();
   },
 
   'binds ranges of an arena and leaves the bytes around alone': async (context) => {
@@ -635,12 +675,32 @@ const lifeCases: Readonly<Record<string, Case>> = {
   },
 };
 
+const sharedCases: Readonly<Record<string, Case>> = {
+  'two open devices work at the same time and do not see each other': async ({ subject }) => {
+    const devices = await Promise.all([subject.open(), subject.open()]);
+    const results = await Promise.all(
+      devices.map(async (device, n) => {
+        const function_ = multiplyAdd(device, 1000);
+        const kernel = await load({ subject, device }, function_);
+        const [x, y] = [device.allocate(4000), device.allocate(4000)];
+        const list = await device.record([step(kernel, function_, x, y, n + 1)]);
+        await device.queue.submit({ writes: [{ to: whole(x), data: bytesOf(new Int32Array(1000).fill(n + 3)) }] });
+        await Promise.all(Array.from({ length: 20 }, () => device.queue.submit({ list })));
+        return new Int32Array((await read(device, y)).buffer);
+      }),
+    );
+    for (const [n, result] of results.entries()) expect(new Set(result)).toEqual(new Set([20 * (n + 1) * (n + 3)]));
+    await Promise.all(devices.map((device) => device.close()));
+  },
+};
+
 export const suiteCases: Readonly<Record<string, Case>> = {
   ...lifeCases,
   ...memoryCases,
   ...dispatchCases,
   ...mistakeCases,
   ...queueCases,
+  ...sharedCases,
 };
 
 /** Fails if `test` passes. */
