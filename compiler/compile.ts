@@ -3,6 +3,7 @@
 import { resolvers } from './frontends/resolvers.js';
 import type { Graph } from './graph/types.js';
 import type { Target } from './kernel/target.js';
+import type { Bindings } from './passes/bindings.js';
 import { runPasses } from './passes/pipeline.js';
 import { firstStage, type Stage } from './passes/stages.js';
 import type { Plan, PlanOptions } from './plan.js';
@@ -48,5 +49,4 @@ function* planSteps(graph: Graph, target: Target, options: PlanOptions = {}): Ge
 }
 
 /** The first stage of a graph under these shapes and data; for graphs without data-dependent parts it is all there is. */
-export const stageOf = (graph: Graph, options: Pick<PlanOptions, 'dims' | 'shapes' | 'values'>): Stage =>
-  firstStage(graph, options, resolvers);
+export const stageOf = (graph: Graph, bindings: Bindings): Stage => firstStage(graph, bindings, resolvers);

@@ -10,7 +10,7 @@
 import type { BackendName, DeviceInfo } from '../backends/backend.js';
 import type { Numerics } from '../compiler/compile.js';
 import type { DType } from '../compiler/dtype.js';
-import type { DimBounds, Graph } from '../compiler/graph/types.js';
+import type { Container, DimBounds, Graph } from '../compiler/graph/types.js';
 import type { PlanReport } from '../compiler/plan.js';
 import type { Tensor, TensorData, TensorType } from './tensor.js';
 
@@ -59,6 +59,8 @@ export interface ValueInfo {
   readonly shape: readonly (number | string)[];
   /** True where dtype and shape only follow from the shapes or values of the inputs. */
   readonly unknown?: boolean;
+  /** Where an input is not one tensor: what holds tensors of this type. */
+  readonly container?: Container;
 }
 
 export interface ModelInfo {
@@ -88,15 +90,18 @@ export interface SessionOptions {
   readonly dump?: (stage: string, text: () => string) => void;
 }
 
+/** What inputs and outputs are: a tensor, a sequence of tensors, an optional that holds either or null. */
+export type Value = Tensor | readonly Tensor[] | null;
+
 /** Typed arrays take the shape of their input where that is static (or has one unknown dim). */
-export type Feeds = Readonly<Record<string, Tensor | TensorData>>;
+export type Feeds = Readonly<Record<string, Value | TensorData>>;
 
 export type OutputPlace = 'cpu' | 'device';
 
 /** What `session.bind` fixes. */
 export interface BindingOptions {
   /** All inputs. What is on the host is copied to the device once: change it there with `Binding.write`. */
-  readonly inputs: Feeds;
+  readonly inputs: Readonly<Record<string, Tensor | TensorData>>;
   /**
    * Tensors on the device that outputs are written to, or places as in `RunOptions`. Default: all in the host's memory.
    */

@@ -1,6 +1,6 @@
 /** Inputs and outputs of a session fixed on the device, for many runs. */
 import { TuttiError } from '../compiler/error.js';
-import type { BindingOptions, Feeds, RunOptions, ValueInfo } from './api.js';
+import type { BindingOptions, Feeds, RunOptions, Value, ValueInfo } from './api.js';
 import type { OnDevice, Wanted } from './chain.js';
 import type { DeviceTensors } from './device_tensors.js';
 import { wrap } from './feeds.js';
@@ -16,7 +16,7 @@ export interface BoundSession {
     feeds: Feeds,
     wanted: ReadonlyMap<string, Wanted>,
     options: Pick<RunOptions, 'signal' | 'profile'>,
-  ): Promise<(name: string) => Tensor>;
+  ): Promise<(name: string) => Value>;
 }
 
 /** Made by `session.bind`. */
@@ -77,16 +77,18 @@ export class Binding {
    * Runs the model once on what is bound. Outputs written to tensors that were bound are those tensors.
    * @throws TuttiError as `Session.run`
    */
-  async run(options: Pick<RunOptions, 'signal' | 'profile'> = {}): Promise<Record<string, Tensor>> {
+  async run<V extends Value = Tensor>(
+    options: Pick<RunOptions, 'signal' | 'profile'> = {},
+  ): Promise<Record<string, V>> {
     const result = await this.#session.run(this.#inputs, this.#wanted, options);
     const entries = [...this.#wanted.keys()].map((name) => {
       const made = result(name);
       const target = this.#bound.get(name);
       // The caller has the tensor already: this share is one too many.
-      if (target !== undefined) made.dispose();
+      if (target !== undefined && made instanceof Tensor) made.dispose();
       return [name, target ?? made] as const;
     });
-    return Object.fromEntries(entries);
+    return Object.fromEntries(entries) as Record<string, V>;
   }
 
   /**

@@ -1,13 +1,17 @@
 /** From what a caller hands to `run` to checked tensors, one for each input. Every mistake is an E_INPUT that says what to do. */
 import { TuttiError } from '../compiler/error.js';
-import type { Feeds } from './api.js';
+import { flattenInputs, type Lengths, namesIn } from '../compiler/passes/containers.js';
+import { isList, leavesOf, type Tree } from '../compiler/passes/mapped.js';
+import type { Feeds, ValueInfo } from './api.js';
 import type { Placed } from './chain.js';
 import { bindDims, type Model } from './model.js';
 import { Tensor, type TensorData } from './tensor.js';
 
 export interface CheckedFeeds {
-  /** By name. Those on the device stay the caller's. */
+  /** By name; those in sequences and optionals have names of their own. Those on the device stay the caller's. */
   readonly tensors: Readonly<Record<string, Placed>>;
+  /** How many tensors are in each sequence or optional. */
+  readonly lengths: Lengths;
   readonly shapes: Readonly<Record<string, readonly number[]>>;
   /** Equal keys mean equal shapes of all inputs. */
   readonly key: string;
@@ -36,36 +40,50 @@ export function checkFeeds(
   }
   const shapes: Record<string, readonly number[]> = {};
   const tensors: Record<string, Placed> = {};
-  for (const info of model.inputs) {
-    const given = Object.hasOwn(feeds, info.name) ? feeds[info.name] : undefined;
-    if (given === undefined || given === null) {
-      throw new TuttiError('E_INPUT', 'input is missing', {
-        subject: info.name,
-        expected: `${info.type} of shape [${info.shape.join(', ')}]`,
-        remedy: `Pass { '${info.name}': tensor } to run.`,
-      });
-    }
-    const tensor = given instanceof Tensor ? given : wrap(given, info);
-    if (tensor.type !== info.type && !info.unknown) {
-      throw new TuttiError('E_INPUT', 'input has the wrong type', {
-        subject: info.name,
-        expected: info.type,
-        found: tensor.type,
-        remedy: `Convert the data, for example new Tensor('${info.type}', data, dims).`,
-      });
-    }
-    if (tensor.type === 'string') {
-      throw new TuttiError('E_UNSUPPORTED', 'inputs of strings are not supported', { subject: info.name });
-    }
-    shapes[info.name] = tensor.dims;
-    tensors[info.name] = placed(tensor, info.name, device);
+  const trees = Object.fromEntries(model.inputs.map((info) => [info.name, checkFeed(info, feeds)]));
+  const flat = flattenInputs(model.graph, trees);
+  for (const [name, tensor] of Object.entries(flat.tensors)) {
+    shapes[name] = tensor.dims;
+    tensors[name] = placed(tensor, name, device);
   }
-  const key = keyOf(model, shapes);
+  const key = keyOf(model, shapes, flat.lengths);
   if (!known(key)) {
-    bindDims(model.graph, { ...model.shapes, ...shapes }, model.sizes);
-    checkFixed(model, shapes);
+    const own = Object.fromEntries(
+      model.inputs.flatMap(({ name, container }) => (container ? [] : [[name, shapes[name]] as const])),
+    );
+    bindDims(model.graph, { ...model.shapes, ...own }, model.sizes);
+    checkFixed(model, own);
   }
-  return { tensors, shapes, key };
+  return { tensors, lengths: flat.lengths, shapes, key };
+}
+
+/** What is given for one input, as tensors of its type. */
+function checkFeed(info: ValueInfo, feeds: Feeds): Tree<Tensor> {
+  const given = Object.hasOwn(feeds, info.name) ? feeds[info.name] : undefined;
+  const { container } = info;
+  const isList = container !== undefined && Array.isArray(given) && given.every((element) => element instanceof Tensor);
+  if (isList && container !== 'optional') return (given as readonly Tensor[]).map((tensor) => checkType(info, tensor));
+  if (given === null && container?.startsWith('optional')) return null;
+  const what = { sequence: 'a list of tensors', optional_sequence: 'a list of tensors, or null', optional: '' };
+  if (given === undefined || given === null || (container !== undefined && container !== 'optional')) {
+    const shape = container === undefined ? ` of shape [${info.shape.join(', ')}]` : '';
+    throw new TuttiError('E_INPUT', given === undefined ? 'input is missing' : 'input is of another kind', {
+      subject: info.name,
+      expected: container === undefined || container === 'optional' ? `${info.type}${shape}` : what[container],
+      remedy: `Pass { '${info.name}': ${container === undefined ? 'tensor' : 'value'} } to run.`,
+    });
+  }
+  return checkType(info, given instanceof Tensor ? given : wrap(given as TensorData, info));
+}
+
+function checkType(info: ValueInfo, tensor: Tensor): Tensor {
+  if (tensor.type === info.type || (info.unknown && info.container === undefined)) return tensor;
+  throw new TuttiError('E_INPUT', 'input has the wrong type', {
+    subject: info.name,
+    expected: info.type,
+    found: tensor.type,
+    remedy: `Convert the data, for example new Tensor('${info.type}', data, dims).`,
+  });
 }
 
 function placed(tensor: Tensor, name: string, device: object | undefined): Placed {
@@ -80,12 +98,24 @@ function placed(tensor: Tensor, name: string, device: object | undefined): Place
   return { dtype: tensor.dtype, shape: tensor.dims, resident: storage.resident };
 }
 
-export const keyOf = (model: Model, shapes: Readonly<Record<string, readonly number[]>>): string =>
-  model.inputs.map(({ name }) => shapes[name].join('x')).join(',');
+/** Equal for equal shapes of all tensors in all inputs. */
+export const keyOf = (
+  { graph }: Model,
+  shapes: Readonly<Record<string, readonly number[]>>,
+  lengths: Lengths = {},
+): string =>
+  graph.inputs
+    .map((input) => {
+      const text = (name: string): string => shapes[name].join('x');
+      const tree = namesIn(input, lengths);
+      return tree !== null && isList(tree) ? `(${tree.map(text).join(';')})` : leavesOf(tree).map(text).join('');
+    })
+    .join(',');
 
 /** Shapes that were fixed when the model was compiled stay fixed, even where the graph would allow others. */
 function checkFixed(model: Model, shapes: Readonly<Record<string, readonly number[]>>): void {
-  for (const { name, shape } of model.inputs) {
+  for (const { name, shape, container } of model.inputs) {
+    if (container !== undefined) continue;
     const found = shapes[name];
     if (shape.length === found.length && shape.every((dim, i) => typeof dim === 'string' || dim === found[i])) continue;
     if (model.inputs.find((input) => input.name === name)?.unknown && !(name in model.shapes)) continue;

@@ -41,7 +41,7 @@ export class Model implements ModelInfo {
     this.#sourceDigest = sourceDigest;
     const bindings = bindDims(graph, this.shapes, this.sizes);
     const given = new Map(Object.entries(this.shapes));
-    const info = (name: string, { dtype, shape, unknown }: GraphType): ValueInfo => ({
+    const info = (name: string, { dtype, shape, unknown, container }: GraphType): ValueInfo => ({
       name,
       type: typeOfDType(dtype),
       dtype,
@@ -49,6 +49,7 @@ export class Model implements ModelInfo {
         typeof dim === 'number' ? dim : String(dim),
       ),
       ...(unknown ? { unknown } : {}),
+      ...(container ? { container } : {}),
     });
     this.inputs = graph.inputs.map(({ name, type }) => info(name, type));
     this.outputs = graph.outputs.map(({ name, value }) => info(name, value.type));

@@ -3,7 +3,8 @@ import type { DeviceInfo } from '../backends/backend.js';
 import { type CreateHasher, createSha256 } from '../compiler/artifact/index.js';
 import type { Numerics } from '../compiler/compile.js';
 import { TuttiError } from '../compiler/error.js';
-import { isList, type Tree } from '../compiler/passes/mapped.js';
+import type { Lengths } from '../compiler/passes/containers.js';
+import { mapLeaves, type Tree } from '../compiler/passes/mapped.js';
 import { abortError } from './abort.js';
 import type {
   BindingOptions,
@@ -13,6 +14,7 @@ import type {
   SessionMemory,
   SessionOptions,
   SessionReport,
+  Value,
   ValueInfo,
 } from './api.js';
 import { Binding } from './binding.js';
@@ -82,7 +84,8 @@ export class Session {
     this.#residents = new Residents(handle.device);
     this.#deviceTensors = new DeviceTensors(handle.device, this.#residents);
     this.#keys = new StageKeys(createHasher);
-    this.#waits = model.graph.nodes.some((node) => node.op === 'source_op');
+    this.#waits =
+      model.graph.nodes.some((node) => node.op === 'source_op') || model.inputs.some(({ container }) => container);
     this.#cacheSize = options.cacheSize ?? defaultCacheSize;
     this.#wholes = new Specialisations(this.#cacheSize);
     this.#parts = new Specialisations(this.#cacheSize * stagesPerSpecialisation);
@@ -149,17 +152,18 @@ export class Session {
   /**
    * Runs the model once. Typed arrays are read in place: they must not change before the promise settles. Runs may
    * overlap; those of one shape execute in the order of their calls. Tensors on the device go in without a copy to the
-   * host, and come out so where `outputs` says.
+   * host, and come out so where `outputs` says. Outputs that are sequences or optionals are lists or null: say so in `V`.
    * @throws TuttiError E_INPUT, E_ABORTED, E_DEVICE_LOST, E_DEVICE_CLOSED, and at new shapes those of `create`
    */
-  async run(feeds: Feeds, options: RunOptions = {}): Promise<Record<string, Tensor>> {
+  async run<V extends Value = Tensor>(feeds: Feeds, options: RunOptions = {}): Promise<Record<string, V>> {
     this.#checkUsable();
     const { signal } = options;
     if (signal?.aborted) throw abortError(signal);
     const wanted = wantedOutputs(options.outputs, this.outputNames);
     const checked = checkFeeds(this.model, feeds, this.#handle.device, (key) => this.#trees.has(key));
     const results = await this.#track(this.#runChecked(checked, wanted, options), signal);
-    return Object.fromEntries([...wanted.keys()].map((name) => [name, this.#tensorOf(name, results.get(name))]));
+    const named = [...wanted.keys()].map((name) => [name, this.#valueOf(results.get(name) ?? null)]);
+    return Object.fromEntries(named) as Record<string, V>;
   }
 
   /**
@@ -178,7 +182,7 @@ export class Session {
         if (signal?.aborted) throw abortError(signal);
         const checked = checkFeeds(this.model, feeds, this.#handle.device, (key) => this.#trees.has(key));
         const results = await this.#track(this.#runChecked(checked, wanted, { signal, profile }), signal);
-        return (name) => this.#tensorOf(name, results.get(name));
+        return (name) => this.#valueOf(results.get(name) ?? null);
       },
     });
   }
@@ -193,11 +197,11 @@ export class Session {
   }
 
   async #runChecked(
-    { tensors, shapes, key }: CheckedFeeds,
+    { tensors, lengths, shapes, key }: CheckedFeeds,
     wanted: ReadonlyMap<string, Wanted>,
     { signal, profile }: Pick<RunOptions, 'signal' | 'profile'>,
   ): Promise<Map<string, Tree<Placed>>> {
-    const tree = await this.#tree(key, shapes);
+    const tree = await this.#tree(key, shapes, lengths);
     const context: ChainContext = {
       device: this.#handle.device,
       residents: this.#residents,
@@ -217,14 +221,10 @@ export class Session {
     }
   }
 
-  #tensorOf(name: string, result: Tree<Placed> | undefined): Tensor {
-    if (result === undefined || result === null || isList(result)) {
-      throw new TuttiError('E_UNSUPPORTED', 'outputs of sequence or optional type are not supported', {
-        subject: name,
-      });
-    }
-    const placed = result as Placed;
-    return isOnDevice(placed) ? this.#deviceTensors.wrap(placed as OnDevice) : Tensor.fromHost(placed);
+  #valueOf(result: Tree<Placed>): Value {
+    return mapLeaves(result, (placed) =>
+      isOnDevice(placed) ? this.#deviceTensors.wrap(placed) : Tensor.fromHost(placed),
+    );
   }
 
   /** What was compiled, and how long it took. */
@@ -283,9 +283,13 @@ export class Session {
   // --- compiling -------------------------------------------------------------------------------------------------
 
   async #specialise(shapes: Shapes): Promise<void> {
-    const step = (await this.#tree(keyOf(this.model, shapes), shapes)).first({});
-    // Where data of inputs decides, there is nothing to compile before the first run.
-    if (!step.whole) return;
+    const key = keyOf(this.model, shapes);
+    const step = (await this.#tree(key, shapes)).first({});
+    if (!step.whole) {
+      // Where data decides, there is nothing to compile before there are inputs to look at.
+      this.#trees.delete(key);
+      return;
+    }
     const lease = await this.#lease(step, shapes);
     this.#outputs = lease.executable.plan.outputs.map(
       ({ name, dtype, shape }): ValueInfo => ({ name, type: typeOfDType(dtype), dtype, shape }),
@@ -294,7 +298,7 @@ export class Session {
   }
 
   /** The stages of the model at these shapes. */
-  async #tree(key: string, given: Shapes): Promise<StageTree> {
+  async #tree(key: string, given: Shapes, lengths: Lengths = {}): Promise<StageTree> {
     const known = this.#trees.get(key);
     if (known !== undefined) {
       this.#trees.delete(key);
@@ -307,7 +311,7 @@ export class Session {
     if (this.#waits) {
       const { stageOf } = await compiler();
       tree = new StageTree(
-        (values) => stageOf(graph, { shapes, dims: sizes, values }),
+        (values) => stageOf(graph, { shapes, lengths, dims: sizes, values }),
         (stage) => this.#keys.of(stage.graph),
       );
     } else {

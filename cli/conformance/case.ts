@@ -4,9 +4,12 @@ import { basename, join, resolve } from 'node:path';
 import { compareTensors, numbersOf, type Tolerance } from '../../compiler/compare.js';
 import type { DType } from '../../compiler/dtype.js';
 import { TuttiError } from '../../compiler/error.js';
-import { decode, tensorOf } from '../../compiler/frontends/onnx/index.js';
+import { decode } from '../../compiler/frontends/onnx/index.js';
+import type { GraphProto } from '../../compiler/frontends/onnx/proto.js';
+import { readValue } from '../../compiler/frontends/onnx/values.js';
+import { isList, leavesOf, mapLeaves, type Tree } from '../../compiler/passes/mapped.js';
 import type { HostTensor } from '../../compiler/tensor.js';
-import type { Numerics } from '../../runtime/api.js';
+import type { Numerics, Value } from '../../runtime/api.js';
 import { compile } from '../../runtime/model.js';
 import { Session } from '../../runtime/session.js';
 import { Tensor } from '../../runtime/tensor.js';
@@ -91,17 +94,20 @@ function recommended(folder: string): Recommended {
   }
 }
 
-const readTensors = (folder: string, kind: 'input' | 'output'): HostTensor[] => {
-  const tensors: HostTensor[] = [];
+/** Values of the inputs that are not initialised, or of the outputs, in order. */
+function readValues(folder: string, kind: 'input' | 'output', graph: GraphProto | undefined): Tree<HostTensor>[] {
+  const initialised = new Set(graph?.initializer.map(({ name }) => name));
+  const types = (graph?.[kind] ?? []).filter(({ name }) => kind === 'output' || !initialised.has(name));
+  const values: Tree<HostTensor>[] = [];
   for (let k = 0; ; k++) {
     const path = join(folder, `${kind}_${k}.pb`);
-    if (!existsSync(path)) return tensors;
-    tensors.push(tensorOf(decode('TensorProto', readFileSync(path)), `${kind}_${k}.pb`));
+    if (!existsSync(path)) return values;
+    values.push(readValue(types[k]?.type, readFileSync(path), `${kind}_${k}.pb`));
   }
-};
+}
 
-function operatorsOf(bytes: Uint8Array): readonly string[] {
-  const names = decode('ModelProto', bytes).graph?.node.map(({ opType = '', domain = '' }) =>
+function operatorsOf(graph: GraphProto | undefined): readonly string[] {
+  const names = graph?.node.map(({ opType = '', domain = '' }) =>
     domain === '' || domain === 'ai.onnx' ? opType : `${domain}.${opType}`,
   );
   return [...new Set(names ?? [])].sort();
@@ -122,8 +128,9 @@ export async function runCase(job: CaseJob, device: string | object, options: Ca
   });
   try {
     const path = join(job.folder, 'model.onnx');
-    ops = operatorsOf(readFileSync(path));
-    const { maxAbsDiff, hostNodes, reason } = await runDataSets(job.folder, path, device, options, dtypes);
+    const { graph } = decode('ModelProto', readFileSync(path));
+    ops = operatorsOf(graph);
+    const { maxAbsDiff, hostNodes, reason } = await runDataSets(job.folder, graph, device, options, dtypes);
     const measured = { hostNodes, ...(Number.isFinite(maxAbsDiff) ? { maxAbsDiff } : {}) };
     return reason === undefined ? done('passed', measured) : done('failed', { ...measured, reason });
   } catch (error) {
@@ -144,7 +151,7 @@ export async function runCase(job: CaseJob, device: string | object, options: Ca
 
 async function runDataSets(
   folder: string,
-  path: string,
+  graph: GraphProto | undefined,
   device: string | object,
   options: CaseOptions,
   dtypes: Set<DType>,
@@ -154,11 +161,16 @@ async function runDataSets(
     .sort()
     .map((name) => ({
       name,
-      inputs: readTensors(join(folder, name), 'input'),
-      expected: readTensors(join(folder, name), 'output'),
+      inputs: readValues(join(folder, name), 'input', graph),
+      expected: readValues(join(folder, name), 'output', graph),
     }));
-  for (const { inputs, expected } of sets) for (const { dtype } of [...inputs, ...expected]) dtypes.add(dtype);
-  const model = await compile(path, options.numerics === undefined ? {} : { numerics: options.numerics });
+  for (const { inputs, expected } of sets) {
+    for (const { dtype } of [...inputs, ...expected].flatMap(leavesOf)) dtypes.add(dtype);
+  }
+  const model = await compile(
+    join(folder, 'model.onnx'),
+    options.numerics === undefined ? {} : { numerics: options.numerics },
+  );
   const session = await Session.create(model, { device });
   const advice = recommended(folder);
   let maxAbsDiff = 0;
@@ -166,17 +178,20 @@ async function runDataSets(
   try {
     for (const { name: set, inputs, expected } of sets) {
       const feeds = Object.fromEntries(
-        session.inputs.flatMap(({ name }, k) => (inputs[k] === undefined ? [] : [[name, Tensor.fromHost(inputs[k])]])),
+        session.inputs.flatMap(({ name }, k) =>
+          inputs[k] === undefined ? [] : [[name, mapLeaves(inputs[k], Tensor.fromHost)]],
+        ),
       );
-      const results = await session.run(feeds);
+      const results = await session.run<Value>(feeds);
       const placement = session.report().specialisations.at(-1)?.plan.placement ?? [];
       hostNodes = placement
         .filter(({ family }) => family === 'host')
         .reduce((sum, { sources }) => sum + sources.length, 0);
-      for (const [k, tensor] of expected.entries()) {
+      for (const [k, value] of expected.entries()) {
         const name = session.outputs[k]?.name;
         if (name === undefined) return { maxAbsDiff, hostNodes, reason: `${set}: the model has no output ${k}` };
-        const { difference, reason } = judge(results[name].toHost(), tensor, options, advice);
+        const actual = mapLeaves(results[name], (tensor) => tensor.toHost());
+        const { difference, reason } = judgeAll(actual, value, options, advice);
         maxAbsDiff = Math.max(maxAbsDiff, difference);
         if (reason !== undefined) return { maxAbsDiff, hostNodes, reason: `${set}, output ${name}: ${reason}` };
       }
@@ -185,6 +200,24 @@ async function runDataSets(
   } finally {
     await session.close();
   }
+}
+
+/** Tensor by tensor: the largest difference, and the first reason to refuse. */
+function judgeAll(
+  actual: Tree<HostTensor>,
+  expected: Tree<HostTensor>,
+  options: CaseOptions,
+  advice: Recommended,
+): { readonly difference: number; readonly reason?: string } {
+  const kind = (tree: Tree<HostTensor>): string =>
+    tree === null ? 'nothing' : isList(tree) ? `a sequence of ${tree.length}` : 'a tensor';
+  const wrong = { difference: Number.POSITIVE_INFINITY, reason: `${kind(actual)}, ${kind(expected)} expected` };
+  if (kind(actual) !== kind(expected)) return wrong;
+  const others = leavesOf(actual);
+  const verdicts = leavesOf(expected).map((tensor, i) => judge(others[i], tensor, options, advice));
+  const difference = verdicts.reduce((most, verdict) => Math.max(most, verdict.difference), 0);
+  const reason = verdicts.find((verdict) => verdict.reason !== undefined)?.reason;
+  return { difference, ...(reason === undefined ? {} : { reason }) };
 }
 
 function judge(

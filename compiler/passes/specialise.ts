@@ -17,7 +17,7 @@ export type { SourceContext, SourceResolver, SourceResolvers } from './source.js
  *   E_UNSUPPORTED where a parameter of an operator depends on data: `firstStage` goes on from there.
  */
 export function specialise(graph: Graph, bindings: Bindings, resolvers: SourceResolvers): Graph {
-  const stage = firstStage(graph, bindings, resolvers);
+  const stage = firstStage(graph, bindings, resolvers, false);
   for (const name of stage.looked) bindings.onUse?.(name);
   if (stage.next.kind === 'done') return stage.graph;
   const { source, what } = stage.next;

@@ -104,13 +104,16 @@ interface Program {
   readonly resolvers: SourceResolvers;
   /** Sizes of named dims; bodies have none. */
   readonly sizes: ReadonlyMap<string, Dim>;
+  /** Whether what the host computes may enter as inputs. */
+  readonly feeds: boolean;
 }
 
 /**
  * The first stage of a graph under concrete input shapes; for most graphs it is the only one.
+ * @param feeds Whether what the host computes may enter as further inputs; otherwise it is constant.
  * @throws TuttiError E_INPUT for unknown names, missing or conflicting sizes; E_SHAPE where shapes do not fit.
  */
-export function firstStage(graph: Graph, bindings: Bindings, resolvers: SourceResolvers): Stage {
+export function firstStage(graph: Graph, bindings: Bindings, resolvers: SourceResolvers, feeds = true): Stage {
   const sizes = bindDims(graph, bindings);
   const values = new Map<number, Tree<Held>>();
   for (const input of graph.inputs) {
@@ -121,7 +124,7 @@ export function firstStage(graph: Graph, bindings: Bindings, resolvers: SourceRe
     };
     values.set(id, mapLeaves(namesIn(input, bindings.lengths ?? {}), held));
   }
-  const program: Program = { name: graph.name, resolvers, sizes };
+  const program: Program = { name: graph.name, resolvers, sizes, feeds };
   const frame: Frame<Held> = { graph, next: 0, values, answers: new Map() };
   return new StageBuilder(program, { frames: [frame], known: new Map(), stage: 0 }, bindings.values).run();
 }
@@ -203,7 +206,7 @@ class StageBuilder {
       inputs: all.length === 0 ? [] : inputs,
       captured: all.slice(next),
       stage: this.#state.stage,
-      feed: (data) => this.#use({ kind: 'host', name: 'fed', data: loaded(data), fed: true }),
+      feed: (data) => this.#use({ kind: 'host', name: 'fed', data: loaded(data), fed: this.#program.feeds }),
       outline: (body, formal) => this.#outline(body, formal),
     };
     this.#b.answers = frame.answers;
@@ -426,7 +429,9 @@ class StageBuilder {
     for (const node of whole.nodes) for (const { id } of node.inputs) used.add(id);
     for (const { value } of whole.outputs) used.add(value.id);
     const keep = this.#state.stage === 0 && next.kind === 'done';
-    const inputs = this.#inputs.filter(({ value }) => keep || used.has(value.id));
+    // Strings never reach a device: they were looked at.
+    const takes = ({ id, type }: Value) => type.dtype !== 'string' && (keep || used.has(id));
+    const inputs = this.#inputs.filter(({ value }) => takes(value));
     const graph = { ...whole, inputs: inputs.map(({ value }) => value) };
     return {
       graph: this.#state.stage === 0 ? graph : renumbered(graph),

@@ -36,10 +36,24 @@ export class ConvertContext {
   /** Absent optional inputs are undefined. */
   readonly inputs: readonly (Value | undefined)[];
 
-  constructor(b: HostBuilder, operator: SourceOperator, inputs: readonly (Value | undefined)[]) {
+  readonly #feed: ((data: HostTensor) => Value) | undefined;
+
+  /** @param feed Takes what the host computes from data that may differ from run to run. */
+  constructor(
+    b: HostBuilder,
+    operator: SourceOperator,
+    inputs: readonly (Value | undefined)[],
+    feed?: (data: HostTensor) => Value,
+  ) {
     this.b = b;
     this.operator = operator;
     this.inputs = inputs;
+    this.#feed = feed;
+  }
+
+  /** A result that was computed on the host. Strings stay there. */
+  computed(data: HostTensor): Value {
+    return this.#feed === undefined || data.dtype === 'string' ? this.b.constant(data) : this.#feed(data);
   }
 
   get opset(): number {

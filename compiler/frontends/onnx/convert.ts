@@ -6,6 +6,7 @@ import { type HostBuilder, NotConstant } from '../../graph/host_values.js';
 import type { Value } from '../../graph/types.js';
 import { isList } from '../../passes/mapped.js';
 import type { SourceResolver } from '../../passes/source.js';
+import type { HostTensor } from '../../tensor.js';
 import { tensorAt } from './bodies.js';
 import { type Conversion, ConvertContext, type SourceOperator } from './context.js';
 import { controlFlow } from './control.js';
@@ -79,11 +80,12 @@ export function convert(
   b: HostBuilder,
   operator: SourceOperator,
   inputs: readonly (Value | undefined)[],
+  feed?: (data: HostTensor) => Value,
 ): readonly (Value | undefined)[] {
   const conversion = findConversion(operator);
   const waiting = inputs.findIndex((input) => input?.type.unknown);
   if (waiting >= 0) throw new NotConstant(inputs[waiting] as Value, waiting);
-  const context = new ConvertContext(b, operator, inputs);
+  const context = new ConvertContext(b, operator, inputs, feed);
   b.source = operator.source;
   try {
     const result = conversion.convert(context);
@@ -111,7 +113,7 @@ export const resolveOnnx: SourceResolver = (context) => {
   if (name === 'Identity' && (held === null || isList(held))) return [held];
   const inputs = context.inputs.map((_, i) => (context.inputs[i] === undefined ? undefined : tensorAt(context, i)));
   const operator = { op: name, domain, opset, attrs, wanted: node.outputs.map(() => true), source: node.source };
-  const results = convert(b, operator, inputs);
+  const results = convert(b, operator, inputs, context.feed);
   return node.outputs.map((output, i) => {
     const value = results[i];
     if (value !== undefined) return value;

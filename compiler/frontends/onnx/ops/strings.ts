@@ -20,7 +20,7 @@ export const hostOperator = (
   op: string,
   since: number,
   evaluate: (c: ConvertContext) => readonly HostTensor[],
-): Conversion => ({ op, since, convert: (c) => evaluate(c).map((tensor) => c.b.constant(tensor)) });
+): Conversion => ({ op, since, convert: (c) => evaluate(c).map((tensor) => c.computed(tensor)) });
 
 /** Shape of numpy's broadcasting of two shapes. */
 function broadcastShape(c: ConvertContext, a: readonly number[], b: readonly number[]): readonly number[] {
@@ -68,7 +68,7 @@ function broadcastPair(c: ConvertContext): { shape: readonly number[]; pairs: [s
 /** Equal of strings. */
 export function equalStrings(c: ConvertContext): Value {
   const { shape, pairs } = broadcastPair(c);
-  return c.b.constant({ dtype: 'bool', shape, data: Uint8Array.from(pairs, ([a, b]) => Number(a === b)) });
+  return c.computed({ dtype: 'bool', shape, data: Uint8Array.from(pairs, ([a, b]) => Number(a === b)) });
 }
 
 /** Shortest decimal that reads back as the same number of its type. */
@@ -107,22 +107,22 @@ export function castStrings(c: ConvertContext, dtype: DType): Value {
       isBig(tensor.dtype) ? bigsOf(tensor) : numbersOf(tensor),
       (value) => (isBool ? (value ? 'True' : 'False') : printNumber(value, tensor.dtype)),
     );
-    return c.b.constant(strings(shape, data));
+    return c.computed(strings(shape, data));
   }
   const texts = stringsOf(c, 0);
   if (dtype === 'bool') {
     const data = Uint8Array.from(texts, (text) => Number(text !== '' && text !== '0' && !/^false$/i.test(text)));
-    return c.b.constant({ dtype, shape, data });
+    return c.computed({ dtype, shape, data });
   }
   if (isBig(dtype)) {
     const whole = texts.map((text) => {
       const trimmed = text.trim();
       return /^[+-]?\d+$/.test(trimmed) ? BigInt(trimmed.replace(/^\+/, '')) : BigInt(Math.trunc(readNumber(c, text)));
     });
-    return c.b.constant(tensorOfElements(dtype, shape, bigArray(dtype, whole)));
+    return c.computed(tensorOfElements(dtype, shape, bigArray(dtype, whole)));
   }
   const numbers = texts.map((text) => readNumber(c, text));
-  return c.b.constant(tensorOfNumbers(dtype, shape, isInt(dtype) ? numbers.map(Math.trunc) : numbers));
+  return c.computed(tensorOfNumbers(dtype, shape, isInt(dtype) ? numbers.map(Math.trunc) : numbers));
 }
 
 const bigArray = (dtype: 'i64' | 'u64', values: readonly bigint[]): BigInt64Array | BigUint64Array =>
