@@ -201,7 +201,8 @@ export class Session {
     wanted: ReadonlyMap<string, Wanted>,
     { signal, profile }: Pick<RunOptions, 'signal' | 'profile'>,
   ): Promise<Map<string, Tree<Placed>>> {
-    const tree = await this.#tree(key, shapes, lengths);
+    // What the caller disposes meanwhile is still needed.
+    const held = Object.values(tensors).flatMap((tensor) => (isOnDevice(tensor) ? [tensor.resident.hold()] : []));
     const context: ChainContext = {
       device: this.#handle.device,
       residents: this.#residents,
@@ -212,9 +213,8 @@ export class Session {
         this.#checkUsable();
       },
     };
-    // What the caller disposes meanwhile is still needed.
-    const held = Object.values(tensors).flatMap((tensor) => (isOnDevice(tensor) ? [tensor.resident.hold()] : []));
     try {
+      const tree = await this.#tree(key, shapes, lengths);
       return await runChain(context, { tree, inputs: tensors, wanted, signal, profile });
     } finally {
       for (const resident of held) resident.release();
