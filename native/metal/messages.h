@@ -19,15 +19,13 @@ namespace tutti::metal {
 
 using id = struct objc_object*;
 using SEL = struct objc_selector*;
-using NSUInteger = unsigned long;
-using NSInteger = long;
+using NSUInteger = uintptr_t;
+using NSInteger = intptr_t;
 using CFTimeInterval = double;
 /** What objc_autoreleasePoolPush gives. */
 using Pool = void*;
 
-#ifndef _WIN32
-static_assert(sizeof(void*) == 8 && sizeof(NSUInteger) == 8, "64-bit systems only");
-#endif
+static_assert(sizeof(void*) == 8, "64-bit systems only");
 
 struct NSRange {
   NSUInteger location, length;
