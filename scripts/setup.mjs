@@ -54,6 +54,12 @@ const systemPackages = [
     why: 'SwiftShader, the Vulkan device under WebGPU where there is no GPU',
     lost: 'webgpu on machines without a GPU',
   },
+  {
+    name: 'clang-16',
+    why: 'compiles Metal Shading Language for the virtual Metal device of the tests',
+    lost: 'the tests of the metal backend on machines without one',
+    has: () => !!process.env.TUTTI_CLANG || [15, 16, 17, 18, 19, 20].some((version) => hasCommand(`clang-${version}`)),
+  },
   { name: 'spirv-tools', why: 'spirv-val, checks our kernels in tests', lost: 'the validation of SPIR-V in tests' },
 ];
 

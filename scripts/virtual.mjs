@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const built = existsSync(join(root, 'build', 'virtual', 'libcuda.so.1'));
+const built = ['libcuda.so.1', 'libmetal.so'].every((name) => existsSync(join(root, 'build', 'virtual', name)));
 const say = (text) => process.stderr.write(`${text}\n`);
 
 const run = (...args) => spawnSync('cmake', args, { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });

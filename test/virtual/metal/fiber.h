@@ -1,0 +1,30 @@
+// Stacks and the switch between them.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace vmetal {
+
+/** Saves the callee-saved registers on the current stack and its address at `*from`, and continues at `to`. */
+extern "C" void vmetal_switch(void** from, void* to);
+
+class Stack {
+ public:
+  Stack();
+  ~Stack();
+  Stack(Stack&& o) noexcept : base_(o.base_), sp(o.sp) { o.base_ = nullptr; }
+  Stack(const Stack&) = delete;
+  /** Makes `sp` such that a switch to it calls `start`, which must not return. */
+  void prepare(void (*start)());
+  /** Whether an address lies in the guard below this stack. */
+  bool overflowed(const void* address) const;
+
+ private:
+  char* base_;
+
+ public:
+  void* sp = nullptr;
+};
+
+}  // namespace vmetal
