@@ -11,6 +11,7 @@ import {
 import type { Numerics } from '../compiler/compile.js';
 import { bytesOf } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
+import { withBodies } from '../compiler/graph/bodies.js';
 import { type Dim, dimNames, plainName, substituteDim } from '../compiler/graph/dims.js';
 import type { DimBounds, Graph, TensorType as GraphType } from '../compiler/graph/types.js';
 import { sizeOf } from '../compiler/tensor.js';
@@ -90,7 +91,9 @@ export class Model implements ModelInfo {
 
   get weightsBytes(): number {
     let total = 0;
-    for (const { dtype, shape } of this.graph.constants.values()) total += bytesOf(dtype, sizeOf(shape));
+    for (const { constants } of withBodies(this.graph)) {
+      for (const { dtype, shape } of constants.values()) total += bytesOf(dtype, sizeOf(shape));
+    }
     return total;
   }
 

@@ -274,7 +274,10 @@ class GraphReader {
 
   #body(line: Lexer): Graph {
     const key = line.expectKind('string', 'the key of a graph');
-    return this.#bodies.get(key) ?? line.fail('no graph under this key', undefined, `'${key}'`);
+    const body = this.#bodies.get(key) ?? line.fail('no graph under this key', undefined, `'${key}'`);
+    // Shared bodies within shared bodies would be more work than there is text.
+    this.#bodies.delete(key);
+    return body;
   }
 
   #sourceAttr(line: Lexer): SourceAttr {

@@ -1,7 +1,8 @@
 /** Checks that a graph is well-formed. Run after building, between passes and on everything that is read from outside. */
 import { dtypes } from '../dtype.js';
 import { TuttiError } from '../error.js';
-import { describeForm, hasForm, isGraph, schemaOf } from './attributes.js';
+import { describeForm, hasForm, schemaOf } from './attributes.js';
+import { bodiesOf } from './bodies.js';
 import { describe } from './builder.js';
 import { dimEquals, printShape } from './dims.js';
 import { definitionOf, isOpKind } from './ops/index.js';
@@ -103,12 +104,6 @@ export function verifyNode(node: Node): void {
   });
 }
 
-/** Graphs that are attributes. */
-export function bodiesOf(node: Node): readonly Graph[] {
-  if (node.op === 'scan') return [node.attrs.body];
-  return node.op === 'source_op' ? Object.values(node.attrs.attrs).filter(isGraph) : [];
-}
-
 /** Graphs do not change: once is enough, however often a graph is reached. */
 const verifiedBodies = new WeakSet<Graph>();
 
@@ -119,9 +114,10 @@ function verifyBody(body: Graph): void {
 }
 
 /** Inputs are those that are present, then what the bodies capture. */
-function verifySourceOp({ attrs, inputs, source }: NodeOf<'source_op'>): void {
+function verifySourceOp(node: NodeOf<'source_op'>): void {
+  const { attrs, inputs, source } = node;
   const captured = inputs.length - attrs.present.filter(Boolean).length;
-  const bodies = Object.values(attrs.attrs).filter(isGraph);
+  const bodies = bodiesOf(node);
   if (captured < 0) fail(describe(source), 'fewer inputs than are present', undefined, String(inputs.length));
   if (captured > 0 && bodies.length === 0) fail(describe(source), 'more inputs than are present, and no body');
   for (const body of bodies) {

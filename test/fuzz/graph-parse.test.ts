@@ -6,7 +6,7 @@ import { GraphBuilder } from '../../compiler/graph/builder.js';
 import { addDims, dimName, floorDivDims } from '../../compiler/graph/dims.js';
 import { parseGraph } from '../../compiler/graph/parse.js';
 import { printGraph } from '../../compiler/graph/print.js';
-import type { ConstantData } from '../../compiler/graph/types.js';
+import type { ConstantData, Graph } from '../../compiler/graph/types.js';
 import { emptyTensor } from '../../compiler/tensor.js';
 import { type Chooser, caseKinds, randomCase } from '../support/graph_cases.js';
 
@@ -25,6 +25,18 @@ function chooser(seed: number): Chooser {
   };
 }
 
+/** A body with a body, each with a constant too large to stand in the text. */
+function nested(depth: number): Graph {
+  const b = new GraphBuilder(`body ${depth}`);
+  const x = b.input('formal', 'f32', [], true);
+  const data = b.constant(emptyTensor('f32', [20]), 'inner data');
+  const body = depth === 0 ? {} : { then_branch: nested(depth - 1), else_branch: nested(0) };
+  const attrs = { domain: '', name: 'If', opset: 13, present: [true], attrs: body };
+  const [y] = b.node('source_op', depth === 0 ? [x] : [x, data], attrs, [{ dtype: 'f32', shape: [], unknown: true }]);
+  b.output('result', y);
+  return b.finish();
+}
+
 /** One graph with a node of every op. */
 function everything(seed: number): string {
   const c = chooser(seed);
@@ -40,7 +52,7 @@ function everything(seed: number): string {
       name: 'Reshape',
       opset: 13,
       present: [true, false],
-      attrs: { allowzero: 1, big: 5n, text: 'a"b', list: [1.5, -2], value: emptyTensor('f32', [20]) },
+      attrs: { allowzero: 1, big: 5n, text: 'a"b', list: [1.5, -2], value: emptyTensor('f32', [20]), body: nested(2) },
     },
     [{ dtype: 'f32', shape: [], unknown: true }],
   );
@@ -103,6 +115,9 @@ const pieces = [
   'string',
   'i4',
   'data "',
+  'begin "1"',
+  'end',
+  'graph "1"',
   'tensor f32[2] = [1, 2]',
   'op',
   '%x',
@@ -130,6 +145,30 @@ describe('parseGraph', () => {
       const graph = parseGraph(text, (key) => store.get(key));
       expect(printGraph(graph, { keyOf: (_, name) => `${i + 1}/${name}` })).toBe(text);
     });
+  });
+
+  it('refuses bodies that are used twice, missing, unfinished or nested without an end', () => {
+    const body = 'begin "1"\ngraph "b"\ninput %x: f32[]\noutput "y" = %x\nend\n';
+    const use =
+      '%y: f32[]? = source_op(%x) {domain: "", name: "If", opset: 1, attrs: {"b": graph "1"}, present: [true]} @ "n"\n';
+    const head = 'tutti graph 1\ngraph "g"\ninput %x: f32[]\n';
+    const messageOf = (text: string): string => {
+      try {
+        parseGraph(text);
+      } catch (error) {
+        return (error as TuttiError).message;
+      }
+      return '';
+    };
+    expect(messageOf(`${head}${body}${use}output "y" = %y\n`)).toBe('');
+    expect(messageOf(`${head}${body}${use}${use.replaceAll('%y', '%z')}`)).toMatch(/line 10: no graph under this key/);
+    expect(messageOf(`${head}${use}`)).toMatch(/no graph under this key/);
+    expect(messageOf(`${head}${body.replace('end\n', '')}${use}`)).toMatch(/graph|end/);
+    expect(messageOf(`${head}end\n`)).toMatch(/'end' without 'begin'/);
+    expect(messageOf(head + 'begin "1"\n'.repeat(10_000))).toMatch(/nested too deeply/);
+    // A body that takes less than it captures.
+    const captures = use.replace('(%x)', '(%x, %x, %x)');
+    expect(messageOf(`${head}${body}${captures}`)).toMatch(/takes fewer inputs than it captures/);
   });
 
   it('survives edits', () => {

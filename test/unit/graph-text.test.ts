@@ -1,7 +1,7 @@
 // The text form of graphs: exact round trips, and errors that name the line.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { schemas } from '../../compiler/graph/attributes.js';
+import { isGraph, schemas } from '../../compiler/graph/attributes.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import {
   addDims,
@@ -35,6 +35,10 @@ function roundTrip(graph: Graph): Graph {
   expect(printGraph(back, { keyOf })).toBe(text);
   return back;
 }
+
+/** Bodies by what they say: their constants hold functions. */
+const comparable = (attrs: object): object =>
+  Object.fromEntries(Object.entries(attrs).map(([name, value]) => [name, isGraph(value) ? printGraph(value) : value]));
 
 describe('text', () => {
   it('has a schema for every op', () => {
@@ -75,7 +79,7 @@ output "two" = %"shape of y"
           const node = randomCase(chooserOf(g), kind);
           const [after] = roundTrip(graphOf(node)).nodes;
           expect(after.op).toBe(kind);
-          expect(after.attrs).toEqual(node.attrs);
+          expect(comparable(after.attrs)).toEqual(comparable(node.attrs));
         }),
         { numRuns: 25 },
       );
