@@ -13,6 +13,7 @@ import {
   type Window,
 } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';
+import { scanCase } from './scan_cases.js';
 
 export interface NodeCase<K extends OpKind = OpKind> {
   readonly kind: K;
@@ -275,6 +276,7 @@ const makers: Makers = {
     attrs: { shape: shapeOf(c), key: [c.int(0, 2 ** 31 - 1), c.int(0, 2 ** 31 - 1)] },
     inputs: [],
   }),
+  scan: (c) => scanCase(c),
   dot(c) {
     const float = flag(c);
     const type = () => one(c, float ? floats : ints);

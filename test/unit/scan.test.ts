@@ -1,16 +1,20 @@
 // Loops: the meaning of `scan`, its text, and what planning makes of it.
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import { add, cast, mul } from '../../compiler/graph/compose.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import { parseGraph } from '../../compiler/graph/parse.js';
 import { printGraph } from '../../compiler/graph/print.js';
-import { scan } from '../../compiler/graph/scan.js';
-import type { Graph } from '../../compiler/graph/types.js';
+import { partsOf, scan, unroll } from '../../compiler/graph/scan.js';
+import type { Graph, NodeOf } from '../../compiler/graph/types.js';
 import { verifyGraph } from '../../compiler/graph/verify.js';
+import { loops } from '../../compiler/passes/loops.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 import { errorOf } from '../support/errors.js';
-import { runInterpreted } from '../support/interpreted.js';
+import { chooserOf } from '../support/graph_cases.js';
+import { runInterpreted, runPlanned } from '../support/interpreted.js';
+import { scanCase } from '../support/scan_cases.js';
 import { testTargets } from '../support/targets.js';
 
 const f32 = (shape: readonly number[], values: readonly number[]): HostTensor => ({
@@ -110,5 +114,66 @@ describe.each(Object.entries(testTargets))('kernels for %s', (_, target) => {
       const actual = await runInterpreted(target, graph, inputs);
       for (const [name, tensor] of expected) expect(actual[name]).toEqual(tensor);
     }
+  });
+});
+
+/** The graph of one loop with each input and output of its own. */
+function loopGraph({ attrs, inputs }: ReturnType<typeof scanCase>): {
+  graph: Graph;
+  given: Record<string, HostTensor>;
+} {
+  const b = new GraphBuilder('loop');
+  const values = inputs.map(({ dtype, shape }, i) => b.input(`in${i}`, dtype, shape));
+  const results = b.op('scan', values, attrs);
+  results.forEach((value, i) => {
+    b.output(`out${i}`, value);
+  });
+  return { graph: b.finish(), given: Object.fromEntries(inputs.map((tensor, i) => [`in${i}`, tensor])) };
+}
+
+const expectSame = (actual: ReadonlyMap<string, HostTensor>, expected: ReadonlyMap<string, HostTensor>): void => {
+  for (const [name, tensor] of expected) expect(actual.get(name), name).toEqual(tensor);
+};
+
+describe('random loops', () => {
+  it('mean what they are when written out', () => {
+    fc.assert(
+      fc.property(fc.gen(), (g) => {
+        const { graph, given } = loopGraph(scanCase(chooserOf(g)));
+        const [node] = graph.nodes as [NodeOf<'scan'>];
+        const b = new GraphBuilder('unrolled');
+        const inputs = graph.inputs.map(({ name, type }) => b.input(name, type.dtype, type.shape));
+        const { carried, stacked } = unroll(b, partsOf(node, inputs));
+        [...carried, ...stacked].forEach((value, i) => {
+          b.output(`out${i}`, value);
+        });
+        expectSame(evaluateGraph(b.finish(), given), evaluateGraph(graph, given));
+      }),
+      { numRuns: 200 },
+    );
+  });
+
+  it('mean the same after the pass', () => {
+    fc.assert(
+      fc.property(fc.gen(), (g) => {
+        const c = chooserOf(g);
+        const { graph, given } = loopGraph(scanCase(c, { trips: c.int(0, 1) === 0 ? c.int(0, 4) : 70 }));
+        const changed = loops(graph);
+        verifyGraph(changed);
+        expectSame(evaluateGraph(changed, given), evaluateGraph(graph, given));
+      }),
+      { numRuns: 200 },
+    );
+  });
+
+  it.each(Object.entries(testTargets))('are planned for %s', { timeout: 300_000 }, (_, target) => {
+    fc.assert(
+      fc.property(fc.gen(), (g) => {
+        const c = chooserOf(g);
+        const { graph, given } = loopGraph(scanCase(c, { trips: c.int(1, 4) }));
+        expectSame(runPlanned(graph, target, given), evaluateGraph(graph, given));
+      }),
+      { numRuns: 60 },
+    );
   });
 });
