@@ -46,6 +46,16 @@ export interface ScalarContext<K extends OpKind> {
   readonly output: DType;
 }
 
+/**
+ * Cotangents of a node's inputs from those of its outputs (null: nothing depends on that output), in terms of other ops.
+ * Null for inputs that the result does not depend on smoothly, and for those that are no floats. Shapes are concrete.
+ */
+export type Gradient<K extends OpKind> = (
+  b: GraphBuilder,
+  node: NodeOf<K>,
+  cotangents: readonly (Value | null)[],
+) => readonly (Value | null)[];
+
 export interface OpDefinition<K extends OpKind> {
   readonly kind: K;
   /** One sentence: what it computes. Goes into the docs. */
@@ -60,4 +70,6 @@ export interface OpDefinition<K extends OpKind> {
   scalar?(b: KernelBuilder, args: readonly KValue[], context: ScalarContext<K>): KValue;
   /** The op in terms of others; shapes are concrete. Ops with it need no lowering of their own. */
   decompose?(b: GraphBuilder, node: NodeOf<K>): readonly Value[];
+  /** Without it the decomposition is differentiated, if there is one. */
+  readonly gradient?: Gradient<K>;
 }

@@ -1,8 +1,10 @@
 /** What the shape rules of all ops share: arity, agreement of dims, checks of axes, shapes and element types. */
 import { type DType, isFloat, isInt } from '../../dtype.js';
+import { TuttiError } from '../../error.js';
+import { describe } from '../builder.js';
 import type { InferContext, OpDefinition } from '../definition.js';
 import { type Dim, isConcrete, printShape } from '../dims.js';
-import type { OpKind, TensorType } from '../types.js';
+import type { OpKind, SourceRef, TensorType } from '../types.js';
 
 /** The part of a context that checks need. */
 export type Fail = Pick<InferContext<OpKind>, 'fail'>;
@@ -75,6 +77,11 @@ export function checkAxis(context: Fail, axis: number, rank: number, what = 'axi
   if (!Number.isInteger(axis) || axis < 0 || axis >= rank) {
     context.fail(`${what} out of range`, rank === 0 ? 'no axis of a scalar' : `0 to ${rank - 1}`, String(axis));
   }
+}
+
+/** An op, or a form of one, that cannot be differentiated. @throws TuttiError E_UNSUPPORTED naming the source node */
+export function noDerivative(node: { readonly op: string; readonly source: SourceRef }, form = node.op): never {
+  throw new TuttiError('E_UNSUPPORTED', `${form} has no derivative yet`, { subject: describe(node.source) });
 }
 
 /** Distinct and in range. */

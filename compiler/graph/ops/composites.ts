@@ -3,6 +3,7 @@ import type { OpDefinition } from '../definition.js';
 import type { OpKind } from '../types.js';
 import { agree, checkAxes, checkDType, checkLength, checkShape, define } from './common.js';
 import { decomposeNormalize, decomposeResize, decomposeSoftmax } from './decompositions.js';
+import { softmaxGradient } from './gradients/composites.js';
 import * as reference from './reference/composites.js';
 
 const softmax = define<'softmax'>({
@@ -21,6 +22,7 @@ const softmax = define<'softmax'>({
   },
   evaluate: ({ attrs, inputs: [x] }) => [reference.softmax(x, attrs.axes, attrs.log)],
   decompose: decomposeSoftmax,
+  gradient: softmaxGradient,
 });
 
 const normalize = define<'normalize'>({

@@ -4,6 +4,7 @@ import type { InferContext, OpDefinition } from '../definition.js';
 import { mulDims } from '../dims.js';
 import type { OpKind } from '../types.js';
 import { agree, checkAxes, checkDType, checkInteger, checkLength, define, printType } from './common.js';
+import { dotGradient } from './gradients/structure.js';
 import * as reference from './reference/contraction.js';
 import { checkWindow, convolvedDims } from './window.js';
 
@@ -46,6 +47,7 @@ const dot = define<'dot'>({
     ];
   },
   evaluate: ({ attrs, inputs: [lhs, rhs], outputs: [{ shape }] }) => [reference.dot(lhs, rhs, shape, attrs)],
+  gradient: dotGradient,
 });
 
 const conv = define<'conv'>({

@@ -4,6 +4,8 @@ import type { OpDefinition } from '../definition.js';
 import { type BinaryOp, binaryOps, type OpKind, type TensorType, type UnaryOp, unaryOps } from '../types.js';
 import { agreeShapes, checkDType, type DTypeClass, define, type Fail, sameDType } from './common.js';
 import * as conversion from './conversion.js';
+import { binaryGradient, castGradient, clampGradient, selectGradient, unaryGradient } from './gradients/elementwise.js';
+import { noGradient } from './gradients/structure.js';
 import * as reference from './reference/elementwise.js';
 import * as scalar from './scalar.js';
 
@@ -94,6 +96,7 @@ const unaryDefinition = <K extends UnaryOp>(kind: K): OpDefinition<K> => {
     },
     evaluate: ({ inputs: [x] }) => [reference.unary(kind, x)],
     scalar: (b, [x], { inputs: [dtype] }) => scalar.unary(b, kind, x, dtype),
+    gradient: unaryGradient(kind),
   });
 };
 
@@ -111,6 +114,7 @@ const binaryDefinition = <K extends BinaryOp>(kind: K): OpDefinition<K> => {
     },
     evaluate: ({ inputs: [x, y] }) => [reference.binary(kind, x, y)],
     scalar: (b, [x, y], { inputs: [dtype] }) => scalar.binary(b, kind, x, y, dtype),
+    gradient: binaryGradient(kind),
   });
 };
 
@@ -132,6 +136,7 @@ export const elementwise = {
     },
     evaluate: ({ inputs: [condition, x, y] }) => [reference.select(condition, x, y)],
     scalar: (b, [condition, x, y], { inputs: [, dtype] }) => scalar.select(b, condition, x, y, dtype),
+    gradient: selectGradient,
   }),
 
   clamp: define<'clamp'>({
@@ -150,6 +155,7 @@ export const elementwise = {
     },
     evaluate: ({ attrs, inputs: [x] }) => [reference.clamp(x, attrs.min, attrs.max)],
     scalar: (b, [x], { attrs, inputs: [dtype] }) => scalar.clamp(b, x, dtype, attrs.min, attrs.max),
+    gradient: clampGradient,
   }),
 
   cast: define<'cast'>({
@@ -162,6 +168,7 @@ export const elementwise = {
     infer: ({ attrs, inputs: [x] }) => [{ dtype: attrs.dtype, shape: x.shape }],
     evaluate: ({ attrs, inputs: [x] }) => [reference.cast(x, attrs.dtype, attrs)],
     scalar: (b, [x], { attrs, inputs: [from], output }) => conversion.cast(b, x, from, output, attrs),
+    gradient: castGradient,
   }),
 
   bitcast: define<'bitcast'>({
@@ -182,5 +189,6 @@ export const elementwise = {
     },
     evaluate: ({ attrs, inputs: [x] }) => [reference.bitcast(x, attrs.dtype)],
     scalar: (b, [x], { inputs: [from], output }) => conversion.bitcast(b, x, from, output),
+    gradient: noGradient,
   }),
 } satisfies { readonly [K in UnaryOp | BinaryOp | 'select' | 'clamp' | 'cast' | 'bitcast']: OpDefinition<K> };

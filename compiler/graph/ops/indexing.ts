@@ -3,6 +3,14 @@ import type { InferContext, OpDefinition } from '../definition.js';
 import { printShape } from '../dims.js';
 import type { OpKind } from '../types.js';
 import { agree, agreeShapes, checkAxis, checkDType, checkInteger, checkShape, define } from './common.js';
+import {
+  gatherElementsGradient,
+  gatherGradient,
+  gatherNdGradient,
+  noGradient,
+  scatterElementsGradient,
+  scatterNdGradient,
+} from './gradients/structure.js';
 import * as reference from './reference/indexing.js';
 
 const iota = define<'iota'>({
@@ -20,6 +28,7 @@ const iota = define<'iota'>({
     return [{ dtype, shape }];
   },
   evaluate: ({ attrs, outputs: [{ dtype, shape }] }) => [reference.iota(dtype, shape, attrs.axis)],
+  gradient: noGradient,
 });
 
 const gather = define<'gather'>({
@@ -39,6 +48,7 @@ const gather = define<'gather'>({
   evaluate: ({ attrs, inputs: [x, indices], outputs: [{ shape }] }) => [
     reference.gather(x, indices, shape, attrs.axis),
   ],
+  gradient: gatherGradient,
 });
 
 const gatherElements = define<'gather_elements'>({
@@ -55,6 +65,7 @@ const gatherElements = define<'gather_elements'>({
     return [{ dtype: x.dtype, shape: indices.shape }];
   },
   evaluate: ({ attrs, inputs: [x, indices] }) => [reference.gatherElements(x, indices, attrs.axis)],
+  gradient: gatherElementsGradient,
 });
 
 const gatherNd = define<'gather_nd'>({
@@ -79,6 +90,7 @@ const gatherNd = define<'gather_nd'>({
   evaluate: ({ attrs, inputs: [x, indices], outputs: [{ shape }] }) => [
     reference.gatherNd(x, indices, shape, attrs.batchDims),
   ],
+  gradient: gatherNdGradient,
 });
 
 const scatterElements = define<'scatter_elements'>({
@@ -101,6 +113,7 @@ const scatterElements = define<'scatter_elements'>({
   evaluate: ({ attrs, inputs: [x, indices, updates] }) => [
     reference.scatterElements(x, indices, updates, attrs.axis, attrs.fn),
   ],
+  gradient: scatterElementsGradient,
 });
 
 const scatterNd = define<'scatter_nd'>({
@@ -122,6 +135,7 @@ const scatterNd = define<'scatter_nd'>({
     return [x];
   },
   evaluate: ({ attrs, inputs: [x, indices, updates] }) => [reference.scatterNd(x, indices, updates, attrs.fn)],
+  gradient: scatterNdGradient,
 });
 
 function checkElementIndices(context: InferContext<'gather_elements' | 'scatter_elements'>, axis: number): void {

@@ -3,6 +3,14 @@ import type { OpDefinition } from '../definition.js';
 import { addDims, type Dim, printShape, productOf } from '../dims.js';
 import type { OpAttrs } from '../types.js';
 import { agree, checkAxes, checkAxis, checkLength, checkShape, define, printType, sameDType } from './common.js';
+import {
+  broadcastGradient,
+  concatGradient,
+  padGradient,
+  reshapeGradient,
+  sliceGradient,
+  transposeGradient,
+} from './gradients/structure.js';
 import * as reference from './reference/movement.js';
 
 const reshape = define<'reshape'>({
@@ -27,6 +35,7 @@ const reshape = define<'reshape'>({
     return [{ dtype: x.dtype, shape }];
   },
   evaluate: ({ inputs: [x], outputs: [{ shape }] }) => [{ ...x, shape }],
+  gradient: reshapeGradient,
 });
 
 const transpose = define<'transpose'>({
@@ -44,6 +53,7 @@ const transpose = define<'transpose'>({
     return [{ dtype: x.dtype, shape: permutation.map((axis) => x.shape[axis]) }];
   },
   evaluate: ({ attrs, inputs: [x] }) => [reference.transpose(x, attrs.permutation)],
+  gradient: transposeGradient,
 });
 
 const broadcast = define<'broadcast'>({
@@ -71,6 +81,7 @@ const broadcast = define<'broadcast'>({
     return [{ dtype: x.dtype, shape: result }];
   },
   evaluate: ({ inputs: [x], outputs: [{ shape }] }) => [reference.broadcast(x, shape)],
+  gradient: broadcastGradient,
 });
 
 const slice = define<'slice'>({
@@ -103,6 +114,7 @@ const slice = define<'slice'>({
   evaluate: ({ attrs, inputs: [x], outputs: [{ shape }] }) => [
     reference.slice(x, concrete(attrs.starts), shape, attrs.steps),
   ],
+  gradient: sliceGradient,
 });
 
 const pad = define<'pad'>({
@@ -138,6 +150,7 @@ const pad = define<'pad'>({
   evaluate: ({ attrs, inputs: [x, value], outputs: [{ shape }] }) => [
     reference.pad(x, value, concrete(attrs.low), shape, attrs.mode),
   ],
+  gradient: padGradient,
 });
 
 const concat = define<'concat'>({
@@ -161,6 +174,7 @@ const concat = define<'concat'>({
     return [{ dtype, shape }];
   },
   evaluate: ({ attrs, inputs, outputs: [{ shape }] }) => [reference.concat(inputs, shape, attrs.axis)],
+  gradient: concatGradient,
 });
 
 /** Shapes are concrete when a node is evaluated. */

@@ -3,6 +3,7 @@ import type { OpDefinition } from '../definition.js';
 import type { Dim } from '../dims.js';
 import type { OpKind } from '../types.js';
 import { checkAxes, checkAxis, checkDType, checkShape, define } from './common.js';
+import { cumulativeGradient, noGradient, reduceGradient, topKGradient } from './gradients/structure.js';
 import * as reference from './reference/reduction.js';
 
 const reduced = (shape: readonly Dim[], axes: readonly number[], keep: boolean): Dim[] =>
@@ -23,6 +24,7 @@ const reduce = define<'reduce'>({
     return [{ dtype: x.dtype, shape: reduced(x.shape, axes, keep) }];
   },
   evaluate: ({ attrs, inputs: [x], outputs: [{ shape }] }) => [reference.reduce(x, shape, attrs.fn, attrs.axes)],
+  gradient: reduceGradient,
 });
 
 const argReduce = define<'arg_reduce'>({
@@ -43,6 +45,7 @@ const argReduce = define<'arg_reduce'>({
   evaluate: ({ attrs, inputs: [x], outputs: [{ shape }] }) => [
     reference.argReduce(x, shape, attrs.fn, attrs.axis, attrs.last),
   ],
+  gradient: noGradient,
 });
 
 const cumulative = define<'cumulative'>({
@@ -60,6 +63,7 @@ const cumulative = define<'cumulative'>({
     return [x];
   },
   evaluate: ({ attrs, inputs: [x] }) => [reference.cumulative(x, attrs)],
+  gradient: cumulativeGradient,
 });
 
 const topK = define<'top_k'>({
@@ -86,6 +90,7 @@ const topK = define<'top_k'>({
     ];
   },
   evaluate: ({ attrs, inputs: [x], outputs: [{ shape }] }) => reference.topK(x, shape, attrs.axis, attrs.largest),
+  gradient: topKGradient,
 });
 
 export const reduction = { reduce, arg_reduce: argReduce, cumulative, top_k: topK } satisfies {
