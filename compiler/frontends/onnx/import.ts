@@ -8,6 +8,7 @@ import type { Graph, SourceAttr, SourceRef, Value } from '../../graph/types.js';
 import { attributesOf, resolveReference } from './attributes.js';
 import type { SourceOperator } from './context.js';
 import { convert, findConversion, isStandardDomain, structuralOperator, supportedOpsets } from './convert.js';
+import { withNamedInputs } from './gradient.js';
 import { declareInputs, type ShapeOptions } from './inputs.js';
 import { freeNames, liveNodes, orderNodes, type PlacedNode } from './order.js';
 import { type AttributeProto, decode, type FunctionProto, type GraphProto, type ModelProto } from './proto.js';
@@ -151,7 +152,7 @@ class Importer {
     const { scope } = frame;
     const visible = (name: string): boolean => scope.get(name) !== undefined;
     // A subgraph may define names anew that an outer graph has, but not its own.
-    const ordered = orderNodes(graph.node, visible, (name) => scope.hasOwn(name));
+    const ordered = orderNodes(graph.node.map(withNamedInputs), visible, (name) => scope.hasOwn(name));
     for (const placed of liveNodes(ordered, outputs)) this.#node(placed, frame);
   }
 

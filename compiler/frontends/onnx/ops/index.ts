@@ -1,5 +1,6 @@
 /** The conversion table: all families. */
 import type { Conversion } from '../context.js';
+import { gradients } from '../gradient.js';
 import { activations } from './activations.js';
 import { attentions } from './attention.js';
 import { contractions } from './contraction.js';
@@ -49,6 +50,7 @@ export const conversions: readonly Conversion[] = [
   ...uniques,
   ...randoms,
   ...optimisers,
+  ...gradients,
   ...losses,
   ...stringOperators,
   ...contribs,
