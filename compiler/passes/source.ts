@@ -18,8 +18,11 @@ export interface SourceContext {
    * alone are one program. It may be looked at like a constant where that cannot be helped.
    */
   feed(data: HostTensor): Value;
-  /** Types of the results of a body, where they follow from those of its inputs. The body is not run. */
-  outline(body: Graph, inputs: readonly Mapped[]): readonly TensorType[] | undefined;
+  /**
+   * A body by itself, its inputs of the types given (constants are built in); undefined where it needs the data of one.
+   * Inputs for the types are in their order, outputs in that of the body.
+   */
+  concrete(body: Graph, inputs: readonly (Mapped | TensorType)[]): Graph | undefined;
 }
 
 /** A body is to be inlined next; what becomes of its results is up to `then`. */

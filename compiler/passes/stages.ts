@@ -17,7 +17,7 @@ import { type HostTensor, sizeOf } from '../tensor.js';
 import { type Bindings, bindDims } from './bindings.js';
 import { namesIn } from './containers.js';
 import { neededFrom } from './liveness.js';
-import { leavesOf, type Mapped, mapLeaves, type Tree } from './mapped.js';
+import { isList, leavesOf, type Mapped, mapLeaves, type Tree } from './mapped.js';
 import { renumbered } from './renumber.js';
 import { type BodyCall, isCall, type Resolved, type SourceContext, type SourceResolvers } from './source.js';
 
@@ -207,7 +207,7 @@ class StageBuilder {
       captured: all.slice(next),
       stage: this.#state.stage,
       feed: (data) => this.#use({ kind: 'host', name: 'fed', data: loaded(data), fed: this.#program.feeds }),
-      outline: (body, formal) => this.#outline(body, formal),
+      concrete: (body, formal) => this.#concrete(body, formal),
     };
     this.#b.answers = frame.answers;
     this.#b.source = node.source;
@@ -253,25 +253,26 @@ class StageBuilder {
     return tensor === undefined ? value : this.#b.constant(tensor);
   }
 
-  #outline(body: Graph, formal: readonly Mapped[]): readonly TensorType[] | undefined {
-    const values = new Map(
-      body.inputs.map((input, i) => [
-        input.id,
-        mapLeaves(formal[i], (value): Held => {
+  #concrete(body: Graph, given: readonly (Mapped | TensorType)[]): Graph | undefined {
+    const values = new Map<number, Tree<Held>>();
+    let inputs = 0;
+    const input = (type: TensorType): Held => ({ kind: 'input', name: `in.${inputs++}`, type });
+    body.inputs.forEach((formal, i) => {
+      const entry = given[i];
+      if (entry !== null && 'shape' in entry) values.set(formal.id, input(entry));
+      else {
+        const hold = (value: Value): Held => {
           const data = this.#b.constantOf(value);
-          if (data !== undefined) return { kind: 'host', name: value.name, data, fed: false };
-          return { kind: 'result', name: value.name, type: value.type };
-        }),
-      ]),
-    );
-    const frame: Frame<Held> = { graph: body, next: 0, values, answers: new Map() };
-    const { next, graph } = new StageBuilder(this.#program, { frames: [frame], known: new Map(), stage: 1 }).run();
-    if (next.kind === 'cut') return undefined;
-    const types = new Map(graph.outputs.map(({ name, value }) => [name, value.type]));
-    return next.outputs.map(({ name, held }) => {
-      const [leaf] = leavesOf(held);
-      return types.get(name) ?? (leaf.kind === 'host' ? leaf.data : leaf.type);
+          return data === undefined ? input(value.type) : { kind: 'host', name: value.name, data, fed: false };
+        };
+        values.set(formal.id, mapLeaves(entry, hold));
+      }
     });
+    const frame: Frame<Held> = { graph: body, next: 0, values, answers: new Map() };
+    const program = { ...this.#program, feeds: false };
+    const stage = new StageBuilder(program, { frames: [frame], known: new Map(), stage: 0 }).run();
+    const whole = stage.next.kind === 'done' && stage.next.outputs.every(({ held }) => held !== null && !isList(held));
+    return whole ? stage.graph : undefined;
   }
 
   // --- values ----------------------------------------------------------------------------------------------------

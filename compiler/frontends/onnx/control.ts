@@ -12,6 +12,7 @@ import { isList, type Mapped } from '../../passes/mapped.js';
 import type { Resolved, SourceContext, SourceResolver } from '../../passes/source.js';
 import { emptyTensor, sizeOf } from '../../tensor.js';
 import { bodyOf, checkBody, invalid } from './bodies.js';
+import { repeat } from './repeat.js';
 import { scan } from './scan.js';
 import { sequenceMap } from './sequence_map.js';
 
@@ -69,6 +70,12 @@ function loop(c: SourceContext): Resolved {
   const initial = carried.map((value, i) => value ?? invalid(c.node, `carried value ${i} is missing`));
   const trips = most === undefined ? Number.POSITIVE_INFINITY : only(c, most, 0, 'the number of iterations');
   const starts = trips > 0 && (condition === undefined || only(c, condition, 1, 'the condition') !== 0);
+  if (starts) {
+    const stacked = new Array<{ readonly reverse: boolean }>(stacks).fill({ reverse: false });
+    const whole = { body, trips, counted: true, carried: initial, scanned: [], captured: c.captured, stacked };
+    const results = repeat(c, whole);
+    if (results !== undefined) return [...results.carried, ...results.stacked];
+  }
   const progress: Progress = { body, trips, carried: carried.length, iteration: 0, stage: c.stage, apart: false };
   if (!starts) return [...initial, ...emptyStacks(c, body, initial)];
   return iterate(c, progress, initial, c.captured, new Array<readonly Value[]>(stacks).fill([]));
@@ -126,13 +133,14 @@ function fed(c: SourceContext, mapped: Mapped): Mapped {
 function emptyStacks(c: SourceContext, body: Graph, carried: readonly Mapped[]): readonly Value[] {
   if (body.outputs.length === 1 + carried.length) return [];
   const formal = [scalar(c.b, 0, 'i64'), scalar(c.b, 1, 'bool'), ...carried, ...c.captured];
-  const types = c.outline(body, formal);
-  if (types === undefined) {
+  const outputs = c.concrete(body, formal)?.outputs;
+  if (outputs === undefined) {
     throw new TuttiError('E_UNSUPPORTED', 'the loop does not run, and what it would have stacked depends on data', {
       subject: describe(c.node.source),
     });
   }
-  return types.slice(1 + carried.length).map(({ dtype, shape }) => {
+  return outputs.slice(1 + carried.length).map(({ value: { type } }) => {
+    const { dtype, shape } = type;
     return c.b.constant(emptyTensor(dtype, [0, ...(shape as readonly number[])]));
   });
 }

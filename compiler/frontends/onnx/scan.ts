@@ -1,12 +1,14 @@
 /** Scan: a body over the slices of arrays, with values carried along. */
-import { pad, reshape, slice1, stack } from '../../graph/compose.js';
+import { pad, reshape, slice1, stack, transpose } from '../../graph/compose.js';
 import { integersOf } from '../../graph/host_tensors.js';
 import { NotConstant } from '../../graph/host_values.js';
+import type { ScanResults } from '../../graph/scan.js';
 import type { Graph, Value } from '../../graph/types.js';
 import type { Mapped } from '../../passes/mapped.js';
 import type { Resolved, SourceContext } from '../../passes/source.js';
 import { emptyTensor } from '../../tensor.js';
 import { bodyOf, checkBody, invalid, tensorAt } from './bodies.js';
+import { repeat } from './repeat.js';
 
 /** Plain data about a scan. */
 interface Setup {
@@ -162,6 +164,8 @@ function rounds(c: SourceContext, setup: Setup, tensors: Tensors, rest: readonly
   const { body, trips, states, stacked } = setup;
   const first = tensors.stacks.length === 0 ? stacked.map((): readonly Value[] => []) : tensors.stacks;
   if (trips === 0) return done(c, tensors.states, emptyStacks(c, setup, tensors), rest);
+  const results = asOneOp(c, setup, tensors);
+  if (results !== undefined) return done(c, results.carried, results.stacked, rest);
   const round = (context: SourceContext, at: number, now: Tensors, kept: readonly Mapped[]): Resolved => {
     if (at === trips) return done(context, now.states, stacksOf(context, setup, now.stacks), kept);
     const { arrays, captured, stacks } = now;
@@ -191,6 +195,27 @@ function rounds(c: SourceContext, setup: Setup, tensors: Tensors, rest: readonly
     };
   };
   return round(c, 0, { ...tensors, stacks: first }, rest);
+}
+
+function asOneOp(c: SourceContext, setup: Setup, { states, arrays, captured }: Tensors): ScanResults | undefined {
+  const { body, trips, scanned, stacked } = setup;
+  const first = arrays.map((array, i) => ({
+    array: moveAxis(c, array, scanned[i].axis, 0),
+    reverse: scanned[i].reverse,
+  }));
+  const results = repeat(c, { body, trips, counted: false, carried: states, scanned: first, captured, stacked });
+  if (results === undefined) return undefined;
+  const stacks = results.stacked.map((stack, i) => {
+    return moveAxis(c, stack, 0, stackAxis(c, stacked[i].axis, shapeOf(stack).length));
+  });
+  return { carried: results.carried, stacked: stacks };
+}
+
+function moveAxis(c: SourceContext, x: Value, from: number, to: number): Value {
+  if (from === to) return x;
+  const order = shapeOf(x).flatMap((_, axis) => (axis === from ? [] : [axis]));
+  order.splice(to, 0, from);
+  return transpose(c.b, x, order);
 }
 
 function slicesAt(c: SourceContext, { scanned, trips }: Setup, arrays: readonly Value[], at: number): readonly Value[] {
@@ -226,9 +251,10 @@ function emptyStacks(c: SourceContext, { body, states, scanned, stacked }: Setup
     const shape = shapeOf(array).filter((_, k) => k !== scanned[i].axis);
     return c.b.constant(emptyTensor(array.type.dtype, shape));
   });
-  const types = c.outline(body, [...tensors.states, ...slices, ...tensors.captured]);
-  if (types === undefined) return invalid(c.node, 'a scan over nothing whose results depend on data');
-  return types.slice(states).map(({ dtype, shape }, i) => {
+  const outputs = c.concrete(body, [...tensors.states, ...slices, ...tensors.captured])?.outputs;
+  if (outputs === undefined) return invalid(c.node, 'a scan over nothing whose results depend on data');
+  return outputs.slice(states).map(({ value: { type } }, i) => {
+    const { dtype, shape } = type;
     const sizes = [...(shape as readonly number[])];
     sizes.splice(stackAxis(c, stacked[i].axis, sizes.length + 1), 0, 0);
     return c.b.constant(emptyTensor(dtype, sizes));
