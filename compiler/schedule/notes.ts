@@ -1,7 +1,9 @@
-/** What the placement report says about types that a device does not have. */
+/** What the placement report says about types that a device, or kernels at all, do not have. */
+import { type DType, isMiniFloat, isPacked, perByte } from '../dtype.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction, ScalarType } from '../kernel/types.js';
 import { resultsOf, visitKernel } from '../kernel/walk.js';
+import type { Group } from './group.js';
 
 const substitutes: Readonly<Record<ScalarType, string>> = {
   bool: 'bool',
@@ -32,3 +34,17 @@ export function typeNotes(kernel: KernelFunction, target: Target): readonly stri
   for (const type of stored) if (!target.storage.has(type)) notes.push(`${type} packed in words of memory`);
   return notes;
 }
+
+/** The same for elements of at most a byte, which kernels hold as integers. */
+export function elementNotes({ nodes }: Group): readonly string[] {
+  const types = new Set(nodes.flatMap(({ inputs, outputs }) => [...inputs, ...outputs]).map(({ type }) => type.dtype));
+  return [...types].flatMap((dtype) => {
+    const parts = smallNotes(dtype);
+    return parts.length > 0 ? [`${dtype} ${parts.join(', ')}`] : [];
+  });
+}
+
+const smallNotes = (dtype: DType): readonly string[] => [
+  ...(isMiniFloat(dtype) ? ['held by its code, computed as f32'] : []),
+  ...(isPacked(dtype) ? [`${perByte(dtype)} to a byte`] : []),
+];

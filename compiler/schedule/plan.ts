@@ -16,7 +16,7 @@ import { type Group, memoryOf, nameOf, sourcesOf } from './group.js';
 import { arrange, type Carried, type Loop, type Work } from './loop.js';
 import type { Binding } from './lowered.js';
 import { depthOf } from './lowering.js';
-import { typeNotes } from './notes.js';
+import { elementNotes, typeNotes } from './notes.js';
 import { splitLargeWeights } from './split.js';
 import { splitWideConcats } from './split_concat.js';
 
@@ -87,7 +87,7 @@ export function* planGraph(whole: Graph, target: Target, options: PlanGraphOptio
         kernel: kernels.kernels[kernel].name,
         family: group.family,
         sources: sourcesOf(group),
-        notes: kernels.notes[kernel],
+        notes: [...kernels.notes[kernel], ...elementNotes(group)],
         ...(times === 1 ? {} : { times }),
       })),
     },
