@@ -95,15 +95,17 @@ Encoder& Device::encoderOf(Batch& batch) {
 
 void Device::upload(gpu::Batch& batch, uint64_t from, gpu::Buffer& to, uint64_t offset, uint64_t bytes) {
   encoderOf(own(batch)).copy({ring_.get(), from, bytes}, {handleOf(to), offset, bytes});
+  own(batch).uploaded = true;
 }
 
 void Device::download(gpu::Batch& batch, gpu::Buffer& from, uint64_t offset, uint64_t to, uint64_t bytes) {
+  if (std::exchange(own(batch).uploaded, false)) encoderOf(own(batch)).barrier();
   encoderOf(own(batch)).copy({handleOf(from), offset, bytes}, {ring_.get(), to, bytes});
 }
 
 void Device::launch(gpu::Batch& batch, gpu::List& list, bool profile) {
   const auto& recorded = static_cast<const List&>(list);
-  encoderOf(own(batch)).barrier();
+  if (std::exchange(own(batch).uploaded, false)) encoderOf(own(batch)).barrier();
   if (profile) {
     launchTimed(own(batch), recorded);
   } else {

@@ -91,6 +91,8 @@ class Signal {
 /** One command buffer, or several where dispatches are timed by them. */
 struct Batch final : gpu::Batch {
   std::optional<Encoder> encoder;
+  /** Something was uploaded that what comes next must see. */
+  bool uploaded = false;
   /** Those that were committed. */
   std::vector<Ref> commands;
   /** Set after the last of them; null before it is committed. */

@@ -11,28 +11,29 @@ namespace {
 constexpr uint64_t kBytesOfThread = 16;
 constexpr NSUInteger kThreads = 64;
 
-/** What the byte kernels get as their last buffer. */
+/** What the byte kernels get as their last buffer. Buffers are bound at whole words, where the bytes begin `shift` on. */
 struct BytesOf {
   uint64_t bytes;
+  uint32_t shift[2];
   uint32_t value;
   uint32_t unused;
 };
 
 constexpr const char* kByteSource = R"(#include <metal_stdlib>
 using namespace metal;
-struct Bytes { ulong bytes; uint value; uint unused; };
+struct Bytes { ulong bytes; uint shift[2]; uint value; uint unused; };
 kernel void tutti_copy_bytes(device const uchar* from [[buffer(0)]], device uchar* to [[buffer(1)]],
                              constant Bytes& span [[buffer(2)]],
                              uint3 group [[threadgroup_position_in_grid]],
                              uint3 local [[thread_position_in_threadgroup]]) {
   ulong begin = (ulong(group.x) * 64 + local.x) * 16;
-  for (ulong at = begin; at < begin + 16 && at < span.bytes; ++at) to[at] = from[at];
+  for (ulong at = begin; at < begin + 16 && at < span.bytes; ++at) to[at + span.shift[1]] = from[at + span.shift[0]];
 }
 kernel void tutti_fill_bytes(device uchar* to [[buffer(0)]], constant Bytes& span [[buffer(1)]],
                              uint3 group [[threadgroup_position_in_grid]],
                              uint3 local [[thread_position_in_threadgroup]]) {
   ulong begin = (ulong(group.x) * 64 + local.x) * 16;
-  for (ulong at = begin; at < begin + 16 && at < span.bytes; ++at) to[at] = uchar(span.value);
+  for (ulong at = begin; at < begin + 16 && at < span.bytes; ++at) to[at + span.shift[0]] = uchar(span.value);
 }
 )";
 
@@ -154,8 +155,11 @@ void Encoder::runBytes(id pipeline, const Span* spans, NSUInteger count, uint8_t
   if (bytes == 0) return;
   id encoder = compute();
   rt_.send.setComputePipelineState(encoder, pipeline);
-  for (NSUInteger i = 0; i < count; ++i) rt_.send.setBuffer(encoder, spans[i].buffer, spans[i].offset, i);
-  const BytesOf scalars{bytes, byte, 0};
+  BytesOf scalars{bytes, {}, byte, 0};
+  for (NSUInteger i = 0; i < count; ++i) {
+    scalars.shift[i] = static_cast<uint32_t>(spans[i].offset % 4);
+    rt_.send.setBuffer(encoder, spans[i].buffer, spans[i].offset / 4 * 4, i);
+  }
   rt_.send.setBytes(encoder, &scalars, sizeof scalars, count);
   const uint64_t covered = kBytesOfThread * kThreads;
   rt_.send.dispatchThreadgroups(encoder, {(bytes + covered - 1) / covered, 1, 1}, {kThreads, 1, 1});
