@@ -30,6 +30,8 @@ interface DeviceVerdict {
   readonly memoryBytes: number;
   /** What was done about types that the device does not have. */
   readonly notes: readonly string[];
+  /** The node at which the host reads data to know how to go on; the figures are of what comes before. */
+  readonly waits?: { readonly source: string; readonly what: string };
   readonly problems: readonly Problem[];
 }
 
@@ -126,7 +128,7 @@ async function examine(model: Model, selector: string): Promise<DeviceVerdict> {
   const verdict = { device: info.id, memoryBytes: info.memoryBytes };
   try {
     const { report } = lower(model, { backend: handle.backend, target });
-    const { kernels, arenaBytes, weightsBytes } = report;
+    const { kernels, arenaBytes, weightsBytes, waits } = report;
     const notes = [...new Set(report.placement.flatMap((group) => group.notes))];
     const needed = arenaBytes + weightsBytes;
     const fits = needed <= info.memoryBytes;
@@ -138,7 +140,8 @@ async function examine(model: Model, selector: string): Promise<DeviceVerdict> {
             message: `needs ${formatBytes(needed)}, the device has ${formatBytes(info.memoryBytes)}`,
           },
         ];
-    return { ...verdict, supported: fits, kernels, arenaBytes, weightsBytes, notes, problems };
+    const figures = { kernels, arenaBytes, weightsBytes, notes, ...(waits && { waits }) };
+    return { ...verdict, supported: fits, ...figures, problems };
   } catch (error) {
     return { ...verdict, supported: false, notes: [], problems: [problemOf(error)] };
   } finally {
@@ -163,12 +166,24 @@ function printDiagnosis({
   for (const { code, message } of problems) print(`  ✗ ${code}: ${message}`);
   const sizes = Object.entries(assumed).map(([name, size]) => `${name}=${size}`);
   if (sizes.length > 0) print(`  dims without a size are taken as ${sizes.join(', ')} (--dim name=N for others)`);
-  for (const { device, supported, kernels, arenaBytes = 0, weightsBytes = 0, notes, problems: why } of verdicts) {
+  for (const {
+    device,
+    supported,
+    kernels,
+    arenaBytes = 0,
+    weightsBytes = 0,
+    notes,
+    waits,
+    problems: why,
+  } of verdicts) {
     if (supported)
       print(
         `  ✓ ${device}: ${kernels} kernels, ${formatBytes(weightsBytes)} of weights, ${formatBytes(arenaBytes)} arena`,
       );
     else print(`  ✗ ${device}`);
+    if (waits !== undefined) {
+      print(`      up to ${waits.source}, which needs ${waits.what}: a session plans on when the data is there`);
+    }
     for (const { code, message } of why) print(`      ${code}: ${message}`);
     for (const text of notes) print(`      ${text}`);
   }

@@ -5,7 +5,7 @@ import { compareTensors, numbersOf, type Tolerance } from '../compiler/compare.j
 import { type DType, isFloat } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
 import { bytesOfTensor, type HostTensor } from '../compiler/tensor.js';
-import type { RunProfile, SessionReport } from '../runtime/api.js';
+import type { PlanReport, RunProfile, SessionReport } from '../runtime/api.js';
 import type { Model } from '../runtime/model.js';
 import { Session } from '../runtime/session.js';
 import type { Tensor } from '../runtime/tensor.js';
@@ -64,6 +64,8 @@ interface DeviceResult {
   readonly kernels: number;
   readonly dispatches: number;
   readonly arenaBytes: number;
+  /** Where data decided how to go on: how often, and what the host read for it. */
+  readonly stages?: SessionReport['stages'];
   /** Of the process so far, the model's weights and the runtime included. */
   readonly peakRssBytes: number;
   readonly outputs: readonly OutputResult[];
@@ -189,8 +191,14 @@ async function runOn(
     const results = await session.run(feeds);
     const firstRunMs = performance.now() - start;
     const sessionReport = session.report();
-    const planReport = latest(sessionReport).plan;
-    if (flags.strictDevice) checkPlacement(planReport.placement, session.device.id);
+    const plans = sessionReport.specialisations.map(({ plan }) => plan);
+    const total = (of: (plan: PlanReport) => number): number => plans.reduce((sum, plan) => sum + of(plan), 0);
+    if (flags.strictDevice) {
+      checkPlacement(
+        plans.flatMap(({ placement }) => placement),
+        session.device.id,
+      );
+    }
     const times: number[] = [];
     for (let i = 0; i < (flags.repeat ?? 0); i++) {
       const begin = performance.now();
@@ -211,24 +219,21 @@ async function runOn(
         numerics: session.numerics,
         firstRunMs,
         ...(times.length > 0 ? { medianMs: median(times) } : {}),
-        kernels: planReport.kernels,
-        dispatches: planReport.dispatches,
-        arenaBytes: planReport.arenaBytes,
+        kernels: total(({ kernels }) => kernels),
+        dispatches: total(({ dispatches }) => dispatches),
+        arenaBytes: total(({ arenaBytes }) => arenaBytes),
+        ...(sessionReport.stages.run > 1 ? { stages: sessionReport.stages } : {}),
         peakRssBytes: process.resourceUsage().maxRSS * 1024,
       },
       outputs: model.outputs.map(({ name }) => [name, results[name].toHost()] as const),
-      trace: { device: session.device.id, times: latest(sessionReport).times, shapes, profile },
+      trace: { device: session.device.id, times: sessionReport.specialisations.at(-1)?.times ?? {}, shapes, profile },
     };
   } finally {
     await session.close();
   }
 }
 
-/** Of the session's only run. */
-const latest = ({ specialisations }: SessionReport): SessionReport['specialisations'][number] =>
-  specialisations[specialisations.length - 1];
-
-type Placement = SessionReport['specialisations'][number]['plan']['placement'];
+type Placement = PlanReport['placement'];
 
 /** @throws TuttiError E_UNSUPPORTED naming what does not run on the device */
 function checkPlacement(placement: Placement, device: string): void {

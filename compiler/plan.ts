@@ -16,7 +16,7 @@ export interface PlanOptions {
   readonly dims?: Readonly<Record<string, number>>;
   /** Concrete shapes of inputs; they bind the named dims too. */
   readonly shapes?: Readonly<Record<string, readonly number[]>>;
-  /** Data of inputs that set shapes or parameters of operators (the `shape` of a Reshape); see `parameterInputs`. */
+  /** Data of inputs that set shapes or parameters of operators (the `shape` of a Reshape); only what no operator can do without is looked at. */
   readonly values?: Readonly<Record<string, HostTensor>>;
   /** Called with the printed IR after each pass and stage (`--dump-ir`). */
   readonly dump?: (stage: string, text: () => string) => void;
@@ -80,6 +80,8 @@ export type PlanStep =
   | { readonly kind: 'barrier' };
 
 export interface PlanReport {
+  /** Set where the plan is the first of several stages: the source node that needs data, and which. */
+  readonly waits?: { readonly source: string; readonly what: string };
   readonly nodes: number;
   readonly groups: number;
   readonly kernels: number;

@@ -183,7 +183,7 @@ async function runDataSets(
         ),
       );
       const results = await session.run<Value>(feeds);
-      const placement = session.report().specialisations.at(-1)?.plan.placement ?? [];
+      const placement = session.report().specialisations.flatMap(({ plan }) => plan.placement);
       hostNodes = placement
         .filter(({ family }) => family === 'host')
         .reduce((sum, { sources }) => sum + sources.length, 0);

@@ -1,6 +1,7 @@
 // Specialisation in stages: where it cuts, what it keeps, what stays off the host.
 import { describe, expect, it } from 'vitest';
 import { readArtifact, writeArtifact } from '../../compiler/artifact/index.js';
+import { plan } from '../../compiler/compile.js';
 import { importOnnx } from '../../compiler/frontends/onnx/index.js';
 import { resolvers } from '../../compiler/frontends/resolvers.js';
 import { withBodies } from '../../compiler/graph/bodies.js';
@@ -12,6 +13,7 @@ import { evaluateStages } from '../../compiler/passes/evaluate_stages.js';
 import { firstStage, type Held, type Stage } from '../../compiler/passes/stages.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 import { errorOf } from '../support/errors.js';
+import { interpreterTarget } from '../support/interpreter_device.js';
 import { f32, i64, type ModelInit, model, node, value } from '../support/onnx_model.js';
 
 const load = (init: ModelInit): Graph => importOnnx(model(init));
@@ -162,6 +164,22 @@ describe('a stage that was cut', () => {
       );
     }
     expect(printGraph(resume([i64(3)]).graph)).toBe(printGraph(resume([i64(3)]).graph));
+  });
+});
+
+describe('a plan without data', () => {
+  it('ends where data decides how to go on, and says so', () => {
+    const graph = load({
+      inputs: [value('x', 'f32', [8])],
+      nodes: [node('a = Neg(x)'), node('t = NonZero(a)'), node('y = Cast(t)', { to: 1n })],
+      outputs: ['y'],
+    });
+    const { report, outputs } = plan(graph, interpreterTarget);
+    expect(report.waits).toEqual({ source: 'NonZero_1', what: 'count' });
+    expect(report.kernels).toBeGreaterThan(0);
+    expect(outputs).toHaveLength(2);
+    const whole = load({ inputs: [value('x', 'f32', [8])], nodes: [node('y = Neg(x)')], outputs: ['y'] });
+    expect(plan(whole, interpreterTarget).report.waits).toBeUndefined();
   });
 });
 
