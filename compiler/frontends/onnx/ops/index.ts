@@ -11,6 +11,7 @@ import { elementwise } from './elementwise.js';
 import { indexing } from './indexing.js';
 import { linearAttentions } from './linear_attention.js';
 import { losses } from './loss.js';
+import { mlOperators } from './ml.js';
 import { movement } from './movement.js';
 import { normalizations } from './normalization.js';
 import { pooling } from './pooling.js';
@@ -25,6 +26,7 @@ import { signals } from './signal.js';
 import { stringOperators } from './strings.js';
 import { texts } from './text.js';
 import { optimisers } from './training.js';
+import { treeEnsembles } from './trees.js';
 import { uniques } from './unique.js';
 
 export const conversions: readonly Conversion[] = [
@@ -50,6 +52,8 @@ export const conversions: readonly Conversion[] = [
   ...uniques,
   ...randoms,
   ...optimisers,
+  ...mlOperators,
+  ...treeEnsembles,
   ...gradients,
   ...losses,
   ...stringOperators,
