@@ -32,6 +32,8 @@ export interface BodyCall {
   readonly inputs: readonly Mapped[];
   /** What `then` needs besides the results. It must not hold on to values itself: a new stage may have begun. */
   readonly saved: readonly Mapped[];
+  /** It is one iteration of several: a long loop may go on in another stage. */
+  readonly repeated?: boolean;
   then(context: SourceContext, results: readonly Mapped[], saved: readonly Mapped[]): Resolved;
 }
 /** The outputs of the source operator, or a body to inline on the way to them. */

@@ -16,54 +16,14 @@ import type { ConstantData, Graph, Node, NodeOf, OpKind, TensorType, Value } fro
 import { type HostTensor, sizeOf } from '../tensor.js';
 import { type Bindings, bindDims } from './bindings.js';
 import { namesIn } from './containers.js';
+import { describeMissing, type Frame, isHeld, type Leaf, type State, Work } from './frames.js';
 import { neededFrom } from './liveness.js';
 import { isList, leavesOf, type Mapped, mapLeaves, type Tree } from './mapped.js';
 import { renumbered } from './renumber.js';
-import { type BodyCall, isCall, type Resolved, type SourceContext, type SourceResolvers } from './source.js';
+import { isCall, type Resolved, type SourceContext, type SourceResolvers } from './source.js';
+import type { Held, Stage, StageEnd, StageOutput } from './stage.js';
 
-/** A tensor of a run, whatever stage makes it. Identity counts. */
-export type Held =
-  /** An input of the model. */
-  | { readonly kind: 'input'; readonly name: string; readonly type: TensorType }
-  /** Made by a stage; lies on the device. */
-  | { readonly kind: 'result'; readonly name: string; readonly type: TensorType }
-  /**
-   * Known to the host. `fed` ones enter stages as inputs, so that stages which differ in them alone are one program; the
-   * others are constants.
-   */
-  | { readonly kind: 'host'; readonly name: string; readonly data: ConstantData; readonly fed: boolean };
-
-export interface StageOutput {
-  readonly name: string;
-  readonly held: Tree<Held>;
-}
-
-export interface Stage {
-  /** Concrete, without source ops. */
-  readonly graph: Graph;
-  /** What each input of the graph is. */
-  readonly inputs: readonly Held[];
-  /** What each output of the graph makes. Where there are none, there is nothing to run. */
-  readonly outputs: readonly Held[];
-  /** Names of the model's inputs at whose data was looked: the stage holds for these data alone. */
-  readonly looked: ReadonlySet<string>;
-  readonly next: StageEnd;
-}
-
-export type StageEnd =
-  | { readonly kind: 'done'; readonly outputs: readonly StageOutput[] }
-  | {
-      readonly kind: 'cut';
-      /** What the host has to read; none where a long loop is merely cut into pieces. */
-      readonly demanded: readonly Held[];
-      /** The source node that asks, and for what. */
-      readonly source: string;
-      readonly what: string;
-      /** What later stages may use; nothing else needs to be kept. */
-      readonly live: ReadonlySet<Held>;
-      /** The next stage, given the data of `demanded` in order. `values` as in `Bindings`. */
-      resume(answers: readonly HostTensor[], values?: Bindings['values']): Stage;
-    };
+export type { Held, Stage, StageEnd, StageOutput } from './stage.js';
 
 /** Integer results up to this size are folded to constants right away: they are indices and shapes. */
 const maximumFolded = 2 ** 16;
@@ -71,33 +31,6 @@ const maximumFolded = 2 ** 16;
 const maximumFed = 64;
 /** A loop that has emitted this many source nodes goes on in another stage: its iterations are one program there. */
 const longStage = 2048;
-
-type Leaf = Value | Held;
-const isHeld = (leaf: Leaf): leaf is Held => 'kind' in leaf;
-
-/** A graph on its way: the model's, or a body that is being inlined. */
-interface Frame<L> {
-  readonly graph: Graph;
-  /** Index of the node to convert next. */
-  readonly next: number;
-  readonly values: ReadonlyMap<number, Tree<L>>;
-  /** What was read for the conversion at hand, by the converter's names. */
-  readonly answers: ReadonlyMap<string, HostTensor>;
-  /** Of a body: the operator it belongs to. */
-  readonly call?: {
-    readonly node: NodeOf<'source_op'>;
-    readonly saved: readonly Tree<L>[];
-    readonly then: BodyCall['then'];
-  };
-}
-
-interface State {
-  /** Innermost last. */
-  readonly frames: readonly Frame<Held>[];
-  /** What the host has read. */
-  readonly known: ReadonlyMap<Held, HostTensor>;
-  readonly stage: number;
-}
 
 interface Program {
   readonly name: string;
@@ -161,7 +94,7 @@ class StageBuilder {
         const node = frame.graph.nodes[frame.next];
         if (node !== undefined) this.#settle(frame, node, this.#convert(frame, node));
         else if (frame.call === undefined) return this.#finish(frame);
-        else if (this.#emitted > longStage) return this.#cut(undefined);
+        else if (frame.call.repeated && this.#emitted > longStage) return this.#cut(undefined);
         else {
           const { node: caller, saved, then } = frame.call;
           const results = frame.graph.outputs.map(({ value }) => this.#lookUp(frame, value));
@@ -224,10 +157,12 @@ class StageBuilder {
   #settle(frame: Work, node: Node, resolved: Resolved): void {
     this.#emitted++;
     if (isCall(resolved)) {
-      const { body, inputs, saved, then } = resolved;
+      const { body, inputs, saved, then, repeated } = resolved;
       if (node.op !== 'source_op') throw new Error(`${node.op} has no body`);
       const values = new Map(body.inputs.map((input, i) => [input.id, inputs[i]]));
-      this.#frames.push(new Work({ graph: body, next: 0, values, answers: new Map(), call: { node, saved, then } }));
+      this.#frames.push(
+        new Work({ graph: body, next: 0, values, answers: new Map(), call: { node, saved, then, repeated } }),
+      );
       return;
     }
     node.outputs.forEach((output, i) => {
@@ -441,30 +376,6 @@ class StageBuilder {
       looked: this.#looked,
       next,
     };
-  }
-}
-
-function describeMissing({ input, key, value }: NotConstant, { graph, next }: Work, node: Node): string {
-  if (key !== undefined) return key;
-  if (input < 0 || node.op !== 'source_op' || node !== graph.nodes[next]) return value.name;
-  const given = node.inputs[node.attrs.present.slice(0, input).filter(Boolean).length];
-  return `input ${input} (${given?.name ?? value.name})`;
-}
-
-/** A frame as it is worked on. */
-class Work implements Frame<Leaf> {
-  readonly graph: Graph;
-  next: number;
-  readonly values: Map<number, Tree<Leaf>>;
-  readonly answers: Map<string, HostTensor>;
-  readonly call?: Frame<Leaf>['call'];
-
-  constructor({ graph, next, values, answers, call }: Frame<Leaf>) {
-    this.graph = graph;
-    this.next = next;
-    this.values = new Map(values);
-    this.answers = new Map(answers);
-    if (call !== undefined) this.call = call;
   }
 }
 

@@ -95,6 +95,7 @@ function iterate(
     body,
     inputs: [apart ? c.feed(counter) : c.b.constant(counter), scalar(c.b, 1, 'bool'), ...carried, ...captured],
     saved: [...captured, ...stacks],
+    repeated: true,
     then: (context, results, saved) => afterIteration(context, progress, results, saved),
   };
 }

@@ -173,6 +173,7 @@ function rounds(c: SourceContext, setup: Setup, tensors: Tensors, rest: readonly
       body,
       inputs: [...now.states, ...slicesAt(context, setup, arrays, at), ...captured],
       saved: [...arrays, ...captured, ...stacks, ...kept],
+      repeated: true,
       then(next, results, saved) {
         const values = results as readonly Value[];
         const [a, b, d] = [

@@ -40,6 +40,7 @@ function element(
     body: bodyOf(c.node, 'body'),
     inputs: inputs.map((input, i) => (i < walked && isList(input) ? input[at] : input)),
     saved: [...inputs, ...results],
+    repeated: true,
     then(context, outputs, saved) {
       const lists = outputs.map((output, i): readonly Value[] => {
         if (output === null || isList(output)) return invalid(context.node, 'the body must give tensors');
