@@ -95,7 +95,7 @@ const Clang& clang() {
 Arguments flags(bool fast) {
   Arguments a = {"-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-cl-single-precision-constant", "-O1", "-fPIC", "-march=native",
                  "-fvisibility=hidden", "-fwrapv", "-fno-strict-float-cast-overflow", "-fno-strict-aliasing", "-fno-math-errno",
-                 "-fno-asynchronous-unwind-tables", "-gline-tables-only", "-fno-caret-diagnostics", "-Xclang",
+                 "-fno-asynchronous-unwind-tables", "-gline-tables-only", "-gdwarf-4", "-fno-caret-diagnostics", "-Xclang",
                  fast ? "-ffp-contract=fast-honor-pragmas" : "-ffp-contract=on"};
 #if defined(__aarch64__)
   std::replace(a.begin(), a.end(), std::string("-march=native"), std::string("-mcpu=native"));
@@ -254,10 +254,10 @@ Compiled compile(const std::string& source, const CompileOptions& options) {
     c.kernels.push_back(std::move(kernel));
   }
   const auto sizes = reinterpret_cast<unsigned long (*)(int)>(dlsym(loaded, "__msl_sizes"));
-  for (auto* record = reinterpret_cast<const unsigned long*>(sizes(0)); record && record < reinterpret_cast<const unsigned long*>(sizes(1)); record += 3) {
-    auto& bytes = c.kernels.at(record[0]).threadgroupBytes;
-    if (bytes.size() <= record[1]) bytes.resize(record[1] + 1);
-    bytes[record[1]] = record[2];
+  for (auto* record = reinterpret_cast<const unsigned long*>(sizes(0)); record && record < reinterpret_cast<const unsigned long*>(sizes(1)); record += 4) {
+    auto& variables = c.kernels.at(record[0]).variables;
+    if (variables.size() <= record[1]) variables.resize(record[1] + 1);
+    variables[record[1]] = {record[2], record[3]};
   }
   return c;
 }

@@ -13,8 +13,11 @@ struct Group;
 struct CompiledKernel {
   KernelText text;
   void (*entry)(Group*) = nullptr;
-  /** Bytes of each threadgroup variable, in order. */
-  std::vector<unsigned long> threadgroupBytes;
+  /** Of each threadgroup variable, in order. */
+  struct Variable {
+    unsigned long bytes = 0, alignment = 1;
+  };
+  std::vector<Variable> variables;
 };
 
 struct Compiled {

@@ -13,7 +13,7 @@ uint64_t vmetal::ticksOf(uint64_t nanoseconds) { return nanoseconds / 2 * 5 + 10
 
 void vmetal::defineCounters() {
   Class& device = classNamed("MTLDevice");
-  device.on("supportsCounterSampling:", [](Device*, SEL, UInt point) -> bool { return point == 0; });
+  device.on("supportsCounterSampling:", [](Device*, SEL, UInt point) -> bool { return point == 0 && !without("counters"); });
   device.on("counterSets", [](Device*, SEL) -> Object* {
     static CounterSet* set = [] {
       CounterSet* s = make<CounterSet>(classNamed("MTLCounterSet"));

@@ -1,4 +1,6 @@
 // MTLDevice and MTLBuffer.
+#include <cstdlib>
+
 #include "metal.h"
 
 using namespace vmetal;
@@ -27,6 +29,11 @@ EXPORT Object* MTLCopyAllDevices() {
   return newArray({theDevice()});
 }
 
+bool vmetal::without(const char* what) {
+  const char* list = std::getenv("TUTTI_VIRTUAL_METAL_WITHOUT");
+  return list && ("," + std::string(list) + ",").find("," + std::string(what) + ",") != std::string::npos;
+}
+
 void vmetal::Buffer::dispose() { Memory::instance().release(start); }
 
 void vmetal::defineDevice() {
@@ -34,8 +41,8 @@ void vmetal::defineDevice() {
   defineCommon(device);
   device.on("name", [](Device*, SEL) -> Object* { return autoreleased(newString("Tutti Virtual Metal")); });
   device.on("registryID", [](Device*, SEL) -> uint64_t { return 0x100000a11; });
-  device.on("supportsFamily:", [](Device*, SEL, long family) -> bool { return supports(family); });
-  device.on("hasUnifiedMemory", [](Device*, SEL) -> bool { return true; });
+  device.on("supportsFamily:", [](Device*, SEL, long family) -> bool { return supports(family) && !without("families"); });
+  device.on("hasUnifiedMemory", [](Device*, SEL) -> bool { return !without("unified"); });
   device.on("isLowPower", [](Device*, SEL) -> bool { return false; });
   device.on("maxThreadgroupMemoryLength", [](Device*, SEL) -> UInt { return kThreadgroupBytes; });
   device.on("maxThreadsPerThreadgroup", [](Device*, SEL) -> Size { return {kMaxThreads, kMaxThreads, kMaxThreads}; });

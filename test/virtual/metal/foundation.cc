@@ -70,7 +70,11 @@ void vmetal::defineFoundation() {
   Class& process = classNamed("NSProcessInfo");
   defineCommon(process);
   process.onClass("processInfo", [](Object*, SEL) -> Object* {
-    static Object* one = make<Object>(classNamed("NSProcessInfo"));
+    static Object* one = [] {
+      Object* made = make<Object>(classNamed("NSProcessInfo"));
+      --made->isa->live;  // lives as long as the process
+      return made;
+    }();
     return one;
   });
   process.on("operatingSystemVersionString", [](Object*, SEL) -> Object* { return autoreleased(newString("Version 14.0 (virtual)")); });

@@ -345,33 +345,34 @@ class Frontend {
     k.parameters.push_back(std::move(p));
   }
 
-  /** `threadgroup float tile[8][9], sum;` in a kernel's body: references into the threadgroup's memory. */
+  /** `alignas(16) threadgroup float tile[8][9], sum;` in a kernel's body: references into the threadgroup's memory. */
   void threadgroupVariables(size_t kernelIndex, size_t open, size_t close) {
     unsigned ordinal = 0;
     for (size_t i = open + 1; i < close; ++i) {
+      const bool aligned = tokens_[i].is("alignas") && tokens_[i + 1].is("(");
+      const size_t space = aligned ? closing(i + 1) + 1 : i;
       const Token& before = tokens_[i - 1];
-      if (!tokens_[i].is("threadgroup") || !(before.is("{") || before.is("}") || before.is(";"))) continue;
-      size_t end = i;
+      if (!tokens_[space].is("threadgroup") || !(before.is("{") || before.is("}") || before.is(";"))) continue;
+      size_t end = space;
       bool variable = true;
       while (end < close && !tokens_[end].is(";")) {
-        if (tokens_[end].is("=") || tokens_[end].is("*") || tokens_[end].is("&") || tokens_[end].is("(")) variable = variable && tokens_[end].is("*") && insideBrackets(i, end);
+        if (tokens_[end].is("=") || tokens_[end].is("*") || tokens_[end].is("&") || tokens_[end].is("(")) variable = variable && insideBrackets(space, end);
         ++end;
       }
       if (!variable) continue;
-      size_t name = i + 1;
+      size_t name = space + 1;
       while (name < end && !(tokens_[name].kind == Kind::Name && (tokens_[name + 1].is("[") || tokens_[name + 1].is(",") || tokens_[name + 1].is(";")))) ++name;
-      const std::string type = join(i + 1, name);
+      const std::string type = join(space + 1, name), alignment = aligned ? join(i + 2, space - 1) : "alignof(" + type + ")";
       std::string text;
       while (name < end) {
         size_t stop = name + 1;
         while (tokens_[stop].is("[")) stop = closing(stop) + 1;
-        const std::string dims = join(name + 1, stop), n = std::to_string(ordinal), whole = dims.empty() ? type : type + dims;
-        const std::string record = "__msl_size_" + n;
-        text += "static __constant const unsigned long " + record + "[3] __attribute__((used, section(\"msl_threadgroup\"))) = {" +
-                std::to_string(kernelIndex) + ", " + n + ", sizeof(" + whole + ")}; ";
+        const std::string dims = join(name + 1, stop), n = std::to_string(ordinal);
+        text += "static __constant const unsigned long __msl_variable_" + n + "[4] __attribute__((used, section(\"msl_threadgroup\"))) = {" +
+                std::to_string(kernelIndex) + ", " + n + ", sizeof(" + type + dims + "), " + alignment + "}; ";
         text += dims.empty() ? "threadgroup " + type + " &" + tokens_[name].text + " = *(threadgroup " + type + "*)"
                              : "threadgroup " + type + " (&" + tokens_[name].text + ")" + dims + " = *(threadgroup " + type + " (*)" + dims + ")";
-        text += "__msl_threadgroup(" + n + ", sizeof(" + whole + "))";
+        text += "__msl_threadgroup(" + n + ")";
         ++ordinal;
         name = stop + 1;
         if (stop < end) text += "; ";

@@ -9,6 +9,7 @@ void vmetal::defineIndirect() {
     if (d->inheritBuffers || d->inheritPipeline) die("indirect command buffers: inherited buffers and pipelines are not supported by the virtual device");
     if (count == 0 || count > 16384) die("indirect command buffers: " + std::to_string(count) + " commands, of 1 to 16384");
     if (d->maxBindings > kMaxBuffers) die("indirect command buffers: " + std::to_string(d->maxBindings) + " buffer bindings, of at most " + std::to_string(kMaxBuffers));
+    if (without("indirect")) return nullptr;
     IndirectBuffer* b = make<IndirectBuffer>(classNamed("MTLIndirectCommandBuffer"));
     for (UInt i = 0; i < count; ++i) {
       IndirectCommand* c = make<IndirectCommand>(classNamed("MTLIndirectComputeCommand"));

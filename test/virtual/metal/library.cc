@@ -30,7 +30,7 @@ Object* newLibrary(Object* source, Object* options, Object** error) {
 
 UInt threadgroupBytes(const CompiledKernel& k) {
   UInt sum = 0;
-  for (const unsigned long n : k.threadgroupBytes) sum += (n + 15) / 16 * 16;
+  for (const auto& v : k.variables) sum += (v.bytes + 15) / 16 * 16;
   return sum;
 }
 
@@ -45,6 +45,10 @@ Object* newPipeline(PipelineDescriptor* descriptor, UInt options, Object** refle
   if (bytes > kThreadgroupBytes) {
     setError(error, "AGXMetalVirtual", 3,
              "kernel '" + k.text.name + "': threadgroup memory size (" + std::to_string(bytes) + ") exceeds the maximum threadgroup memory allowed (" + std::to_string(kThreadgroupBytes) + ")");
+    return nullptr;
+  }
+  if (k.variables.size() > kMaxVariables) {
+    setError(error, "AGXMetalVirtual", 3, "kernel '" + k.text.name + "': more threadgroup variables than the virtual device has places for");
     return nullptr;
   }
   UInt most = kMaxThreads;

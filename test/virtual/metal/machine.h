@@ -10,6 +10,8 @@
 namespace vmetal {
 
 constexpr unsigned kMaxThreads = 1024, kSimdWidth = 32, kMaxBuffers = 31, kThreadgroupBytes = 32768;
+/** Threadgroup variables of a kernel: each lies against closed pages. */
+constexpr unsigned kMaxVariables = 64;
 
 /** What compiled code sees of its threadgroup: __msl_group of stdlib/metal_stdlib.h. */
 struct Group {

@@ -37,6 +37,8 @@ enum CommandError : long { kInternal = 1, kPageFault = 3, kOutOfMemory = 8, kInv
 constexpr const char* kCommandDomain = "MTLCommandBufferErrorDomain";
 
 struct Device : Object {};
+/** Whether TUTTI_VIRTUAL_METAL_WITHOUT, a list with commas, names `what`: a test wants a device that has less. */
+bool without(const char* what);
 
 struct Buffer : Object {
   uint8_t* start = nullptr;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <new>
 
 #include "memory.h"
 
@@ -27,13 +28,14 @@ Worker*& Worker::current() {
 Worker::Worker() {
   // One slot a variable, with closed pages between.
   void* at = mmap(nullptr, kSlot * kMaxVariables, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  arena_ = at == MAP_FAILED ? nullptr : static_cast<uint8_t*>(at);
+  if (at == MAP_FAILED) throw std::bad_alloc();
+  arena_ = static_cast<uint8_t*>(at);
 }
 
-uint64_t Worker::variable(unsigned index, uint64_t bytes) {
-  if (index >= kMaxVariables || bytes > kThreadgroupBytes || !arena_) fail(FaultKind::Other, "too many or too large threadgroup variables", nullptr);
-  uint8_t* const slot = arena_ + index * kSlot + 2 * kPage;
-  return reinterpret_cast<uint64_t>(slot + kThreadgroupBytes - (bytes + 15) / 16 * 16);
+/** Ends at the closed page, but for what the declared alignment takes. */
+uint64_t Worker::variable(unsigned index) {
+  const auto& v = dispatch_->kernel->variables[index];
+  return reinterpret_cast<uint64_t>(arena_ + index * kSlot + 2 * kPage + kThreadgroupBytes - v.bytes) & ~(v.alignment - 1);
 }
 
 bool Worker::run(const Dispatch& dispatch, const uint32_t position[3]) {
@@ -46,13 +48,12 @@ bool Worker::run(const Dispatch& dispatch, const uint32_t position[3]) {
   }
   group_.next = group_.current = 0;
   group_.count = dispatch.size[0] * dispatch.size[1] * dispatch.size[2];
-  const auto& sizes = dispatch.kernel->threadgroupBytes;
-  for (unsigned i = 0; i < sizes.size() && i < kMaxVariables; ++i) {
-    if (!opened_[i] && arena_) {
+  for (unsigned i = 0; i < dispatch.kernel->variables.size(); ++i) {
+    if (!opened_[i]) {
       mprotect(arena_ + i * kSlot + 2 * kPage, kThreadgroupBytes, PROT_READ | PROT_WRITE);
       opened_[i] = true;
     }
-    std::memset(reinterpret_cast<void*>(variable(i, sizes[i])), kPoison, (sizes[i] + 15) / 16 * 16);
+    std::memset(reinterpret_cast<void*>(variable(i)), kPoison, dispatch.kernel->variables[i].bytes);
   }
   waiting_ = 0;
   readyAt_ = readyEnd_ = 0;
@@ -228,7 +229,7 @@ void Worker::describe() {
       for (const Parameter& p : dispatch_->kernel->text.parameters)
         if (p.binding == Binding::Buffer && dispatch_->buffers[p.index] >= start && dispatch_->buffers[p.index] <= end)
           what += ", bound as '" + p.name + "' [[buffer(" + std::to_string(p.index) + ")]]";
-    } else if (arena_ && faultAddress_ >= reinterpret_cast<uintptr_t>(arena_) && faultAddress_ < reinterpret_cast<uintptr_t>(arena_) + kSlot * kMaxVariables) {
+    } else if (faultAddress_ >= reinterpret_cast<uintptr_t>(arena_) && faultAddress_ < reinterpret_cast<uintptr_t>(arena_) + kSlot * kMaxVariables) {
       what = "access outside of threadgroup variable " + std::to_string((faultAddress_ - reinterpret_cast<uintptr_t>(arena_)) / kSlot);
     } else {
       const auto* at = reinterpret_cast<const void*>(faultAddress_);
@@ -259,7 +260,7 @@ EXPORT void __msl_collective(uint64_t part, uint64_t operation, int line) {
 EXPORT void __msl_simdgroup_barrier(int, int line) { Worker::current()->collective(0, 0, line, __builtin_return_address(0)); }
 EXPORT void __msl_barrier(int, int line) { Worker::current()->barrier(line, __builtin_return_address(0)); }
 EXPORT unsigned __msl_lane() { return Worker::current()->lane(); }
-EXPORT uint64_t __msl_threadgroup(unsigned index, uint64_t bytes) { return Worker::current()->variable(index, bytes); }
+EXPORT uint64_t __msl_threadgroup(unsigned index) { return Worker::current()->variable(index); }
 EXPORT void __msl_fail(const char* text, int line) { Worker::current()->fail(vmetal::FaultKind::Other, text, nullptr, line); }
 EXPORT void __msl_misaligned(uint64_t address, unsigned bytes) {
   char text[128];

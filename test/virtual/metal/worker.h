@@ -11,9 +11,6 @@
 
 namespace vmetal {
 
-/** Threadgroup variables of a kernel, each against a guard page. */
-constexpr unsigned kMaxVariables = 64;
-
 class Worker {
  public:
   Worker();
@@ -27,7 +24,7 @@ class Worker {
   // Called by compiled code.
   void collective(uint64_t part, uint64_t operation, int line, const void* site);
   void barrier(int line, const void* site);
-  uint64_t variable(unsigned index, uint64_t bytes);
+  uint64_t variable(unsigned index);
   uint32_t lane() const { return group_.current % kSimdWidth; }
   [[noreturn]] void fail(FaultKind kind, const std::string& text, const void* site, int line = 0);
   /** In a signal handler: leaves the kernel. Does not return. */

@@ -12,8 +12,8 @@ struct __msl_group {
   unsigned next, count, current;
 };
 extern "C" {
-/** Threadgroup memory of a kernel's declaration `index`. */
-unsigned long __msl_threadgroup(unsigned index, unsigned long bytes);
+/** Address of a kernel's threadgroup variable: sizes and alignments are in the section msl_threadgroup. */
+__attribute__((const)) unsigned long __msl_threadgroup(unsigned index);
 }
 
 namespace metal {

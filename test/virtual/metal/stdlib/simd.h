@@ -67,10 +67,9 @@ template <class T> __MSL T __nobody(T v) {
       __MSL_EACH(lane) {                                                                                 \
         const uint k = p[lane].amount, base = lane & ~(W - 1), self = lane & (W - 1);                    \
         const uint source = from;                                                                        \
-        p[lane].result = source == ~0u      ? p[lane].value                                              \
-                         : source == ~1u    ? p[lane].fill                                               \
-                         : source < W && p.has(base + source) ? p[base + source].value                   \
-                                                              : __nobody(p[lane].value);                 \
+        p[lane].result = source == ~0u ? __value * p[lane].value                                         \
+                         : source < W && p.has(base + source) ? __value * p[base + source].value         \
+                                                              : __value * __nobody(p[lane].value);       \
         (void)k;                                                                                         \
         (void)self;                                                                                      \
       }                                                                                                  \
@@ -100,7 +99,7 @@ template <class T, uint W, bool UP> struct __shift_and_fill {
       const uint block = lane & ~(modulo - 1), self = lane & (modulo - 1);
       const bool inside = UP ? self >= k : self + k < modulo;
       const uint source = block + ((UP ? self - k : self + k) & (modulo - 1));
-      p[lane].result = !p.has(source) ? __nobody(p[lane].value) : inside ? p[source].value : p[source].fill;
+      p[lane].result = !p.has(source) ? __value * __nobody(p[lane].value) : inside ? __value * p[source].value : __value * p[source].fill;
     }
   }
 };
@@ -145,8 +144,8 @@ template <class T, class O, uint W, bool INCLUSIVE> struct __scan {
       T total;
       for (uint i = base; i < base + W; ++i) {
         if (!p.has(i)) continue;
-        const T next = first ? p[i].value : O::of(total, p[i].value);
-        p[i].result = INCLUSIVE ? next : first ? p[i].fill : total;
+        const T next = first ? __value * p[i].value : __value * O::of(total, p[i].value);
+        p[i].result = INCLUSIVE ? __value * next : first ? __value * p[i].fill : __value * total;
         total = next;
         first = false;
       }
