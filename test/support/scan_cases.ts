@@ -14,6 +14,7 @@ import {
   reduce,
   reshape,
   reverse,
+  scalar,
   slice1,
   stack,
   sub,
@@ -21,7 +22,7 @@ import {
   unary,
 } from '../../compiler/graph/compose.js';
 import { scan } from '../../compiler/graph/scan.js';
-import type { OpAttrs, Value } from '../../compiler/graph/types.js';
+import type { Graph, OpAttrs, Value } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';
 import type { Chooser } from './graph_cases.js';
 
@@ -159,4 +160,48 @@ function nested(c: Chooser, b: GraphBuilder, pools: Pools, sizes: Sizes, depth: 
   const results = scan(b, { body: body.finish(), trips: sizes.inner, iteration, carried, scanned, captured, stacked });
   pools.matrices.push(...results.carried);
   pools.cubes.push(...results.stacked);
+}
+
+/** The graph of one loop with each input and output of its own. */
+export function loopGraph({ attrs, inputs }: ReturnType<typeof scanCase>): {
+  graph: Graph;
+  given: Record<string, HostTensor>;
+} {
+  const b = new GraphBuilder('loop');
+  const values = inputs.map(({ dtype, shape }, i) => b.input(`in${i}`, dtype, shape));
+  const results = b.op('scan', values, attrs);
+  results.forEach((value, i) => {
+    b.output(`out${i}`, value);
+  });
+  return { graph: b.finish(), given: Object.fromEntries(inputs.map((tensor, i) => [`in${i}`, tensor])) };
+}
+
+/** s ← 1 - s + x_t in one kernel an iteration: a long list of dispatches, and what is left in the end. */
+export function accumulation(trips: number): {
+  graph: Graph;
+  inputs: Record<string, HostTensor>;
+  last: number;
+} {
+  const step = new GraphBuilder('step');
+  const [s, x] = [step.input('s', 'f32', [4]), step.input('x', 'f32', [4])];
+  step.output('s', add(step, sub(step, scalar(step, 1, 'f32'), s), x));
+  const b = new GraphBuilder('accumulation');
+  const parts = {
+    body: step.finish(),
+    trips,
+    iteration: false,
+    carried: [b.input('first', 'f32', [4])],
+    scanned: [{ array: b.input('xs', 'f32', [trips, 4]), reverse: false }],
+    captured: [],
+    stacked: [],
+  };
+  b.output('last', scan(b, parts).carried[0]);
+  const xs = Float32Array.from({ length: 4 * trips }, (_, i) => Math.floor(i / 4) % 5);
+  let last = 0;
+  for (let t = 0; t < trips; t++) last = 1 - last + xs[4 * t];
+  const inputs = {
+    first: { dtype: 'f32', shape: [4], data: new Float32Array(4) },
+    xs: { dtype: 'f32', shape: [trips, 4], data: xs },
+  } as const;
+  return { graph: b.finish(), inputs, last };
 }

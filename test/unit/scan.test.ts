@@ -14,7 +14,7 @@ import type { HostTensor } from '../../compiler/tensor.js';
 import { errorOf } from '../support/errors.js';
 import { chooserOf } from '../support/graph_cases.js';
 import { runInterpreted, runPlanned } from '../support/interpreted.js';
-import { scanCase } from '../support/scan_cases.js';
+import { loopGraph, scanCase } from '../support/scan_cases.js';
 import { testTargets } from '../support/targets.js';
 
 const f32 = (shape: readonly number[], values: readonly number[]): HostTensor => ({
@@ -116,20 +116,6 @@ describe.each(Object.entries(testTargets))('kernels for %s', (_, target) => {
     }
   });
 });
-
-/** The graph of one loop with each input and output of its own. */
-function loopGraph({ attrs, inputs }: ReturnType<typeof scanCase>): {
-  graph: Graph;
-  given: Record<string, HostTensor>;
-} {
-  const b = new GraphBuilder('loop');
-  const values = inputs.map(({ dtype, shape }, i) => b.input(`in${i}`, dtype, shape));
-  const results = b.op('scan', values, attrs);
-  results.forEach((value, i) => {
-    b.output(`out${i}`, value);
-  });
-  return { graph: b.finish(), given: Object.fromEntries(inputs.map((tensor, i) => [`in${i}`, tensor])) };
-}
 
 const expectSame = (actual: ReadonlyMap<string, HostTensor>, expected: ReadonlyMap<string, HostTensor>): void => {
   for (const [name, tensor] of expected) expect(actual.get(name), name).toEqual(tensor);
