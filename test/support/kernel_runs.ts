@@ -15,7 +15,7 @@ import {
   scalarBits,
   type UnaryFn,
 } from '../../compiler/kernel/types.js';
-import { data, differences, elements, encode, mapped, type NumberType } from './kernel_data.js';
+import { data, differences, elements, encode, mapped, type NumberType, type Tolerance } from './kernel_data.js';
 
 export const buffersOf = (kernel: KernelFunction): KBuffer[] =>
   kernel.params.filter((param) => param.kind === 'buffer');
@@ -31,11 +31,15 @@ export interface Run {
   readonly types?: readonly ScalarType[];
 }
 
-/** Runs each kernel on the device and in the interpreter, and says where any buffer differs. */
+/**
+ * Runs each kernel on the device and in the interpreter, and says where any buffer differs. Where subnormals may be
+ * flushed, there are none among the inputs.
+ */
 export async function compareRuns(
   backend: Pick<Backend, 'render'>,
   device: Device,
   runs: readonly Run[],
+  tolerance: Tolerance = {},
 ): Promise<string[]> {
   const complaints: string[] = [];
   const kernels = await device.loadKernels(runs.map(({ kernel }) => backend.render(kernel, device.target)));
@@ -43,6 +47,7 @@ export async function compareRuns(
     const contents = buffersOf(kernel).map((buffer, i) => {
       const bytes = new Uint8Array(Math.ceil(bytesOf(buffer) / 8) * 8);
       if (inputs[i]) bytes.set(inputs[i].subarray(0, bytes.length));
+      if (tolerance.flush && buffer.scalar === 'f32') flushSubnormals(bytes);
       return bytes;
     });
     const expected = contents.map((bytes) => bytes.slice());
@@ -66,7 +71,7 @@ export async function compareRuns(
     });
     for (const [i, buffer] of buffersOf(kernel).entries()) {
       const scalar = types?.[i] ?? buffer.scalar;
-      const wrong = differences(scalar, expected[i], contents[i]);
+      const wrong = differences(scalar, expected[i], contents[i], tolerance);
       if (wrong.length > 0)
         complaints.push(`${what}: ${buffer.name}: ${wrong.length} differ, first ${wrong.slice(0, 3).join('; ')}`);
     }
@@ -77,25 +82,39 @@ export async function compareRuns(
   return complaints;
 }
 
-/** `out[i] = body(in0[i], in1[i], …)`, `lanes` at a time. */
-export function elementwise(
-  inputs: readonly NumberType[],
-  out: NumberType,
-  lanes: Lanes,
-  body: (b: KernelBuilder, args: readonly KValue[]) => KValue,
-): KernelFunction {
+function flushSubnormals(bytes: Uint8Array): void {
+  const floats = new Float32Array(bytes.buffer);
+  floats.forEach((value, i) => {
+    if (Math.abs(value) < 2 ** -126) floats[i] = 0;
+  });
+}
+
+type Body = (b: KernelBuilder, args: readonly KValue[]) => KValue;
+
+/** One result of a kernel: the name and type of its buffer, and what is in it. */
+interface Output {
+  readonly name: string;
+  readonly scalar: NumberType;
+  readonly body: Body;
+}
+
+/** Every output is `body(in0[i], in1[i], …)`, `lanes` at a time. */
+function elementwiseAll(inputs: readonly NumberType[], lanes: Lanes, outputs: readonly Output[]): KernelFunction {
   const b = new KernelBuilder();
   const buffers = inputs.map((scalar, i) => b.buffer(`in${i}`, scalar, elements, 'read'));
-  const output = b.buffer('out', out, elements, 'write');
   const group = 64 * lanes;
   const index = b.add(
     b.mulc(b.builtin('workgroup_id', 0, elements / group), group),
     b.mulc(b.builtin('local_id', 0, 64), lanes),
   );
   const args = buffers.map((buffer, i) => b.load(buffer, index, lanes, i === 0));
-  b.store(output, index, body(b, args), true);
+  for (const { name, scalar, body } of outputs)
+    b.store(b.buffer(name, scalar, elements, 'write'), index, body(b, args), true);
   return b.finish({ name: 'elementwise', grid: [elements / group, 1, 1], workgroup: [64, 1, 1] });
 }
+
+export const elementwise = (inputs: readonly NumberType[], out: NumberType, lanes: Lanes, body: Body): KernelFunction =>
+  elementwiseAll(inputs, lanes, [{ name: 'out', scalar: out, body }]);
 
 export const floatUnary: readonly UnaryFn[] = ['neg', 'abs', 'floor', 'ceil', 'round', 'trunc', 'sqrt'];
 export const intUnary: readonly UnaryFn[] = ['neg', 'abs', 'not', 'popcount', 'clz'];
@@ -105,35 +124,23 @@ export const intBinary: readonly BinaryFn[] = [...floatBinary, 'and', 'or', 'xor
 /** Unary and binary operations, comparisons and conversions to each of `types`, on scalars and vectors of four. */
 export function arithmeticRuns(scalar: NumberType, types: readonly NumberType[]): Run[] {
   const float = isFloatScalar(scalar);
-  const [x, y, z] = [data(scalar, 1), data(scalar, 2), data(scalar, 3)];
   const bits = BigInt(scalarBits[scalar]);
-  const runs: Run[] = [];
-  const add = (
-    what: string,
-    inputs: readonly Uint8Array[],
-    body: (b: KernelBuilder, args: readonly KValue[]) => KValue,
-    out: NumberType = scalar,
-  ): void => {
-    for (const lanes of [1, 4] as const) {
-      runs.push({
-        what: `${what} ${scalar}x${lanes}`,
-        kernel: elementwise(
-          inputs.map(() => scalar),
-          out,
-          lanes,
-          body,
-        ),
-        inputs,
-      });
-    }
+  const [x, y, z] = [data(scalar, 1), data(scalar, 2), data(scalar, 3)];
+  const shifts = float ? y : mapped(scalar, y, (v) => BigInt.asUintN(64, v) % bits);
+  const divisors = float ? y : mapped(scalar, y, (v) => (v === 0n || v === -1n ? 3n : v));
+  const named = [x, y, z, shifts, divisors];
+  const groups = new Map<string, { readonly inputs: readonly Uint8Array[]; readonly outputs: Output[] }>();
+  const add = (name: string, inputs: readonly Uint8Array[], body: Body, out: NumberType = scalar): void => {
+    const key = inputs.map((bytes) => named.indexOf(bytes)).join();
+    const group = groups.get(key) ?? { inputs, outputs: [] };
+    groups.set(key, group);
+    group.outputs.push({ name, scalar: out, body });
   };
   for (const fn of float ? floatUnary : intUnary) add(fn, [x], (b, [a]) => b.unary(fn, a));
   const binary: BinaryFn[] = [...(float ? floatBinary : intBinary)];
   if (scalar === 'i32' || scalar === 'u32') binary.push('mulhi');
   for (const fn of binary) {
-    let right = y;
-    if (!float && (fn === 'shl' || fn === 'shr')) right = mapped(scalar, y, (v) => BigInt.asUintN(64, v) % bits);
-    if (!float && (fn === 'div' || fn === 'rem')) right = mapped(scalar, y, (v) => (v === 0n || v === -1n ? 3n : v));
+    const right = fn === 'shl' || fn === 'shr' ? shifts : fn === 'div' || fn === 'rem' ? divisors : y;
     add(fn, [x, right], (b, [a, c]) => b.binary(fn, a, c));
   }
   if (float) add('fma', [x, y, z], (b, [p, q, r]) => b.fma(p, q, r));
@@ -151,8 +158,20 @@ export function arithmeticRuns(scalar: NumberType, types: readonly NumberType[])
   }
   for (const to of types) add(`to ${to} from`, [x], (b, [a]) => b.convert(a, to), to);
   add('to bool from', [x], (b, [a]) => b.convert(b.convert(a, 'bool'), scalar));
-  return runs;
+  return [...groups.values()].flatMap(({ inputs, outputs }) =>
+    chunks(outputs, mostOutputs).flatMap((some) =>
+      ([1, 4] as const).map((lanes) => {
+        const scalars = inputs.map(() => scalar);
+        return { what: `${scalar}x${lanes}`, kernel: elementwiseAll(scalars, lanes, some), inputs };
+      }),
+    ),
+  );
 }
+
+/** Results of one kernel, so that it has no more buffers than every GPU takes. */
+const mostOutputs = 12;
+const chunks = <T>(list: readonly T[], size: number): T[][] =>
+  Array.from({ length: Math.ceil(list.length / size) }, (_, i) => list.slice(i * size, (i + 1) * size));
 
 /** Multiply-adds that go wrong if they round twice: ties that a tiny addend breaks, and sums that cancel. */
 export function fusedRuns(scalar: 'f16' | 'f32' | 'f64'): Run[] {
@@ -188,18 +207,22 @@ const mathFns: readonly MathFn[] = [
   'erf',
 ];
 
-export const mathRuns = (scalar: 'f16' | 'f32' | 'f64'): Run[] => [
-  ...mathFns.map((fn) => ({
-    what: `${fn} ${scalar}`,
-    kernel: expandMath(elementwise([scalar], scalar, 2, (b, [a]) => b.unary(fn, a))),
-    inputs: [data(scalar, 9)],
-  })),
-  ...(['pow', 'atan2'] as const).map((fn) => ({
-    what: `${fn} ${scalar}`,
-    kernel: expandMath(elementwise([scalar, scalar], scalar, 2, (b, [a, c]) => b.binary(fn, a, c))),
-    inputs: [data(scalar, 9), data(scalar, 10)],
-  })),
-];
+export function mathRuns(scalar: 'f16' | 'f32' | 'f64'): Run[] {
+  const unary = mathFns.map((fn): Output => ({ name: fn, scalar, body: (b, [a]) => b.unary(fn, a) }));
+  const binary = (['pow', 'atan2'] as const).map(
+    (fn): Output => ({ name: fn, scalar, body: (b, [a, c]) => b.binary(fn, a, c) }),
+  );
+  const run = (inputs: readonly Uint8Array[], outputs: readonly Output[]): Run => {
+    const kernel = elementwiseAll(
+      inputs.map(() => scalar),
+      2,
+      outputs,
+    );
+    return { what: scalar, kernel: expandMath(kernel), inputs };
+  };
+  const [x, y] = [data(scalar, 9), data(scalar, 10)];
+  return [...chunks(unary, 7).map((some) => run([x], some)), run([x, y], binary)];
+}
 
 /** A kernel that calls its mathematical functions so often that they stay functions. */
 export const callingRun = (scalar: 'f32' | 'f64'): Run => ({

@@ -13,7 +13,7 @@ import {
   sharing,
   subgroups,
 } from './executed_kernels.js';
-import { data, type NumberType } from './kernel_data.js';
+import { data, type NumberType, type Tolerance } from './kernel_data.js';
 import { arithmeticRuns, callingRun, compareRuns, fusedRuns, mathRuns, type Run } from './kernel_runs.js';
 import { randomNodes, scheduledRuns } from './scheduled_runs.js';
 
@@ -22,8 +22,9 @@ export function testRendered(
   backend: Pick<Backend, 'render'>,
   device: () => Device,
   types: readonly NumberType[],
+  tolerance: () => Tolerance = () => ({}),
 ): void {
-  const compare = (runs: readonly Run[]): Promise<string[]> => compareRuns(backend, device(), runs);
+  const compare = (runs: readonly Run[]): Promise<string[]> => compareRuns(backend, device(), runs, tolerance());
   const among = <T extends NumberType>(...some: T[]): T[] => some.filter((scalar) => types.includes(scalar));
 
   for (const scalar of types) {
