@@ -10,7 +10,14 @@ import { attributeTypes, encode, type MessageInit } from './proto.js';
 import { onnxTypeOf, protoOf } from './tensors.js';
 
 const baseOpset = 21;
-type AttributeValue = number | bigint | string | readonly bigint[] | readonly number[] | HostTensor;
+type AttributeValue =
+  | number
+  | bigint
+  | string
+  | readonly bigint[]
+  | readonly number[]
+  | HostTensor
+  | MessageInit<'GraphProto'>;
 
 /** The opset in which a type came, where that is later than ours. */
 const firstOpset: Partial<Readonly<Record<DType, number>>> = { f4e2m1: 23, f8e8m0: 24, i2: 25, u2: 25 };
@@ -19,10 +26,10 @@ const irVersionOf = (opset: number): bigint => BigInt(Math.min(13, Math.max(10, 
 
 /** What an exported op may write: nodes, constants, dims as tensors. Names are of ONNX values. */
 export class ExportContext {
-  readonly #nodes: MessageInit<'NodeProto'>[] = [];
-  readonly #initializers: MessageInit<'TensorProto'>[] = [];
+  #nodes: MessageInit<'NodeProto'>[] = [];
+  #initializers: MessageInit<'TensorProto'>[] = [];
   readonly #taken: Set<string>;
-  readonly #names = new Map<number, string>();
+  #names = new Map<number, string>();
   /** Which input and axis a named dim can be read from. */
   readonly #origins: ReadonlyMap<string, { readonly input: string; readonly axis: number }>;
   #opset = baseOpset;
@@ -111,6 +118,35 @@ export class ExportContext {
     return this.emit(op, inputs, attrs)[0];
   }
 
+  /**
+   * A body as a subgraph. `bound` are names of values around it, by input; the other inputs are inputs of the subgraph,
+   * in the order of `formal` (indices of inputs).
+   */
+  subgraph(body: Graph, formal: readonly number[], bound: ReadonlyMap<number, string>): MessageInit<'GraphProto'> {
+    const outer = { nodes: this.#nodes, initializers: this.#initializers, names: this.#names, node: this.#node };
+    [this.#nodes, this.#initializers, this.#names] = [[], [], new Map<number, string>()];
+    try {
+      for (const [i, name] of bound) this.define(body.inputs[i], name);
+      const input = formal.map((i) => {
+        const { name, type } = body.inputs[i];
+        this.define(body.inputs[i], this.fresh(name));
+        return valueInfo(this.nameOf(body.inputs[i]), type.dtype, type.shape);
+      });
+      const output = body.outputs.map(({ name, value: { type } }) =>
+        valueInfo(this.fresh(name), type.dtype, type.shape),
+      );
+      writeGraph(
+        this,
+        body,
+        output.map(({ name }) => name as string),
+      );
+      return { name: body.name, node: this.#nodes, initializer: this.#initializers, input, output };
+    } finally {
+      [this.#nodes, this.#initializers, this.#names] = [outer.nodes, outer.initializers, outer.names];
+      this.#node = outer.node;
+    }
+  }
+
   /** An i64 vector of dims: a constant, or computed from the shapes of inputs. */
   dims(dims: readonly Dim[]): string {
     if (isConcrete(dims)) return this.ints(dims);
@@ -167,6 +203,7 @@ function attributeOf(name: string, value: AttributeValue): MessageInit<'Attribut
   if (typeof value === 'number') return { name, type: attributeTypes.FLOAT, f: value };
   if (typeof value === 'string') return { name, type: attributeTypes.STRING, s: new TextEncoder().encode(value) };
   if ('dtype' in value) return { name, type: attributeTypes.TENSOR, t: protoOf(value) };
+  if (!Array.isArray(value)) return { name, type: attributeTypes.GRAPH, g: value as MessageInit<'GraphProto'> };
   if (value.every((element): element is bigint => typeof element === 'bigint'))
     return { name, type: attributeTypes.INTS, ints: value };
   return { name, type: attributeTypes.FLOATS, floats: value as readonly number[] };
@@ -189,18 +226,11 @@ export function exportOnnx(graph: Graph): Uint8Array {
     origins,
   );
   for (const input of graph.inputs) context.define(input, input.name);
-  const used = new Set(
-    [...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)].map((v) => v.id),
+  writeGraph(
+    context,
+    graph,
+    graph.outputs.map(({ name }) => name),
   );
-  const values = new Map(
-    [...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)].map((v) => [v.id, v]),
-  );
-  for (const [id, data] of graph.constants) {
-    const value = values.get(id);
-    if (used.has(id) && value !== undefined) context.define(value, exportConstant(context, value, data));
-  }
-  for (const node of graph.nodes) exportNode(context, node);
-  for (const { name, value } of graph.outputs) context.emit('Identity', [context.nameOf(value)], {}, 1, [name]);
   return encode('ModelProto', {
     irVersion: irVersionOf(context.opset),
     producerName: 'tutti',
@@ -212,6 +242,20 @@ export function exportOnnx(graph: Graph): Uint8Array {
       input: graph.inputs.map(({ name, type }) => valueInfo(name, type.dtype, type.shape)),
       output: graph.outputs.map(({ name, value: { type } }) => valueInfo(name, type.dtype, type.shape)),
     },
+  });
+}
+
+/** Writes constants, nodes and outputs under the given names; the inputs are defined. */
+function writeGraph(context: ExportContext, graph: Graph, outputs: readonly string[]): void {
+  const used = [...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)];
+  const values = new Map(used.map((value) => [value.id, value]));
+  for (const [id, data] of graph.constants) {
+    const value = values.get(id);
+    if (value !== undefined) context.define(value, exportConstant(context, value, data));
+  }
+  for (const node of graph.nodes) exportNode(context, node);
+  graph.outputs.forEach(({ value }, i) => {
+    context.emit('Identity', [context.nameOf(value)], {}, 1, [outputs[i]]);
   });
 }
 
