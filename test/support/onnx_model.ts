@@ -85,19 +85,20 @@ export interface ModelInit {
   readonly initializers?: Readonly<Record<string, HostTensor>>;
   readonly opset?: number;
   readonly functions?: readonly MessageInit<'FunctionProto'>[];
-  /** Further domains that are imported, in version 1. */
-  readonly domains?: readonly string[];
+  /** Further domains that are imported, in version 1 or the one given. */
+  readonly domains?: readonly (string | readonly [name: string, version: number])[];
   /** Further fields of the graph. */
   readonly graph?: MessageInit<'GraphProto'>;
 }
 
 export function model(init: ModelInit): Uint8Array {
-  const domains = new Set([...(init.functions ?? []).map((body) => body.domain ?? ''), ...(init.domains ?? [])]);
+  const named = [...(init.functions ?? []).map((body) => body.domain ?? ''), ...(init.domains ?? [])];
+  const domains = new Map(named.map((domain) => (typeof domain === 'string' ? [domain, 1] : domain)));
   return encode('ModelProto', {
     irVersion: 10n,
     opsetImport: [
       { domain: '', version: BigInt(init.opset ?? 21) },
-      ...[...domains].filter(Boolean).map((domain) => ({ domain, version: 1n })),
+      ...[...domains].flatMap(([domain, version]) => (domain ? [{ domain, version: BigInt(version) }] : [])),
     ],
     functions: init.functions,
     graph: {

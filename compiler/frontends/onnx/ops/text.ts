@@ -129,9 +129,13 @@ function tfIdf(c: ConvertContext): Value {
     terms.reduce((p, q) => add(c.b, p, q)),
     'f32',
   );
+  // Weights are those of n-grams, in the order of the pool.
   const factors = c.floats('weights') ?? [];
-  const weights =
-    factors.length === 0 ? scalar(c.b, 1, 'f32') : tensor(c.b, 'f32', factors.slice(0, outputs), [1, outputs]);
+  const ofOutputs = new Array<number>(outputs).fill(1);
+  indexes.forEach((output, id) => {
+    ofOutputs[output] = factors[id] ?? 1;
+  });
+  const weights = tensor(c.b, 'f32', ofOutputs, [1, outputs]);
   const result =
     mode === 'TF'
       ? frequency
