@@ -43,7 +43,7 @@ for (const [name, library] of devices) {
     });
 
     for (const dtype of ['f16', 'bf16', 'f32'] as const) {
-      testContractions(`contracts ${dtype} by matrix tiles`, floatCases(dtype), metalBackend, () => device);
+      testContractions(`contracts ${dtype} by matrix tiles`, floatCases(dtype), metalBackend, () => device, dtype);
     }
 
     it('multiplies tiles of several simdgroup matrices', async (context) => {

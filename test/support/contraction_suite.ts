@@ -2,6 +2,7 @@
 import { expect, it } from 'vitest';
 import type { Backend, Device } from '../../backends/backend.js';
 import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
+import type { TileScalar } from '../../compiler/kernel/engines.js';
 import { legalize } from '../../compiler/kernel/legalize.js';
 import { verify } from '../../compiler/kernel/verify.js';
 import { built, type ContractionCase, type Execute, runForm } from './contractions.js';
@@ -31,15 +32,21 @@ const on =
     loaded.release();
   };
 
-/** Registers a test for each case: its first matrix form on the device, against the reference. */
+/**
+ * Registers a test for each case: its first matrix form on the device, against the reference. Skipped where no unit of
+ * the device takes `operands`.
+ */
 export function testContractions(
   suite: string,
   cases: readonly ContractionCase[],
   backend: Renders,
   device: () => Device,
+  operands?: TileScalar,
 ): void {
   for (const example of cases) {
-    it(`${suite}: ${example.name}`, async () => {
+    it(`${suite}: ${example.name}`, async (context) => {
+      const { matrixUnits = [] } = device().target;
+      if (operands && !matrixUnits.some(({ a }) => a === operands)) return context.skip(`no unit takes ${operands}`);
       const made = built(example);
       const got = await runForm(
         made,
