@@ -1,5 +1,5 @@
 /** How each graph op is written in ONNX operators. */
-import { type DType, isFloat, isMiniFloat } from '../../dtype.js';
+import { type DType, integerRange, isFloat, isInt, isMiniFloat, isPacked } from '../../dtype.js';
 import { addDims, type Dim, isConcrete, mulDims } from '../../graph/dims.js';
 import { filledTensor } from '../../graph/ops/reference/data.js';
 import {
@@ -417,12 +417,22 @@ export const conversions: { readonly [K in OpKind]: Convert<K> } = {
     const bound = (value: number | null): string => (value === null ? '' : scalar(c, value, dtypeIn(node)));
     return c.one('Clip', [x, bound(node.attrs.min), bound(node.attrs.max)]);
   },
-  cast: (c, { attrs: { dtype, saturate, rounding } }, inputs) =>
-    c.one('Cast', inputs, {
+  cast: (c, node, inputs) => {
+    const { dtype, saturate, rounding } = node.attrs;
+    const from = dtypeIn(node);
+    let [x] = inputs;
+    if (isFloat(from) && isInt(dtype) && isPacked(dtype)) {
+      // ONNX takes the low bits of what is out of range of a packed type; here floats saturate.
+      const wide = isMiniFloat(from) ? 'f32' : from;
+      const bounds = integerRange(dtype).map((bound) => scalar(c, Number(bound), wide));
+      x = c.one('Clip', [cast(c, x, from, wide), ...bounds]);
+    }
+    return c.one('Cast', [x], {
       to: BigInt(onnxTypeOf(dtype)),
       saturate: isMiniFloat(dtype) && dtype !== 'f4e2m1' ? (saturate ? 1n : 0n) : undefined,
       round_mode: dtype === 'f8e8m0' ? (rounding ?? 'up') : undefined,
-    }),
+    });
+  },
   bitcast: (c, { attrs: { dtype } }, inputs) => {
     c.needs(26);
     return c.one('BitCast', inputs, { to: BigInt(onnxTypeOf(dtype)) });
