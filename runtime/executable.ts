@@ -67,6 +67,8 @@ const maximumVariants = 8;
 
 interface Variant {
   readonly list: Promise<CommandList>;
+  /** Ids of the tensors. */
+  readonly residents: ReadonlySet<number>;
   /** Submissions under way. */
   users: number;
 }
@@ -74,17 +76,20 @@ interface Variant {
 interface Copies {
   readonly before: Command[];
   readonly after: Command[];
+  readonly residents: Set<number>;
   /** Which tensors, where. */
   key: string;
 }
 
 function copyIn(copies: Copies, from: Resident, to: BufferRange, position: number): void {
   copies.before.push({ kind: 'copy', from: words(from.range()), to: words(to) });
+  copies.residents.add(from.id);
   copies.key += `${position}<${from.id};`;
 }
 
 function copyOut(copies: Copies, from: BufferRange, to: Resident, position: number): void {
   copies.after.push({ kind: 'copy', from: words(from), to: words(to.range()) });
+  copies.residents.add(to.id);
   copies.key += `${position}>${to.id};`;
 }
 
@@ -193,7 +198,7 @@ export class Executable {
   async run({ inputs, outputs, keep = new Map(), fill = [], signal, profile }: ExecutableRun): Promise<HostTensor[]> {
     const wanted = outputs ?? this.plan.outputs.map((_, i) => i);
     const writes = fill.map(({ to, data }): HostWrite => ({ to: to.range(), data: wireBytes(data) }));
-    const copies: Copies = { before: [], after: [], key: '' };
+    const copies: Copies = { before: [], after: [], residents: new Set(), key: '' };
     this.#inputs.forEach((to, i) => {
       const input = inputs[i];
       if (to === undefined) return;
@@ -236,18 +241,18 @@ export class Executable {
     return results;
   }
 
-  /** What the executable gives at a position if no device is needed for it. */
-  knownOutput(position: number): HostTensor | undefined {
-    return this.#outputs[position] === undefined ? knownOutput(this.plan.outputs[position]) : undefined;
+  /** Lets go of what was recorded with memory that is no more. */
+  forget(resident: number): void {
+    for (const [key, { residents }] of this.#variants) if (residents.has(resident)) this.#drop(key);
   }
 
   /** The commands with copies around them, recorded once for each combination of tensors. */
-  #variant({ before, after, key }: Copies): Variant {
+  #variant({ before, after, residents, key }: Copies): Variant {
     let variant = this.#variants.get(key);
     if (variant === undefined) {
       const barrier: Command = { kind: 'barrier' };
       const list = this.#device.record([...before, barrier, ...this.#commands, barrier, ...after]);
-      variant = { list, users: 0 };
+      variant = { list, residents, users: 0 };
     }
     variant.users++;
     this.#variants.delete(key);

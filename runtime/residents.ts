@@ -8,10 +8,15 @@ import type { BufferRange, Device, DeviceBuffer } from '../backends/backend.js';
 const granularity = 256;
 /** Buffers of one size that wait to be used again. */
 const idlePerSize = 16;
+/** What waits in all may be as much as is in use, and this much in any case. */
+const idleBytes = 64 << 20;
+
+/** Sessions of one device may hand tensors to each other. */
+let nextId = 0;
 
 /** Memory of a tensor, shared by whoever counts on it; it is not written again once it is filled. */
 export class Resident {
-  /** Unique within the process. */
+  /** Of the memory, unique within the process. */
   readonly id: number;
   readonly buffer: DeviceBuffer;
   /** Of the tensor. */
@@ -44,15 +49,18 @@ export class Resident {
 
 export class Residents {
   readonly #device: Device;
+  readonly #onFree: (id: number) => void;
   /** By size. */
   readonly #idle = new Map<number, DeviceBuffer[]>();
   readonly #ids = new WeakMap<DeviceBuffer, number>();
-  #nextId = 0;
   #bytes = 0;
+  #idleBytes = 0;
   #closed = false;
 
-  constructor(device: Device) {
+  /** @param onFree Told the id of memory that is no more: who has recorded commands with it lets them go. */
+  constructor(device: Device, onFree: (id: number) => void = () => undefined) {
     this.#device = device;
+    this.#onFree = onFree;
   }
 
   /** Bytes of all buffers, idle ones included. */
@@ -63,7 +71,9 @@ export class Residents {
   /** Memory for a tensor; what is in it is not defined. @throws TuttiError E_OUT_OF_MEMORY */
   take(bytes: number): Resident {
     const size = Math.max(granularity, Math.ceil(bytes / granularity) * granularity);
-    const buffer = this.#idle.get(size)?.pop() ?? this.#allocate(size);
+    const waiting = this.#idle.get(size)?.pop();
+    if (waiting !== undefined) this.#idleBytes -= size;
+    const buffer = waiting ?? this.#allocate(size);
     return new Resident(this.#ids.get(buffer) as number, buffer, bytes, (own) => this.#giveBack(own));
   }
 
@@ -75,7 +85,7 @@ export class Residents {
       if (!this.trim()) throw error;
       buffer = this.#device.allocate(size);
     }
-    this.#ids.set(buffer, this.#nextId++);
+    this.#ids.set(buffer, nextId++);
     this.#bytes += size;
     return buffer;
   }
@@ -83,12 +93,18 @@ export class Residents {
   #giveBack(buffer: DeviceBuffer): void {
     const idle = this.#idle.get(buffer.bytes) ?? [];
     this.#idle.set(buffer.bytes, idle);
-    if (this.#closed || idle.length >= idlePerSize) this.#free(buffer);
-    else idle.push(buffer);
+    const after = this.#idleBytes + buffer.bytes;
+    const full = idle.length >= idlePerSize || after > Math.max(idleBytes, this.#bytes - after);
+    if (this.#closed || full) this.#free(buffer);
+    else {
+      idle.push(buffer);
+      this.#idleBytes = after;
+    }
   }
 
   #free(buffer: DeviceBuffer): void {
     this.#bytes -= buffer.bytes;
+    this.#onFree(this.#ids.get(buffer) as number);
     buffer.free();
   }
 
@@ -96,6 +112,7 @@ export class Residents {
   trim(): boolean {
     const idle = [...this.#idle.values()].flat();
     this.#idle.clear();
+    this.#idleBytes = 0;
     for (const buffer of idle) this.#free(buffer);
     return idle.length > 0;
   }

@@ -23,6 +23,7 @@ import { type ChainContext, isOnDevice, type OnDevice, type Placed, runChain, ty
 import { type DeviceHandle, openDevice } from './device.js';
 import { DeviceTensors } from './device_tensors.js';
 import { isNode } from './environment.js';
+import type { Executable } from './executable.js';
 import { type CheckedFeeds, checkFeeds, keyOf } from './feeds.js';
 import { checkNumerics, compile, Model } from './model.js';
 import { wantedOutputs } from './outputs.js';
@@ -81,7 +82,9 @@ export class Session {
       return this.#residents.trim() || freed.includes(true);
     };
     this.#builder = new Builder(model.name, numerics, handle, options.dump ?? model.dump, createHasher, makeRoom);
-    this.#residents = new Residents(handle.device);
+    this.#residents = new Residents(handle.device, (id) => {
+      for (const executable of this.#executables()) executable.forget(id);
+    });
     this.#deviceTensors = new DeviceTensors(handle.device, this.#residents);
     this.#keys = new StageKeys(createHasher);
     this.#waits =
@@ -227,9 +230,13 @@ export class Session {
     );
   }
 
+  #executables(): readonly Executable[] {
+    return [...this.#wholes.ready, ...this.#parts.ready];
+  }
+
   /** What was compiled, and how long it took. */
   report(): SessionReport {
-    const executables = [...this.#wholes.ready, ...this.#parts.ready];
+    const executables = this.#executables();
     return {
       model: this.model.name,
       device: this.device,
@@ -241,7 +248,7 @@ export class Session {
 
   get memory(): SessionMemory {
     const { allocatedBytes, totalBytes } = this.#handle.device.memory();
-    const executables = [...this.#wholes.ready, ...this.#parts.ready];
+    const executables = this.#executables();
     return {
       constantBytes: this.#builder.constantBytes,
       arenaBytes: executables.reduce((total, { arenaBytes }) => total + arenaBytes, 0),

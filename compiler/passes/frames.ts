@@ -1,13 +1,10 @@
 /** How far the conversion of a graph has come: the graph, the bodies that are being inlined, and what is in them. */
 import type { NotConstant } from '../graph/host_values.js';
-import type { Graph, Node, NodeOf, Value } from '../graph/types.js';
+import type { Graph, Node, NodeOf } from '../graph/types.js';
 import type { HostTensor } from '../tensor.js';
 import type { Tree } from './mapped.js';
 import type { BodyCall } from './source.js';
-import type { Held } from './stage.js';
-
-export type Leaf = Value | Held;
-export const isHeld = (leaf: Leaf): leaf is Held => 'kind' in leaf;
+import type { Held, Leaf } from './stage.js';
 
 /** A graph on its way: the model's, or a body that is being inlined. */
 export interface Frame<L> {

@@ -2,7 +2,8 @@
 import type { HostBuilder } from '../graph/host_values.js';
 import type { Graph, NodeOf, TensorType, Value } from '../graph/types.js';
 import type { HostTensor } from '../tensor.js';
-import type { Mapped } from './mapped.js';
+import type { Mapped, Tree } from './mapped.js';
+import type { Leaf } from './stage.js';
 
 export interface SourceContext {
   readonly b: HostBuilder;
@@ -18,6 +19,7 @@ export interface SourceContext {
    * alone are one program. It may be looked at like a constant where that cannot be helped.
    */
   feed(data: HostTensor): Value;
+  use(saved: Saved): Mapped;
   /**
    * A body by itself, its inputs of the types given (constants are built in); undefined where it needs the data of one.
    * Inputs for the types are in their order, outputs in that of the body.
@@ -25,16 +27,22 @@ export interface SourceContext {
   concrete(body: Graph, inputs: readonly (Mapped | TensorType)[]): Graph | undefined;
 }
 
+/**
+ * A mapped value that may come from an earlier stage. It can be passed on as it is, lists of such can be put together,
+ * and `SourceContext.use` makes it a value of this stage: only what is used becomes an input of it.
+ */
+export type Saved = Tree<Leaf>;
+
 /** A body is to be inlined next; what becomes of its results is up to `then`. */
 export interface BodyCall {
   readonly body: Graph;
   /** For all inputs of the body: formal ones, then captured ones. */
-  readonly inputs: readonly Mapped[];
+  readonly inputs: readonly Saved[];
   /** What `then` needs besides the results. It must not hold on to values itself: a new stage may have begun. */
-  readonly saved: readonly Mapped[];
+  readonly saved: readonly Saved[];
   /** It is one iteration of several: a long loop may go on in another stage. */
   readonly repeated?: boolean;
-  then(context: SourceContext, results: readonly Mapped[], saved: readonly Mapped[]): Resolved;
+  then(context: SourceContext, results: readonly Mapped[], saved: readonly Saved[]): Resolved;
 }
 /** The outputs of the source operator, or a body to inline on the way to them. */
 export type Resolved = readonly Mapped[] | BodyCall;

@@ -1,5 +1,5 @@
 /** What a stage is: a concrete graph, what it takes and gives, and how it goes on. */
-import type { ConstantData, Graph, TensorType } from '../graph/types.js';
+import type { ConstantData, Graph, TensorType, Value } from '../graph/types.js';
 import type { HostTensor } from '../tensor.js';
 import type { Bindings } from './bindings.js';
 import type { Tree } from './mapped.js';
@@ -15,6 +15,10 @@ export type Held =
    * others are constants.
    */
   | { readonly kind: 'host'; readonly name: string; readonly data: ConstantData; readonly fed: boolean };
+
+/** A value of the stage at hand, or a tensor that it may take in. */
+export type Leaf = Value | Held;
+export const isHeld = (leaf: Leaf): leaf is Held => 'kind' in leaf;
 
 export interface StageOutput {
   readonly name: string;

@@ -16,12 +16,12 @@ import type { ConstantData, Graph, Node, NodeOf, OpKind, TensorType, Value } fro
 import { type HostTensor, sizeOf } from '../tensor.js';
 import { type Bindings, bindDims } from './bindings.js';
 import { namesIn } from './containers.js';
-import { describeMissing, type Frame, isHeld, type Leaf, type State, Work } from './frames.js';
+import { describeMissing, type Frame, type State, Work } from './frames.js';
 import { neededFrom } from './liveness.js';
 import { isList, leavesOf, type Mapped, mapLeaves, type Tree } from './mapped.js';
 import { renumbered } from './renumber.js';
 import { isCall, type Resolved, type SourceContext, type SourceResolvers } from './source.js';
-import type { Held, Stage, StageEnd, StageOutput } from './stage.js';
+import { type Held, isHeld, type Leaf, type Stage, type StageEnd, type StageOutput } from './stage.js';
 
 export type { Held, Stage, StageEnd, StageOutput } from './stage.js';
 
@@ -98,8 +98,7 @@ class StageBuilder {
         else {
           const { node: caller, saved, then } = frame.call;
           const results = frame.graph.outputs.map(({ value }) => this.#lookUp(frame, value));
-          const kept = saved.map((tree) => this.#uses(tree));
-          const resolved = this.#attempt(frame, caller, (context) => then(context, results, kept));
+          const resolved = this.#attempt(frame, caller, (context) => then(context, results, saved));
           this.#frames.pop();
           this.#settle(this.#frames[this.#frames.length - 1], caller, resolved);
         }
@@ -140,6 +139,7 @@ class StageBuilder {
       captured: all.slice(next),
       stage: this.#state.stage,
       feed: (data) => this.#use({ kind: 'host', name: 'fed', data: loaded(data), fed: this.#program.feeds }),
+      use: (saved) => this.#uses(saved),
       concrete: (body, formal) => this.#concrete(body, formal),
     };
     this.#b.answers = frame.answers;

@@ -94,6 +94,29 @@ describe('outputs on the device', () => {
     h.dispose();
   });
 
+  it('may go to another session of the device', async () => {
+    const handle = interpreterDevice();
+    const shared = { ...handle, release: async () => undefined };
+    const [one, two] = await Promise.all([1, 2].map(() => Session.create(model(filter), { device: shared })));
+    for (const scale of [1, 2, 3]) {
+      const [foreign, own] = [
+        await one.tensor('float32', [3], [scale, scale, scale]),
+        await two.tensor('float32', [3], [-scale, -scale, -scale]),
+      ];
+      for (const [h, sign] of [
+        [foreign, 1],
+        [own, -1],
+      ] as const) {
+        const { y } = await two.run({ x: [0, 0, 0], h });
+        expect([...(y.data as Float32Array)]).toEqual([0.5, 0.5, 0.5].map((v) => v * scale * sign));
+      }
+      foreign.dispose();
+      own.dispose();
+    }
+    await Promise.all([one.close(), two.close()]);
+    await handle.release();
+  });
+
   it('hold what constants are, too', async () => {
     const { session } = await sessionOf({
       inputs: [value('x', 'f32', [1])],

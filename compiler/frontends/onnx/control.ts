@@ -5,16 +5,17 @@
 import { isInt } from '../../dtype.js';
 import { TuttiError } from '../../error.js';
 import { describe } from '../../graph/builder.js';
-import { scalar, stack } from '../../graph/compose.js';
+import { scalar } from '../../graph/compose.js';
 import { NotConstant } from '../../graph/host_values.js';
 import type { Graph, Value } from '../../graph/types.js';
 import { isList, type Mapped } from '../../passes/mapped.js';
-import type { Resolved, SourceContext, SourceResolver } from '../../passes/source.js';
+import type { Resolved, Saved, SourceContext, SourceResolver } from '../../passes/source.js';
 import { emptyTensor, sizeOf } from '../../tensor.js';
 import { bodyOf, checkBody, invalid } from './bodies.js';
 import { repeat } from './repeat.js';
 import { scan } from './scan.js';
 import { sequenceMap } from './sequence_map.js';
+import { append, finish, type Parts } from './stacks.js';
 
 /** The operators whose bodies are graphs. */
 export const controlFlow: ReadonlyMap<string, SourceResolver> = new Map([
@@ -55,6 +56,8 @@ interface Progress {
   readonly stage: number;
   /** Iterations are in stages of their own: they are to look the same. */
   readonly apart: boolean;
+  /** Of the stacks so far. */
+  readonly parts: Parts;
 }
 
 /** Inputs: M, condition, carried…; body: (iteration, condition, carried…) → (condition, carried…, slices…). */
@@ -76,8 +79,9 @@ function loop(c: SourceContext): Resolved {
     const results = repeat(c, whole);
     if (results !== undefined) return [...results.carried, ...results.stacked];
   }
-  const progress: Progress = { body, trips, carried: carried.length, iteration: 0, stage: c.stage, apart: false };
   if (!starts) return [...initial, ...emptyStacks(c, body, initial)];
+  const start = { iteration: 0, stage: c.stage, apart: false, parts: [] };
+  const progress: Progress = { body, trips, carried: carried.length, ...start };
   return iterate(c, progress, initial, c.captured, new Array<readonly Value[]>(stacks).fill([]));
 }
 
@@ -85,8 +89,8 @@ function iterate(
   c: SourceContext,
   progress: Progress,
   carried: readonly Mapped[],
-  captured: readonly Mapped[],
-  stacks: readonly (readonly Value[])[],
+  captured: readonly Saved[],
+  stacks: readonly Saved[],
 ): Resolved {
   const { body, iteration, apart } = progress;
   const number = BigInt64Array.of(BigInt(iteration));
@@ -104,22 +108,22 @@ function afterIteration(
   c: SourceContext,
   before: Progress,
   results: readonly Mapped[],
-  saved: readonly Mapped[],
+  saved: readonly Saved[],
 ): Resolved {
   const { trips, carried: count, iteration } = before;
   const apart = before.apart || c.stage !== before.stage;
   const [condition, ...rest] = results;
   const goesOn = iteration + 1 < trips && only(c, condition, -1, 'the condition of the body') !== 0;
-  const slices = rest.slice(count);
-  const captured = saved.slice(0, saved.length - slices.length);
-  const stacks = slices.map((slice, i): readonly Value[] => {
-    if (slice === null || isList(slice)) return invalid(c.node, 'only tensors are stacked');
-    return [...(saved[captured.length + i] as readonly Value[]), slice as Value];
+  const slices = rest.slice(count).map((slice): Value => {
+    return slice === null || isList(slice) ? invalid(c.node, 'only tensors are stacked') : (slice as Value);
   });
+  const captured = saved.slice(0, saved.length - slices.length);
+  const stacked = { parts: before.parts, stacks: saved.slice(captured.length) };
+  const grown = append(c, stacked, slices, apart && goesOn);
   const carried = rest.slice(0, count);
-  if (!goesOn) return [...carried, ...stacks.map((slices) => stack(c.b, slices, 0))];
-  const progress = { ...before, iteration: iteration + 1, stage: c.stage, apart };
-  return iterate(c, progress, apart ? carried.map((value) => fed(c, value)) : carried, captured, stacks);
+  if (!goesOn) return [...carried, ...finish(c, grown)];
+  const progress = { ...before, iteration: iteration + 1, stage: c.stage, apart, parts: grown.parts };
+  return iterate(c, progress, apart ? carried.map((value) => fed(c, value)) : carried, captured, grown.stacks);
 }
 
 /** Small integers that the host knows differ from iteration to iteration: as constants each would be a program. */

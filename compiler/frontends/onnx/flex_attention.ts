@@ -66,7 +66,11 @@ function modified(c: SourceContext, graph: string, value: Value, saved: readonly
         const print = (t: typeof type): string => `${t.dtype}[${t.shape.join(', ')}]`;
         invalid(c.node, `${graph} changes the type`, print({ dtype, shape }), print(type));
       }
-      return next(context, result as Value, kept);
+      return next(
+        context,
+        result as Value,
+        kept.map((value) => context.use(value)),
+      );
     },
   };
 }

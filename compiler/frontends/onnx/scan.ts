@@ -4,8 +4,8 @@ import { integersOf } from '../../graph/host_tensors.js';
 import { NotConstant } from '../../graph/host_values.js';
 import type { ScanResults } from '../../graph/scan.js';
 import type { Graph, Value } from '../../graph/types.js';
-import type { Mapped } from '../../passes/mapped.js';
-import type { Resolved, SourceContext } from '../../passes/source.js';
+import { leavesOf } from '../../passes/mapped.js';
+import type { Resolved, Saved, SourceContext } from '../../passes/source.js';
 import { emptyTensor } from '../../tensor.js';
 import { bodyOf, checkBody, invalid, tensorAt } from './bodies.js';
 import { repeat } from './repeat.js';
@@ -28,13 +28,13 @@ interface Walk {
 /** The tensors of a scan under way. */
 interface Tensors {
   readonly states: readonly Value[];
-  readonly arrays: readonly Value[];
-  readonly captured: readonly Mapped[];
-  readonly stacks: readonly (readonly Value[])[];
+  readonly arrays: readonly Saved[];
+  readonly captured: readonly Saved[];
+  readonly stacks: readonly Saved[];
 }
 
 /** `rest` is what the caller wants back unchanged. */
-type Done = (c: SourceContext, states: readonly Value[], stacks: readonly Value[], rest: readonly Mapped[]) => Resolved;
+type Done = (c: SourceContext, states: readonly Value[], stacks: readonly Value[], rest: readonly Saved[]) => Resolved;
 
 const shapeOf = (value: Value): readonly number[] => value.type.shape as readonly number[];
 
@@ -75,16 +75,18 @@ function scanBatches(c: SourceContext): Resolved {
   const item = (
     context: SourceContext,
     at: number,
-    whole: readonly Value[],
-    captured: readonly Mapped[],
-    done: readonly Mapped[],
+    whole: readonly Saved[],
+    captured: readonly Saved[],
+    done: readonly Saved[],
   ): Resolved => {
     if (at === batch) {
       const results = states.length + stacked.length;
-      const column = (i: number) => done.filter((_, k) => k % results === i) as readonly Value[];
+      const column = (i: number) =>
+        done.filter((_, k) => k % results === i).map((saved) => context.use(saved) as Value);
       return Array.from({ length: results }, (_, i) => stack(context.b, column(i), 0));
     }
-    const own = whole.map((value) => {
+    const own = whole.map((saved) => {
+      const value = context.use(saved) as Value;
       const slice = slice1(context.b, value, 0, at, 1);
       return reshape(context.b, slice, shapeOf(value).slice(1));
     });
@@ -93,13 +95,11 @@ function scanBatches(c: SourceContext): Resolved {
     return rounds(context, setup, tensors, [...whole, ...captured, ...done], (next, last, stacks, rest) => {
       const padded = stacks.map((stack) => lengthened(next, stack, longest));
       const before = rest.slice(whole.length + captured.length);
-      return item(
-        next,
-        at + 1,
-        rest.slice(0, whole.length) as readonly Value[],
-        rest.slice(whole.length, whole.length + captured.length),
-        [...before, ...last, ...padded],
-      );
+      return item(next, at + 1, rest.slice(0, whole.length), rest.slice(whole.length, whole.length + captured.length), [
+        ...before,
+        ...last,
+        ...padded,
+      ]);
     });
   };
   return item(c, 0, inputs, c.captured, []);
@@ -160,13 +160,13 @@ function lengthsAt(c: SourceContext, i: number): readonly number[] {
   return integersOf(tensor) ?? invalid(c.node, `input ${i} must hold integers`);
 }
 
-function rounds(c: SourceContext, setup: Setup, tensors: Tensors, rest: readonly Mapped[], done: Done): Resolved {
+function rounds(c: SourceContext, setup: Setup, tensors: Tensors, rest: readonly Saved[], done: Done): Resolved {
   const { body, trips, states, stacked } = setup;
-  const first = tensors.stacks.length === 0 ? stacked.map((): readonly Value[] => []) : tensors.stacks;
+  const first = tensors.stacks.length === 0 ? stacked.map((): Saved => []) : tensors.stacks;
   if (trips === 0) return done(c, tensors.states, emptyStacks(c, setup, tensors), rest);
   const results = asOneOp(c, setup, tensors);
   if (results !== undefined) return done(c, results.carried, results.stacked, rest);
-  const round = (context: SourceContext, at: number, now: Tensors, kept: readonly Mapped[]): Resolved => {
+  const round = (context: SourceContext, at: number, now: Tensors, kept: readonly Saved[]): Resolved => {
     if (at === trips) return done(context, now.states, stacksOf(context, setup, now.stacks), kept);
     const { arrays, captured, stacks } = now;
     return {
@@ -176,22 +176,12 @@ function rounds(c: SourceContext, setup: Setup, tensors: Tensors, rest: readonly
       repeated: true,
       then(next, results, saved) {
         const values = results as readonly Value[];
-        const [a, b, d] = [
-          arrays.length,
-          arrays.length + captured.length,
-          arrays.length + captured.length + stacks.length,
-        ];
-        const grown = (saved.slice(b, d) as readonly (readonly Value[])[]).map((list, i) => [
-          ...list,
-          values[states + i],
-        ]);
-        const after: Tensors = {
-          states: values.slice(0, states),
-          arrays: saved.slice(0, a) as readonly Value[],
-          captured: saved.slice(a, b),
-          stacks: grown,
-        };
-        return round(next, at + 1, after, saved.slice(d));
+        const a = arrays.length;
+        const b = a + captured.length;
+        const d = b + stacks.length;
+        const grown = saved.slice(b, d).map((list, i): Saved => [...leavesOf(list), values[states + i]]);
+        const now = { states: values.slice(0, states), arrays: saved.slice(0, a), captured: saved.slice(a, b) };
+        return round(next, at + 1, { ...now, stacks: grown }, saved.slice(d));
       },
     };
   };
@@ -200,11 +190,13 @@ function rounds(c: SourceContext, setup: Setup, tensors: Tensors, rest: readonly
 
 function asOneOp(c: SourceContext, setup: Setup, { states, arrays, captured }: Tensors): ScanResults | undefined {
   const { body, trips, scanned, stacked } = setup;
-  const first = arrays.map((array, i) => ({
-    array: moveAxis(c, array, scanned[i].axis, 0),
+  const walked = arrays.map((array, i) => ({
+    array: moveAxis(c, c.use(array) as Value, scanned[i].axis, 0),
     reverse: scanned[i].reverse,
   }));
-  const results = repeat(c, { body, trips, counted: false, carried: states, scanned: first, captured, stacked });
+  const seen = captured.map((saved) => c.use(saved));
+  const whole = { body, trips, counted: false, carried: states, scanned: walked, captured: seen, stacked };
+  const results = repeat(c, whole);
   if (results === undefined) return undefined;
   const stacks = results.stacked.map((stack, i) => {
     return moveAxis(c, stack, 0, stackAxis(c, stacked[i].axis, shapeOf(stack).length));
@@ -219,8 +211,9 @@ function moveAxis(c: SourceContext, x: Value, from: number, to: number): Value {
   return transpose(c.b, x, order);
 }
 
-function slicesAt(c: SourceContext, { scanned, trips }: Setup, arrays: readonly Value[], at: number): readonly Value[] {
-  return arrays.map((array, i) => {
+function slicesAt(c: SourceContext, { scanned, trips }: Setup, arrays: readonly Saved[], at: number): readonly Value[] {
+  return arrays.map((saved, i) => {
+    const array = c.use(saved) as Value;
     const { axis, reverse } = scanned[i];
     const slice = slice1(c.b, array, axis, reverse ? trips - 1 - at : at, 1);
     return reshape(
@@ -231,8 +224,9 @@ function slicesAt(c: SourceContext, { scanned, trips }: Setup, arrays: readonly 
   });
 }
 
-function stacksOf(c: SourceContext, { stacked }: Setup, stacks: readonly (readonly Value[])[]): readonly Value[] {
-  return stacks.map((slices, i) => {
+function stacksOf(c: SourceContext, { stacked }: Setup, stacks: readonly Saved[]): readonly Value[] {
+  return stacks.map((saved, i) => {
+    const slices = c.use(saved) as readonly Value[];
     const rank = shapeOf(slices[0]).length + 1;
     const axis = stackAxis(c, stacked[i].axis, rank);
     const ordered = stacked[i].reverse ? [...slices].reverse() : slices;
@@ -248,11 +242,13 @@ function stackAxis(c: SourceContext, axis: number, rank: number): number {
 
 /** The stacks of a scan over nothing. */
 function emptyStacks(c: SourceContext, { body, states, scanned, stacked }: Setup, tensors: Tensors): readonly Value[] {
-  const slices = tensors.arrays.map((array, i) => {
+  const slices = tensors.arrays.map((saved, i) => {
+    const array = c.use(saved) as Value;
     const shape = shapeOf(array).filter((_, k) => k !== scanned[i].axis);
     return c.b.constant(emptyTensor(array.type.dtype, shape));
   });
-  const outputs = c.concrete(body, [...tensors.states, ...slices, ...tensors.captured])?.outputs;
+  const captured = tensors.captured.map((saved) => c.use(saved));
+  const outputs = c.concrete(body, [...tensors.states, ...slices, ...captured])?.outputs;
   if (outputs === undefined) return invalid(c.node, 'a scan over nothing whose results depend on data');
   return outputs.slice(states).map(({ value: { type } }, i) => {
     const { dtype, shape } = type;

@@ -1,7 +1,7 @@
 /** SequenceMap: a body for each element of a sequence. */
 import type { Value } from '../../graph/types.js';
-import { isList, type Mapped } from '../../passes/mapped.js';
-import type { Resolved, SourceContext } from '../../passes/source.js';
+import { isList, leavesOf } from '../../passes/mapped.js';
+import type { Resolved, Saved, SourceContext } from '../../passes/source.js';
 import { bodyOf, checkBody, invalid } from './bodies.js';
 
 /** Further inputs are sequences of the same length, walked alike, or tensors, the same for all elements. */
@@ -30,21 +30,21 @@ export function sequenceMap(c: SourceContext): Resolved {
 function element(
   c: SourceContext,
   at: number,
-  inputs: readonly Mapped[],
+  inputs: readonly Saved[],
   walked: number,
-  results: readonly (readonly Value[])[],
+  results: readonly Saved[],
 ): Resolved {
   const [sequence] = inputs;
-  if (!isList(sequence) || at === sequence.length) return results;
+  if (!isList(sequence) || at === sequence.length) return results.map((list) => c.use(list));
   return {
     body: bodyOf(c.node, 'body'),
     inputs: inputs.map((input, i) => (i < walked && isList(input) ? input[at] : input)),
     saved: [...inputs, ...results],
     repeated: true,
     then(context, outputs, saved) {
-      const lists = outputs.map((output, i): readonly Value[] => {
+      const lists = outputs.map((output, i): Saved => {
         if (output === null || isList(output)) return invalid(context.node, 'the body must give tensors');
-        return [...(saved[inputs.length + i] as readonly Value[]), output as Value];
+        return [...leavesOf(saved[inputs.length + i]), output as Value];
       });
       return element(context, at + 1, saved.slice(0, inputs.length), walked, lists);
     },
