@@ -90,17 +90,13 @@ function encodeSigned(format: SignedFormat, signBit: number, x: number, saturate
   return code === 0 && !format.negativeZero ? 0 : sign | code;
 }
 
-/**
- * Only the magnitude counts; ONNX leaves negative numbers open. Without saturation there is no code for what lies
- * outside, zero included: NaN.
- */
+/** What lies outside, zero and negative numbers (which ONNX leaves open) included, saturates or is NaN. */
 function encodeScale({ bias, max, nan }: ScaleFormat, x: number, saturate: boolean, rounding: ScaleRounding): number {
   if (Number.isNaN(x)) return nan;
-  const magnitude = Math.abs(x);
-  if (magnitude < 2 ** -bias) return saturate ? 0 : nan;
-  if (magnitude === Number.POSITIVE_INFINITY) return saturate ? max : nan;
-  const exponent = exponentOf(magnitude);
-  const fraction = magnitude / 2 ** exponent - 1;
+  if (x < 2 ** -bias) return saturate ? 0 : nan;
+  if (x === Number.POSITIVE_INFINITY) return saturate ? max : nan;
+  const exponent = exponentOf(x);
+  const fraction = x / 2 ** exponent - 1;
   const goesUp = rounding === 'up' ? fraction > 0 : rounding === 'nearest' ? fraction >= 0.5 : false;
   const code = exponent + bias + (goesUp ? 1 : 0);
   return code <= max ? code : saturate ? max : nan;

@@ -38,7 +38,7 @@ export function encodeF32(
     const w = new Bits(b, bits);
     const magnitude = w.and(bits, f32.magnitude);
     return format.kind === 'scale'
-      ? encodeScale(w, format, magnitude, saturate, rounding)
+      ? encodeScale(w, format, bits, magnitude, saturate, rounding)
       : encodeSigned(w, dtype, bits, magnitude, saturate);
   });
 }
@@ -132,6 +132,7 @@ function decodeScale(w: Bits, { nan }: ScaleFormat, code: KValue): KValue {
 function encodeScale(
   w: Bits,
   { max, nan }: ScaleFormat,
+  bits: KValue,
   magnitude: KValue,
   saturate: boolean,
   rounding: NonNullable<MiniFloatRounding['rounding']>,
@@ -146,6 +147,7 @@ function encodeScale(
   const goesUp = rounding === 'down' ? undefined : rounding === 'up' ? w.is('gt', rest, 0) : w.is('ge', rest, least);
   const code = goesUp ? b.add(exponent, b.convert(goesUp, 'u32')) : exponent;
   const inside = w.select(w.is('gt', code, max), saturate ? max : nan, code);
-  const result = w.select(w.is('lt', magnitude, least), saturate ? 0 : nan, inside);
+  const below = b.or(w.is('lt', magnitude, least), w.is('gt', bits, f32.magnitude));
+  const result = w.select(below, saturate ? 0 : nan, inside);
   return w.select(w.is('gt', magnitude, f32.infinity), nan, result);
 }
