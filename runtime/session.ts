@@ -19,7 +19,7 @@ import type {
 } from './api.js';
 import { Binding } from './binding.js';
 import { Builder, compiler } from './builder.js';
-import { type ChainContext, isOnDevice, type OnDevice, type Placed, runChain, type Wanted } from './chain.js';
+import { type ChainContext, isOnDevice, type Placed, runChain, type Wanted } from './chain.js';
 import { type DeviceHandle, openDevice } from './device.js';
 import { DeviceTensors } from './device_tensors.js';
 import { isNode } from './environment.js';

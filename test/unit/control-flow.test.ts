@@ -5,6 +5,7 @@ import type { HostTensor } from '../../compiler/tensor.js';
 import type { SessionReport } from '../../runtime/api.js';
 import { Session } from '../../runtime/session.js';
 import { Tensor } from '../../runtime/tensor.js';
+import { grow, growth, names, scalar } from '../support/control_cases.js';
 import { interpreterDevice } from '../support/interpreter_device.js';
 import { f32, i64, type ModelInit, model, node, value } from '../support/onnx_model.js';
 
@@ -19,13 +20,6 @@ afterEach(async () => {
   for (const session of open.splice(0)) await session.close();
 });
 
-const scalar = (dtype: 'bool' | 'i64' | 'f32', x: number): HostTensor =>
-  dtype === 'bool'
-    ? { dtype, shape: [], data: Uint8Array.of(x) }
-    : dtype === 'i64'
-      ? { dtype, shape: [], data: BigInt64Array.of(BigInt(x)) }
-      : { dtype, shape: [], data: Float32Array.of(x) };
-const names = (list: string) => list.split(' ').map((name) => ({ name }));
 const feed = (tensor: HostTensor) => Tensor.fromHost(tensor);
 const numbers = (tensor: Tensor): number[] => Array.from(tensor.data as Float32Array, Number);
 const difference = (after: SessionReport, before: SessionReport) => ({
@@ -33,41 +27,6 @@ const difference = (after: SessionReport, before: SessionReport) => ({
   planned: after.stages.planned - before.stages.planned,
   valuesRead: after.stages.valuesRead - before.stages.valuesRead,
 });
-
-/** h = h·a + x while sum(h) < limit, at most `trips` times; every h is stacked. */
-const growth: ModelInit = {
-  opset: 17,
-  inputs: [value('h', 'f32', [3]), value('x', 'f32', [3]), value('limit', 'f32', []), value('trips', 'i64', [])],
-  initializers: { a: f32([], 1.5), no: i64(), go: scalar('bool', 1) },
-  nodes: [
-    node('last, all = Loop(trips, go, h)', {
-      body: {
-        name: 'step',
-        input: names('i c before'),
-        node: [
-          node('scaled = Mul(before, a)'),
-          node('after = Add(scaled, x)'),
-          node('sum = ReduceSum(after)', { keepdims: 0n }),
-          node('more = Less(sum, limit)'),
-          node('copy = Identity(after)'),
-        ],
-        output: names('more after copy'),
-      },
-    }),
-  ],
-  outputs: ['last', 'all'],
-};
-
-function grow(h: readonly number[], x: readonly number[], limit: number, trips: number) {
-  let last = Float32Array.from(h);
-  const all: number[] = [];
-  for (let i = 0; i < trips; i++) {
-    last = last.map((v, k) => Math.fround(Math.fround(v * 1.5) + x[k]));
-    all.push(...last);
-    if (!(Math.fround(Math.fround(last[0] + last[1]) + last[2]) < limit)) break;
-  }
-  return { last: [...last], all };
-}
 
 describe('a loop whose condition depends on data', () => {
   it('does what plain code does, for any data', { timeout: 60_000 }, async () => {
