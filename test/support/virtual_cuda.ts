@@ -1,89 +1,31 @@
 // The virtual CUDA device for tests: builds it when its sources are newer, runs commands on it through its runner
 // (test/virtual/cuda/runner.cc lists them), and wraps PTX snippets as kernels that `ptxas` must accept too.
-import { execFileSync, spawnSync } from 'node:child_process';
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
-import { repository } from './data.js';
+import { spawnSync } from 'node:child_process';
+import { fromHex, onPath, SourceFolder, toHex, VirtualLibrary, type Width } from './virtual_library.js';
 
-const sources = join(repository, 'test', 'virtual', 'cuda');
-const built = join(repository, 'build', 'virtual');
+export { fromHex, toHex, type Width };
+
+const library = new VirtualLibrary('cuda', 'libcuda.so.1', 'virtual_cuda_runner');
 
 /** The stand-in for libcuda.so.1, as TUTTI_CUDA_LIBRARY names it. */
-export const virtualCudaLibrary = join(built, 'libcuda.so.1');
-const runner = join(built, 'virtual_cuda_runner');
-
-const onPath = (name: string) =>
-  [...(process.env.PATH ?? '').split(delimiter), '/usr/local/cuda/bin']
-    .map((folder) => join(folder, name))
-    .find((path) => folderHas(path));
-const folderHas = (path: string) => existsSync(path) && statSync(path).isFile();
+export const virtualCudaLibrary = library.path;
 
 /** NVIDIA's assembler, where it is installed: what it refuses, no test may use. */
-export const ptxas = onPath('ptxas');
+export const ptxas = onPath('ptxas', '/usr/local/cuda/bin');
 
 /** Why the virtual device cannot be built here, or undefined. */
-export const virtualCudaMissing =
-  process.platform !== 'linux'
-    ? 'Linux only'
-    : !onPath('cmake') || !(onPath('c++') ?? onPath('g++'))
-      ? 'no cmake or C++ compiler'
-      : undefined;
+export const virtualCudaMissing = VirtualLibrary.missing;
 
 /** Builds build/virtual if a source is newer than the library (a fraction of a second when nothing is). */
-export function buildVirtualCuda(): void {
-  const lock = join(repository, 'build', 'virtual.lock');
-  mkdirSync(join(repository, 'build'), { recursive: true });
-  // Test files run in processes of their own: one builds, the others wait for it.
-  for (;;) {
-    if (upToDate()) return;
-    try {
-      closeSync(openSync(lock, 'wx'));
-      break;
-    } catch {
-      const age = existsSync(lock) ? Date.now() - statSync(lock).mtimeMs : 0;
-      if (age > 900_000) rmSync(lock, { force: true });
-      else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
-    }
-  }
-  try {
-    execFileSync('npm', ['run', '-s', 'build:virtual'], {
-      cwd: repository,
-      stdio: ['ignore', 'ignore', 'pipe'],
-      maxBuffer: 1 << 26,
-    });
-    const now = new Date();
-    for (const path of [virtualCudaLibrary, runner]) utimesSync(path, now, now);
-  } finally {
-    rmSync(lock, { force: true });
-  }
-}
-
-function upToDate(): boolean {
-  const newest = Math.max(...readdirSync(sources).map((name) => statSync(join(sources, name)).mtimeMs));
-  return [virtualCudaLibrary, runner].every((path) => existsSync(path) && statSync(path).mtimeMs > newest);
-}
+export const buildVirtualCuda = (): void => library.build();
 
 /** A folder of PTX files for one test run. */
 export class PtxFolder {
-  readonly #folder = mkdtempSync(join(tmpdir(), 'tutti-ptx-'));
-  #count = 0;
+  readonly #files = new SourceFolder('ptx');
 
   /** Writes a module; `ptxas` must accept it for its own target. Returns the file. */
   write(text: string, options: { readonly assemble?: boolean } = {}): string {
-    const path = join(this.#folder, `${this.#count++}.ptx`);
-    writeFileSync(path, text);
+    const path = this.#files.write(text);
     if (ptxas !== undefined && options.assemble !== false) {
       const arch = /\.target\s+(\w+)/.exec(text)?.[1] ?? 'sm_75';
       const result = spawnSync(ptxas, [`-arch=${arch}`, path, '-o', '/dev/null'], { encoding: 'utf8' });
@@ -94,56 +36,17 @@ export class PtxFolder {
   }
 
   remove(): void {
-    rmSync(this.#folder, { recursive: true, force: true });
+    this.#files.remove();
   }
 }
 
 /** Runs commands in one process; one answer per command, `ok …` or `error …`. */
-export function virtualCuda(commands: readonly string[], env: Readonly<Record<string, string>> = {}): string[] {
-  const result = spawnSync(runner, [virtualCudaLibrary], {
-    input: `${commands.join('\n')}\n`,
-    encoding: 'utf8',
-    env: { ...process.env, ...env },
-    maxBuffer: 1 << 28,
-    timeout: 100_000,
-  });
-  if (result.status !== 0) throw new Error(`the runner ended with ${result.status ?? result.signal}: ${result.stderr}`);
-  return result.stdout.trimEnd().split('\n');
-}
+export const virtualCuda = (commands: readonly string[], env: Readonly<Record<string, string>> = {}): string[] =>
+  library.run(commands, env);
 
 /** As `virtualCuda`, for commands that must all succeed; returns the values. */
-export function virtualCudaOk(commands: readonly string[], env: Readonly<Record<string, string>> = {}): string[] {
-  return virtualCuda(commands, env).map((answer, i) => {
-    if (!answer.startsWith('ok')) throw new Error(`${commands[i]}: ${answer}`);
-    return answer.slice(3);
-  });
-}
-
-export type Width = 8 | 16 | 32 | 64;
-
-/** Little-endian hex of values of a width. */
-export function toHex(values: readonly (number | bigint)[], width: Width): string {
-  return values
-    .map((value) => {
-      let bits = BigInt.asUintN(width, BigInt(value));
-      let text = '';
-      for (let i = 0; i < width; i += 8, bits >>= 8n) text += (bits & 255n).toString(16).padStart(2, '0');
-      return text;
-    })
-    .join('');
-}
-
-export function fromHex(text: string, width: Width): bigint[] {
-  const values: bigint[] = [];
-  const digits = width / 4;
-  for (let at = 0; at < text.length; at += digits) {
-    let value = 0n;
-    for (let i = digits - 2; i >= 0; i -= 2)
-      value = (value << 8n) | BigInt(Number.parseInt(text.slice(at + i, at + i + 2), 16));
-    values.push(value);
-  }
-  return values;
-}
+export const virtualCudaOk = (commands: readonly string[], env: Readonly<Record<string, string>> = {}): string[] =>
+  library.values(commands, env);
 
 export interface Operands {
   readonly width: Width;

@@ -9,7 +9,8 @@
 
 namespace vmetal {
 namespace {
-constexpr size_t kStack = 128 << 10, kGuard = 16 << 10;
+// The guard is wide: a frame may be larger than the stack, and its first access far below.
+constexpr size_t kStack = 128 << 10, kGuard = 1 << 20;
 }
 
 #if defined(__x86_64__)

@@ -222,6 +222,12 @@ class Frontend {
       }
     KernelText k;
     k.line = tokens_[keyword].line;
+    if (keyword > 0 && tokens_[keyword - 1].is("]]")) {
+      size_t before = keyword - 1;
+      while (before > 0 && !tokens_[before].is("[[")) --before;
+      attributesOfKernel(k, before);
+      erase(before, keyword);
+    }
     erase(keyword, at);
     tokens_[keyword].text = "static";
     tokens_[keyword].kind = Kind::Name;
@@ -258,6 +264,9 @@ class Frontend {
     }
     for (const auto& [first, last] : ranges) parameter(k, first, last, taken, components, arguments);
     size_t end = close;
+    if (tokens_[close + 1].is("[[")) {
+      error(tokens_[close + 1], "attributes of a kernel are supported before it only");
+    }
     if (tokens_[close + 1].is("{")) {
       end = closing(close + 1);
       threadgroupVariables(out_.kernels.size(), close + 1, end);
@@ -435,7 +444,7 @@ class Frontend {
           }
           tokens[i + 1].text = "template __assign<" + list + ">";
           tokens[i + 2].text = "(";
-          tokens[end - 1].text += ")";
+          tokens[end].space = ")" + tokens[end].space;
         } else {
           tokens[i + 1].text = "template __swizzle<" + list + ">()";
         }

@@ -19,11 +19,11 @@
 namespace vmetal {
 namespace {
 
-/** Apple's GPUs flush subnormal floats, as Metal permits; TUTTI_VIRTUAL_METAL_SUBNORMALS=keep keeps them. */
+/** Metal permits to flush subnormal floats, and Apple's GPUs do: so does TUTTI_VIRTUAL_METAL_SUBNORMALS=flush. */
 void setFloatMode() {
   static const bool keep = [] {
     const char* mode = std::getenv("TUTTI_VIRTUAL_METAL_SUBNORMALS");
-    return mode && std::strcmp(mode, "keep") == 0;
+    return !mode || std::strcmp(mode, "flush") != 0;
   }();
 #if defined(__x86_64__)
   _mm_setcsr((_mm_getcsr() & ~0x8040u) | (keep ? 0u : 0x8040u));

@@ -109,7 +109,11 @@ void begin() {
   Block block = {dlsym(library, "_NSConcreteStackBlock"), 0, 0, [](Block* b, Id) { ++*b->counter; }, &kBlock, &handled};
   send(commands, "addCompletedHandler:", &block);
 }
-void encode(bool concurrent) { encoder = send<Id>(commands, "computeCommandEncoderWithDispatchType:", UInt(concurrent)); }
+void keepEncoder(Id e) {
+  encoder = e;
+  function<Id(Id)>("objc_retain")(e);
+}
+void encode(bool concurrent) { keepEncoder(send<Id>(commands, "computeCommandEncoderWithDispatchType:", UInt(concurrent))); }
 void dispatch(const Words& w) {
   send(encoder, "setComputePipelineState:", find(pipelines, w.at(1)));
   for (size_t i = 8; i < w.size(); ++i) {
@@ -127,7 +131,9 @@ void dispatch(const Words& w) {
   send(encoder, "dispatchThreadgroups:threadsPerThreadgroup:", three(w, 2), three(w, 5));
 }
 void endEncoder() {
-  if (encoder) send(encoder, "endEncoding");
+  if (!encoder) return;
+  send(encoder, "endEncoding");
+  release(encoder);
   encoder = nullptr;
 }
 void commit() {
@@ -202,6 +208,9 @@ std::string perform(const Words& w) {
     return "";
   }
   if (c == "run") {
+    find(pipelines, w.at(1));
+    for (size_t i = 8; i < w.size(); ++i)
+      if (w[i][0] == '@') place(w[i]);
     begin();
     encode(false);
     dispatch(w);
@@ -222,7 +231,7 @@ std::string perform(const Words& w) {
     send(attachment, "setSampleBuffer:", counters);
     send(attachment, "setStartOfEncoderSampleIndex:", UInt(0));
     send(attachment, "setEndOfEncoderSampleIndex:", UInt(1));
-    encoder = send<Id>(commands, "computeCommandEncoderWithDescriptor:", pass);
+    keepEncoder(send<Id>(commands, "computeCommandEncoderWithDescriptor:", pass));
     release(pass);
     return "";
   }
@@ -249,7 +258,7 @@ std::string perform(const Words& w) {
   if (c == "blit") {
     if (!commands) begin();
     endEncoder();
-    encoder = send<Id>(commands, "blitCommandEncoder");
+    keepEncoder(send<Id>(commands, "blitCommandEncoder"));
     return "";
   }
   if (c == "copy") {

@@ -16,6 +16,7 @@ namespace vmetal {
 namespace {
 
 constexpr size_t kPage = 4096, kSlot = kThreadgroupBytes + 4 * kPage;
+std::string lineText(int place) { return std::to_string(place >> 10); }  // __MSL_HERE
 constexpr uint8_t kPoison = 0xff;  // a NaN in every float type, -1 in integers
 
 }  // namespace
@@ -84,12 +85,12 @@ void Worker::start() {
   __builtin_unreachable();
 }
 
-void Worker::suspend(State state, const void* site, int line) {
+void Worker::suspend(State state, const void* site, int place) {
   Lane& lane = lanes_[group_.current];
   const unsigned self = group_.current;
   lane.state = state;
   lane.site = site;
-  lane.line = line;
+  lane.place = place;
   lane.stack = running_;
   ++waiting_;
   Stack* own = running_;
@@ -129,13 +130,17 @@ Stack* Worker::next() {
   return wake(ready_[readyAt_++]);
 }
 
-/** Does one operation of a simdgroup: that of the lowest place where lanes wait. False if none waits for one. */
+/**
+ * Does one operation of a simdgroup: that which stands first in the source, so that lanes which took different branches
+ * meet again behind them. False if none waits for one.
+ */
 bool Worker::resolveSimd(unsigned simd) {
+  const auto before = [](const Lane& a, const Lane& b) { return a.place != b.place ? a.place < b.place : a.site < b.site; };
   const unsigned first = simd * kSimdWidth, last = std::min(first + kSimdWidth, group_.count);
   const void* site = nullptr;
   unsigned chosen = 0;
   for (unsigned i = first; i < last; ++i)
-    if (lanes_[i].state == State::Collective && (!site || lanes_[i].site < site)) {
+    if (lanes_[i].state == State::Collective && (!site || before(lanes_[i], lanes_[chosen]))) {
       site = lanes_[i].site;
       chosen = i;
     }
@@ -166,27 +171,27 @@ void Worker::releaseBarrier() {
     }
     if (first && lanes_[i].site != first->site) {
       group_.current = i;
-      fail(FaultKind::Other, "threads wait at different threadgroup barriers, of lines " + std::to_string(first->line) + " and " + std::to_string(lanes_[i].line), nullptr);
+      fail(FaultKind::Other, "threads wait at different threadgroup barriers, of lines " + lineText(first->place) + " and " + lineText(lanes_[i].place), nullptr);
     }
     if (!first) first = &lanes_[i];
     ++arrived;
     ready_[readyEnd_++] = uint16_t(i);
   }
   if (arrived != group_.count) {
-    const int line = first->line;
+    const int place = first->place;
     group_.current = missing;
-    fail(FaultKind::Other, "only " + std::to_string(arrived) + " of " + std::to_string(group_.count) + " threads reach the threadgroup barrier of line " + std::to_string(line), nullptr);
+    fail(FaultKind::Other, "only " + std::to_string(arrived) + " of " + std::to_string(group_.count) + " threads reach the threadgroup barrier of line " + lineText(place), nullptr);
   }
 }
 
-void Worker::collective(uint64_t part, uint64_t operation, int line, const void* site) {
+void Worker::collective(uint64_t part, uint64_t operation, int place, const void* site) {
   Lane& lane = lanes_[group_.current];
   lane.part = part;
   lane.operation = operation;
-  suspend(State::Collective, site, line);
+  suspend(State::Collective, site, place);
 }
 
-void Worker::barrier(int line, const void* site) { suspend(State::Barrier, site, line); }
+void Worker::barrier(int place, const void* site) { suspend(State::Barrier, site, place); }
 
 void Worker::leave() {
   void* dropped = nullptr;
@@ -194,11 +199,11 @@ void Worker::leave() {
   __builtin_unreachable();
 }
 
-void Worker::fail(FaultKind kind, const std::string& text, const void* site, int line) {
+void Worker::fail(FaultKind kind, const std::string& text, const void* site, int place) {
   faultKind_ = kind;
   faultText_ = text;
   faultSite_ = site;
-  faultLine_ = line;
+  faultPlace_ = place;
   faultSignal_ = 0;
   leave();
 }
@@ -208,7 +213,7 @@ void Worker::fault_at(uintptr_t address, const void* instruction, int signal) {
   faultText_.clear();
   faultAddress_ = address;
   faultSite_ = instruction;
-  faultLine_ = 0;
+  faultPlace_ = 0;
   faultSignal_ = signal;
   leave();
 }
@@ -237,13 +242,14 @@ void Worker::describe() {
       for (const Stack* s : stacks_) overflow = overflow || s->overflowed(at);
       char text[64];
       std::snprintf(text, sizeof text, "access to address 0x%lx, which is of no buffer", static_cast<unsigned long>(faultAddress_));
-      what = overflow ? "stack overflow" : text;
+      // The processor gives no address for a vector that is misaligned, nor for an address that none can have.
+      what = overflow ? "stack overflow" : faultAddress_ ? text : "access to a misaligned vector or a wild address";
     }
   }
   const unsigned i = group_.current;
   const auto three = [](unsigned a, unsigned b, unsigned c) { return "(" + std::to_string(a) + ", " + std::to_string(b) + ", " + std::to_string(c) + ")"; };
   std::string line = lineOf(faultSite_, *dispatch_->library);
-  if (line.empty() && faultLine_) line = "line " + std::to_string(faultLine_);
+  if (line.empty() && faultPlace_) line = "line " + lineText(faultPlace_);
   fault.text = "kernel '" + dispatch_->kernel->text.name + "': " + what + ", thread " +
                three(i % group_.size[0], i / group_.size[0] % group_.size[1], i / group_.size[0] / group_.size[1]) + " of threadgroup " +
                three(group_.position[0], group_.position[1], group_.position[2]) + (line.empty() ? "" : ", " + line);
@@ -254,16 +260,17 @@ void Worker::describe() {
 using vmetal::Worker;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT void __msl_collective(uint64_t part, uint64_t operation, int line) {
-  Worker::current()->collective(part, operation, line, __builtin_return_address(0));
+EXPORT void __msl_collective(uint64_t part, uint64_t operation, int place) {
+  Worker::current()->collective(part, operation, place, __builtin_return_address(0));
 }
-EXPORT void __msl_simdgroup_barrier(int, int line) { Worker::current()->collective(0, 0, line, __builtin_return_address(0)); }
-EXPORT void __msl_barrier(int, int line) { Worker::current()->barrier(line, __builtin_return_address(0)); }
+EXPORT void __msl_simdgroup_barrier(int, int place) { Worker::current()->collective(0, 0, place, __builtin_return_address(0)); }
+EXPORT void __msl_barrier(int, int place) { Worker::current()->barrier(place, __builtin_return_address(0)); }
 EXPORT unsigned __msl_lane() { return Worker::current()->lane(); }
 EXPORT uint64_t __msl_threadgroup(unsigned index) { return Worker::current()->variable(index); }
-EXPORT void __msl_fail(const char* text, int line) { Worker::current()->fail(vmetal::FaultKind::Other, text, nullptr, line); }
+EXPORT void __msl_fail(const char* text, int place) { Worker::current()->fail(vmetal::FaultKind::Other, text, nullptr, place); }
 EXPORT void __msl_misaligned(uint64_t address, unsigned bytes) {
   char text[128];
   std::snprintf(text, sizeof text, "access to a vector of %u bytes at address 0x%lx, which is not a multiple of its size", bytes, static_cast<unsigned long>(address));
-  Worker::current()->fail(vmetal::FaultKind::Access, text, __builtin_return_address(0));
+  // The call does not return: what follows it may be of another line.
+  Worker::current()->fail(vmetal::FaultKind::Access, text, static_cast<const char*>(__builtin_return_address(0)) - 1);
 }

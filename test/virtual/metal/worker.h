@@ -22,11 +22,11 @@ class Worker {
   Fault fault;
 
   // Called by compiled code.
-  void collective(uint64_t part, uint64_t operation, int line, const void* site);
-  void barrier(int line, const void* site);
+  void collective(uint64_t part, uint64_t operation, int place, const void* site);
+  void barrier(int place, const void* site);
   uint64_t variable(unsigned index);
   uint32_t lane() const { return group_.current % kSimdWidth; }
-  [[noreturn]] void fail(FaultKind kind, const std::string& text, const void* site, int line = 0);
+  [[noreturn]] void fail(FaultKind kind, const std::string& text, const void* site, int place = 0);
   /** In a signal handler: leaves the kernel. Does not return. */
   [[noreturn]] void fault_at(uintptr_t address, const void* instruction, int signal);
 
@@ -34,7 +34,7 @@ class Worker {
   enum class State : uint8_t { None, Collective, Barrier };
   struct Lane {
     State state = State::None;
-    int line = 0;
+    int place = 0;  // __MSL_HERE of stdlib/simd.h
     Stack* stack = nullptr;
     const void* site = nullptr;
     uint64_t part = 0, operation = 0;
@@ -57,12 +57,12 @@ class Worker {
   // What a fault leaves for `run` to describe.
   uintptr_t faultAddress_ = 0;
   const void* faultSite_ = nullptr;
-  int faultSignal_ = 0, faultLine_ = 0;
+  int faultSignal_ = 0, faultPlace_ = 0;
   std::string faultText_;
   FaultKind faultKind_ = FaultKind::None;
 
   static void start();
-  void suspend(State state, const void* site, int line);
+  void suspend(State state, const void* site, int place);
   /** What runs next: a fiber, or null when every thread has ended. */
   Stack* next();
   Stack* wake(unsigned thread);

@@ -10,7 +10,7 @@ template <class T, int R, int C> struct simdgroup_matrix {
   T __e[2];
   simdgroup_matrix() = default;
   /** The diagonal is `v`, the rest 0. */
-  explicit __MSL simdgroup_matrix(T v, int line = __builtin_LINE());
+  explicit __MSL simdgroup_matrix(T v, int at = __MSL_HERE);
   __MSL thread vec<T, 2>& thread_elements() { return *(thread vec<T, 2>*)&__e; }
 };
 typedef simdgroup_matrix<half, 8, 8> simdgroup_half8x8;
@@ -61,12 +61,12 @@ template <class D, class A, class B, class C> struct __product {
   A a[2];
   B b[2];
   C c[2];
-  int line;
+  int at;
   static void run(__global const ulong* at, uint active) {
 #pragma clang fp contract(fast)
     if (active != 0xffffffffu) {
       const uint lane = uint(__builtin_ctz(active));
-      __msl_fail("simdgroup_matrix product in a simdgroup of which not all 32 threads take part", ((__private __product*)at[lane])->line);
+      __msl_fail("simdgroup_matrix product in a simdgroup of which not all 32 threads take part", ((__private __product*)at[lane])->at);
     }
     __row8 a[8], b[8], d[8];
     for (uint lane = 0; lane < 32; ++lane) {
@@ -90,22 +90,22 @@ template <class D, class A, class B, class C> struct __product {
 template <class D, class A, class B, class C>
 __MSL void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& d, thread simdgroup_matrix<A, 8, 8>& a,
                                          thread simdgroup_matrix<B, 8, 8>& b, thread simdgroup_matrix<C, 8, 8>& c,
-                                         int line = __builtin_LINE()) {
+                                         int at = __MSL_HERE) {
   __product<D, A, B, C> p;
   for (int i = 0; i < 2; ++i) {
     p.a[i] = a.__e[i];
     p.b[i] = b.__e[i];
     p.c[i] = c.__e[i];
   }
-  p.line = line;
-  __msl_collective(ulong(&p), ulong(&__product<D, A, B, C>::run), line);
+  p.at = at;
+  __msl_collective(ulong(&p), ulong(&__product<D, A, B, C>::run), at);
   for (int i = 0; i < 2; ++i) d.__e[i] = p.d[i];
 }
 template <class D, class A, class B>
 __MSL void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, thread simdgroup_matrix<A, 8, 8>& a,
-                              thread simdgroup_matrix<B, 8, 8>& b, int line = __builtin_LINE()) {
+                              thread simdgroup_matrix<B, 8, 8>& b, int at = __MSL_HERE) {
   simdgroup_matrix<D, 8, 8> zero = make_filled_simdgroup_matrix<D, 8, 8>(D(0.0f));
-  simdgroup_multiply_accumulate(d, a, b, zero, line);
+  simdgroup_multiply_accumulate(d, a, b, zero, at);
 }
 template <class T> __MSL simdgroup_matrix<T, 8, 8> operator*(simdgroup_matrix<T, 8, 8> a, simdgroup_matrix<T, 8, 8> b) {
   simdgroup_matrix<T, 8, 8> d;

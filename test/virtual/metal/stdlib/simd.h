@@ -3,22 +3,25 @@
 #pragma once
 #include "atomic.h"
 
+/** The place of a call in the source: its line times 1024 and its column. */
+#define __MSL_HERE ((__builtin_LINE() << 10) | (__builtin_COLUMN() < 1023 ? __builtin_COLUMN() : 1023))
+
 extern "C" {
 /**
  * Waits for the threads of the simdgroup that are at this place; then `run` is called once, with the addresses of the
  * parts by lane and the mask of the lanes that take part. It is void(__global const ulong*, uint), as an address.
  */
-__attribute__((convergent)) void __msl_collective(unsigned long part, unsigned long run, int line);
-__attribute__((convergent)) void __msl_barrier(int flags, int line);
-__attribute__((convergent)) void __msl_simdgroup_barrier(int flags, int line);
+__attribute__((convergent)) void __msl_collective(unsigned long part, unsigned long run, int at);
+__attribute__((convergent)) void __msl_barrier(int flags, int at);
+__attribute__((convergent)) void __msl_simdgroup_barrier(int flags, int at);
 /** Fails the command buffer with a text. Does not return. */
-__attribute__((noreturn, cold)) void __msl_fail(__constant const char* text, int line);
+__attribute__((noreturn, cold)) void __msl_fail(__constant const char* text, int at);
 }
 
 namespace metal {
-__MSL void threadgroup_barrier(mem_flags flags, int line = __builtin_LINE()) { __msl_barrier(int(flags), line); }
-__MSL void threadgroup_barrier(mem_flags flags, thread_scope, int line = __builtin_LINE()) { __msl_barrier(int(flags), line); }
-__MSL void simdgroup_barrier(mem_flags flags, int line = __builtin_LINE()) { __msl_simdgroup_barrier(int(flags), line); }
+__MSL void threadgroup_barrier(mem_flags flags, int at = __MSL_HERE) { __msl_barrier(int(flags), at); }
+__MSL void threadgroup_barrier(mem_flags flags, thread_scope, int at = __MSL_HERE) { __msl_barrier(int(flags), at); }
+__MSL void simdgroup_barrier(mem_flags flags, int at = __MSL_HERE) { __msl_simdgroup_barrier(int(flags), at); }
 
 template <class T> struct __element { typedef T type; };
 template <class T, int N> struct __element<vec<T, N>> { typedef T type; };
@@ -42,14 +45,14 @@ template <class T> struct __parts {
 };
 #define __MSL_EACH(lane) for (uint lane = 0; lane < 32; ++lane) if (p.has(lane))
 /** Runs `O::run` on the parts; `width` lanes (32, or 4 in a quadgroup) know of each other. */
-template <class T, class O> __MSL T __together(T value, uint amount, T fill, int line) {
+template <class T, class O> __MSL T __together(T value, uint amount, T fill, int at) {
   __MSL_SIMD_TYPE(T)
   __part<T> part;
   part.value = value;
   part.fill = fill;
   part.amount = amount;
   part.result = value;
-  __msl_collective(ulong(&part), ulong(&O::run), line);
+  __msl_collective(ulong(&part), ulong(&O::run), at);
   return part.result;
 }
 
@@ -75,11 +78,11 @@ template <class T> __MSL T __nobody(T v) {
       }                                                                                                  \
     }                                                                                                    \
   };                                                                                                     \
-  template <class T> __MSL T simd_##name(T v, ushort k, int line = __builtin_LINE()) {                   \
-    return __together<T, __##name<T, 32>>(v, k, v, line);                                                \
+  template <class T> __MSL T simd_##name(T v, ushort k, int at = __MSL_HERE) {                   \
+    return __together<T, __##name<T, 32>>(v, k, v, at);                                                \
   }                                                                                                      \
-  template <class T> __MSL T quad_##name(T v, ushort k, int line = __builtin_LINE()) {                   \
-    return __together<T, __##name<T, 4>>(v, k, v, line);                                                 \
+  template <class T> __MSL T quad_##name(T v, ushort k, int at = __MSL_HERE) {                   \
+    return __together<T, __##name<T, 4>>(v, k, v, at);                                                 \
   }
 __MSL_PERMUTE(shuffle, k)
 __MSL_PERMUTE(shuffle_xor, self ^ k)
@@ -103,11 +106,11 @@ template <class T, uint W, bool UP> struct __shift_and_fill {
     }
   }
 };
-template <class T> __MSL T simd_shuffle_and_fill_up(T v, T fill, ushort k, ushort modulo = 32, int line = __builtin_LINE()) {
-  return __together<T, __shift_and_fill<T, 32, true>>(v, k | uint(modulo) << 16, fill, line);
+template <class T> __MSL T simd_shuffle_and_fill_up(T v, T fill, ushort k, ushort modulo = 32, int at = __MSL_HERE) {
+  return __together<T, __shift_and_fill<T, 32, true>>(v, k | uint(modulo) << 16, fill, at);
 }
-template <class T> __MSL T simd_shuffle_and_fill_down(T v, T fill, ushort k, ushort modulo = 32, int line = __builtin_LINE()) {
-  return __together<T, __shift_and_fill<T, 32, false>>(v, k | uint(modulo) << 16, fill, line);
+template <class T> __MSL T simd_shuffle_and_fill_down(T v, T fill, ushort k, ushort modulo = 32, int at = __MSL_HERE) {
+  return __together<T, __shift_and_fill<T, 32, false>>(v, k | uint(modulo) << 16, fill, at);
 }
 
 // Reductions: a tree over the active lanes, so that float sums do not come out in the order of a loop.
@@ -153,26 +156,26 @@ template <class T, class O, uint W, bool INCLUSIVE> struct __scan {
   }
 };
 #define __MSL_REDUCE(name)                                                              \
-  template <class T> __MSL T simd_##name(T v, int line = __builtin_LINE()) {            \
-    return __together<T, __reduce<T, __op_##name, 32>>(v, 0, v, line);                  \
+  template <class T> __MSL T simd_##name(T v, int at = __MSL_HERE) {            \
+    return __together<T, __reduce<T, __op_##name, 32>>(v, 0, v, at);                  \
   }                                                                                     \
-  template <class T> __MSL T quad_##name(T v, int line = __builtin_LINE()) {            \
-    return __together<T, __reduce<T, __op_##name, 4>>(v, 0, v, line);                   \
+  template <class T> __MSL T quad_##name(T v, int at = __MSL_HERE) {            \
+    return __together<T, __reduce<T, __op_##name, 4>>(v, 0, v, at);                   \
   }
 __MSL_REDUCE(sum) __MSL_REDUCE(product) __MSL_REDUCE(min) __MSL_REDUCE(max) __MSL_REDUCE(and) __MSL_REDUCE(or) __MSL_REDUCE(xor)
 #undef __MSL_REDUCE
 #define __MSL_SCAN(name, identity)                                                                       \
-  template <class T> __MSL T simd_prefix_inclusive_##name(T v, int line = __builtin_LINE()) {            \
-    return __together<T, __scan<T, __op_##name, 32, true>>(v, 0, T(identity), line);                     \
+  template <class T> __MSL T simd_prefix_inclusive_##name(T v, int at = __MSL_HERE) {            \
+    return __together<T, __scan<T, __op_##name, 32, true>>(v, 0, T(identity), at);                     \
   }                                                                                                      \
-  template <class T> __MSL T simd_prefix_exclusive_##name(T v, int line = __builtin_LINE()) {            \
-    return __together<T, __scan<T, __op_##name, 32, false>>(v, 0, T(identity), line);                    \
+  template <class T> __MSL T simd_prefix_exclusive_##name(T v, int at = __MSL_HERE) {            \
+    return __together<T, __scan<T, __op_##name, 32, false>>(v, 0, T(identity), at);                    \
   }                                                                                                      \
-  template <class T> __MSL T quad_prefix_inclusive_##name(T v, int line = __builtin_LINE()) {            \
-    return __together<T, __scan<T, __op_##name, 4, true>>(v, 0, T(identity), line);                      \
+  template <class T> __MSL T quad_prefix_inclusive_##name(T v, int at = __MSL_HERE) {            \
+    return __together<T, __scan<T, __op_##name, 4, true>>(v, 0, T(identity), at);                      \
   }                                                                                                      \
-  template <class T> __MSL T quad_prefix_exclusive_##name(T v, int line = __builtin_LINE()) {            \
-    return __together<T, __scan<T, __op_##name, 4, false>>(v, 0, T(identity), line);                     \
+  template <class T> __MSL T quad_prefix_exclusive_##name(T v, int at = __MSL_HERE) {            \
+    return __together<T, __scan<T, __op_##name, 4, false>>(v, 0, T(identity), at);                     \
   }
 __MSL_SCAN(sum, 0) __MSL_SCAN(product, 1)
 #undef __MSL_SCAN
@@ -218,15 +221,15 @@ struct simd_vote {
   __MSL bool any() const { return __mask != 0; }
   __MSL bool all() const { return uint(__mask) == 0xffffffffu; }
 };
-__MSL simd_vote simd_ballot(bool v, int line = __builtin_LINE()) { return simd_vote(__together<uint, __ballot>(v, 0, 0, line)); }
-__MSL simd_vote simd_active_threads_mask(int line = __builtin_LINE()) { return simd_vote(__together<uint, __active>(0, 0, 0, line)); }
-__MSL bool simd_any(bool v, int line = __builtin_LINE()) { return __together<uint, __ballot>(v, 0, 0, line) != 0; }
-__MSL bool simd_all(bool v, int line = __builtin_LINE()) { return __together<uint, __ballot>(!v, 0, 0, line) == 0; }
-__MSL bool simd_is_first(int line = __builtin_LINE()) {
-  const uint lane = __together<uint, __lane_of<uint, 32>>(0, 0, 0, line);
-  return lane == uint(__builtin_ctz(__together<uint, __active>(0, 0, 0, line)));
+__MSL simd_vote simd_ballot(bool v, int at = __MSL_HERE) { return simd_vote(__together<uint, __ballot>(v, 0, 0, at)); }
+__MSL simd_vote simd_active_threads_mask(int at = __MSL_HERE) { return simd_vote(__together<uint, __active>(0, 0, 0, at)); }
+__MSL bool simd_any(bool v, int at = __MSL_HERE) { return __together<uint, __ballot>(v, 0, 0, at) != 0; }
+__MSL bool simd_all(bool v, int at = __MSL_HERE) { return __together<uint, __ballot>(!v, 0, 0, at) == 0; }
+__MSL bool simd_is_first(int at = __MSL_HERE) {
+  const uint lane = __together<uint, __lane_of<uint, 32>>(0, 0, 0, at);
+  return lane == uint(__builtin_ctz(__together<uint, __active>(0, 0, 0, at)));
 }
 __MSL bool simd_is_helper_thread() { return false; }
-template <class T> __MSL T simd_broadcast_first(T v, int line = __builtin_LINE()) { return __together<T, __first<T, 32>>(v, 0, v, line); }
-template <class T> __MSL T quad_broadcast_first(T v, int line = __builtin_LINE()) { return __together<T, __first<T, 4>>(v, 0, v, line); }
+template <class T> __MSL T simd_broadcast_first(T v, int at = __MSL_HERE) { return __together<T, __first<T, 32>>(v, 0, v, at); }
+template <class T> __MSL T quad_broadcast_first(T v, int at = __MSL_HERE) { return __together<T, __first<T, 4>>(v, 0, v, at); }
 }  // namespace metal

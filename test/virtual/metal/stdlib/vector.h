@@ -42,8 +42,10 @@ template <class T> constexpr __constant bool __is_native = !__is_same(T, bool) &
 template <class T> constexpr __constant bool __is_float = __is_same(T, float) || __is_same(T, half) || __is_same(T, bfloat);
 
 struct __of_native {};
-template <class T> __MSL void __check_vector(T address, uint bytes) {
-  if (__builtin_expect((ulong(address) & (bytes - 1)) != 0, 0)) __msl_misaligned(ulong(address), bytes);
+template <class T> __MSL void __check_vector(T pointer, uint bytes) {
+  ulong address = ulong(pointer);
+  __asm__("" : "+r"(address));  // or the compiler would trust the type's alignment
+  if (__builtin_expect((address & (bytes - 1)) != 0, 0)) __msl_misaligned(address, bytes);
 }
 
 /** Members `M` (a name and what follows it) for every binary operator. */
