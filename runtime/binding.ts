@@ -5,6 +5,7 @@ import type { OnDevice, Wanted } from './chain.js';
 import type { DeviceTensors } from './device_tensors.js';
 import { wrap } from './feeds.js';
 import { wantedOutputs } from './outputs.js';
+import type { Resident } from './residents.js';
 import { Tensor, type TensorData } from './tensor.js';
 
 export interface BoundSession {
@@ -22,15 +23,17 @@ export interface BoundSession {
 /** Made by `session.bind`. */
 export class Binding {
   readonly #session: BoundSession;
-  readonly #inputs: Readonly<Record<string, Tensor>>;
+  readonly #inputs: Record<string, Tensor>;
   /** Copies of host tensors that were made for the binding. */
   readonly #own: readonly Tensor[];
+  /** Memory of bound outputs: it stays even if the caller disposes the tensors. */
+  readonly #held: Resident[];
   readonly #wanted: ReadonlyMap<string, Wanted>;
   readonly #bound: ReadonlyMap<string, Tensor>;
 
   private constructor(
     session: BoundSession,
-    inputs: Readonly<Record<string, Tensor>>,
+    inputs: Record<string, Tensor>,
     own: readonly Tensor[],
     wanted: ReadonlyMap<string, Wanted>,
     bound: ReadonlyMap<string, Tensor>,
@@ -40,6 +43,7 @@ export class Binding {
     this.#own = own;
     this.#wanted = wanted;
     this.#bound = bound;
+    this.#held = [...wanted.values()].flatMap(({ into }) => (into === undefined ? [] : [into.resident.hold()]));
   }
 
   /** @throws TuttiError E_INPUT, E_OUT_OF_MEMORY */
@@ -58,19 +62,18 @@ export class Binding {
       bound.set(name, target);
     }
     const own: Tensor[] = [];
-    const onDevice: Record<string, Tensor> = {};
+    const fixed: Record<string, Tensor> = {};
     for (const [name, given] of Object.entries(inputs)) {
       const info = session.inputs.find((input) => input.name === name);
       if (info === undefined) throw new TuttiError('E_INPUT', 'the model has no such input', { subject: name });
       const tensor = given instanceof Tensor ? given : wrap(given, info);
-      // Strings are the host's in any case.
-      if (tensor.location === 'device' || tensor.type === 'string') onDevice[name] = tensor;
+      if (tensor.location === 'device' || staysOnHost(tensor)) fixed[name] = tensor;
       else {
-        onDevice[name] = await session.tensors.upload(tensor.toHost());
-        own.push(onDevice[name]);
+        fixed[name] = await session.tensors.upload(tensor.toHost());
+        own.push(fixed[name]);
       }
     }
-    return new Binding(session, onDevice, own, wanted, bound);
+    return new Binding(session, fixed, own, wanted, bound);
   }
 
   /**
@@ -96,17 +99,22 @@ export class Binding {
    * @throws TuttiError E_INPUT
    */
   async write(name: string, data: TensorData): Promise<void> {
-    const tensor = this.#inputs[name];
-    const { storage } = tensor ?? {};
-    if (storage === undefined) throw new TuttiError('E_INPUT', 'no input of this name is bound', { subject: name });
-    await this.#session.tensors.fill(new Tensor(tensor.type, data, tensor.dims).toHost(), storage.resident);
+    const tensor = Object.hasOwn(this.#inputs, name) ? this.#inputs[name] : undefined;
+    if (tensor === undefined) throw new TuttiError('E_INPUT', 'no input of this name is bound', { subject: name });
+    const next = new Tensor(tensor.type, data, tensor.dims);
+    if (tensor.storage === undefined) this.#inputs[name] = next;
+    else await this.#session.tensors.fill(next.toHost(), tensor.storage.resident);
   }
 
   /** Gives back the copies that were made for the binding; tensors that were handed in stay the caller's. */
   dispose(): void {
     for (const tensor of this.#own) tensor.dispose();
+    for (const resident of this.#held.splice(0)) resident.release();
   }
 }
+
+/** Strings are the host's in any case; what is small may be a parameter, and goes along with a run at no cost. */
+const staysOnHost = ({ type, size }: Tensor): boolean => type === 'string' || size <= 64;
 
 function placeOf(tensor: Tensor, name: string, { tensors }: BoundSession): OnDevice {
   const { storage, dtype, dims } = tensor;

@@ -149,6 +149,31 @@ describe('bindings', () => {
     state.dispose();
   });
 
+  it('keep large inputs on the device and take small ones along; parameters are not read back', async () => {
+    const { session, device } = await sessionOf({
+      inputs: [value('x', 'f32', [600]), value('s', 'i64', [2])],
+      nodes: [node('r = Reshape(x, s)'), node('y = Neg(r)')],
+      outputs: ['y'],
+    });
+    const data = Float32Array.from({ length: 600 }, (_, i) => i);
+    const binding = await session.bind({ inputs: { x: data, s: [20n, 30n] } });
+    for (const [rows, columns] of [
+      [20, 30],
+      [30, 20],
+      [20, 30],
+    ]) {
+      await binding.write('s', [BigInt(rows), BigInt(columns)]);
+      const before = device.counts.submissions;
+      const { y } = await binding.run();
+      expect(y.dims).toEqual([rows, columns]);
+      expect(y.data).toEqual(data.map((v) => -v));
+      // The second program uploads nothing but its kernels.
+      expect(device.counts.submissions).toBe(before + 1);
+    }
+    expect(session.report().stages).toMatchObject({ run: 3, valuesRead: 0 });
+    binding.dispose();
+  });
+
   it('say what does not fit', async () => {
     const { session } = await sessionOf(filter);
     const wrong = await session.tensor('float32', [4]);
