@@ -16,6 +16,8 @@ const models = [
   'transformer-encoder-tiny',
   'superres-espcn-x3',
   'basic-pitch',
+  'dtln-1',
+  'gtcrn-simple',
 ];
 
 describe.skipIf(modelsData.missing !== undefined || runtime === undefined)('exported models in ONNX Runtime', () => {

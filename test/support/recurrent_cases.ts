@@ -17,7 +17,12 @@ import {
 
 const opsets = { RNN: [1, 7, 14, 22], GRU: [3, 7, 14, 22], LSTM: [1, 7, 14, 22] } as const;
 const gates = { RNN: 1, GRU: 3, LSTM: 4 } as const;
-const functions = { RNN: ['Tanh'], GRU: ['Sigmoid', 'Tanh'], LSTM: ['Sigmoid', 'Tanh', 'Tanh'] } as const;
+/** Activations by default, for one direction. */
+export const standardActivations = {
+  RNN: ['Tanh'],
+  GRU: ['Sigmoid', 'Tanh'],
+  LSTM: ['Sigmoid', 'Tanh', 'Tanh'],
+} as const;
 
 export interface Trial {
   readonly operator: RecurrentCase;
@@ -41,7 +46,9 @@ export const trials = (kind: RecurrentKind, most: number): fc.Arbitrary<Trial> =
     const optional = <T>(make: () => T): T | undefined => (flag() ? make() : undefined);
     const explicit = flag();
     const activations = Array.from({ length: D }, () =>
-      functions[kind].map((standard) => (explicit ? (g(fc.constantFrom, ...activationNames) as string) : standard)),
+      standardActivations[kind].map((standard) =>
+        explicit ? (g(fc.constantFrom, ...activationNames) as string) : standard,
+      ),
     ).flat();
     const parameters = (takes: (name: string) => boolean) =>
       explicit && flag() ? activations.filter(takes).map(() => int(1, 8) / 8) : [];
@@ -97,7 +104,7 @@ export function modelOf({ operator: o, opset, dtype, constant, outputs }: Trial)
   const given = Object.entries(tensors).filter((entry): entry is [string, HostTensor] => entry[1] !== undefined);
   const weights = new Set(constant ? ['W', 'R', 'B', 'P'] : []);
   const names = Object.keys(tensors).map((name) => (tensors[name] ? name : ''));
-  const standard = String(Array.from({ length: D }, () => functions[o.kind]).flat());
+  const standard = String(Array.from({ length: D }, () => standardActivations[o.kind]).flat());
   const results = ['Y', 'Y_h', ...(o.kind === 'LSTM' ? ['Y_c'] : [])].map((name, i) => (outputs[i] ? name : ''));
   const bytes = model({
     opset,
