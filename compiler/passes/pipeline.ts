@@ -11,6 +11,7 @@ import { foldConstants } from './fold.js';
 import { loops } from './loops.js';
 import { recognise } from './recognise.js';
 import { pullScales } from './scales.js';
+import { scattersToGathers } from './scatters.js';
 import { simplify } from './simplify.js';
 import { specialise } from './specialise.js';
 import { widen } from './widen.js';
@@ -51,6 +52,7 @@ export const pipeline: readonly Pass[] = [
   },
   { name: 'pull scales', guarantees: 'contractions of quantised tensors sum integers', run: pullScales },
   { name: 'fold', guarantees: 'what depends on constants alone is a constant', run: fold },
+  { name: 'scatters', guarantees: 'places that are known are looked up', run: scattersToGathers },
   {
     name: 'loops',
     guarantees: 'bodies compute nothing that all iterations share; every loop has two iterations or more',

@@ -4,11 +4,12 @@ import { compareTensors } from '../../compiler/compare.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
-import type { Graph, Value } from '../../compiler/graph/types.js';
+import type { Graph, ScatterFn, Value } from '../../compiler/graph/types.js';
 import { eliminate } from '../../compiler/passes/eliminate.js';
 import { foldConstants } from '../../compiler/passes/fold.js';
 import { recognise } from '../../compiler/passes/recognise.js';
 import { pullScales } from '../../compiler/passes/scales.js';
+import { scattersToGathers } from '../../compiler/passes/scatters.js';
 import { simplify } from '../../compiler/passes/simplify.js';
 import { emptyTensor, type HostTensor, sizeOf } from '../../compiler/tensor.js';
 
@@ -172,5 +173,48 @@ describe('fold', () => {
     const { graph: folded } = foldConstants(graph);
     const bytes = [...folded.constants.values()].reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0);
     expect(bytes).toBe(4);
+  });
+});
+
+describe('scatters', () => {
+  /** Updates that are no constants, at constant places. */
+  function scattered(
+    kind: 'scatter_nd' | 'scatter_elements',
+    fn: ScatterFn,
+    places: HostTensor,
+    updates: readonly number[],
+  ) {
+    const b = new GraphBuilder('scatter');
+    const [x, u] = [b.input('x', 'f32', [3, 4]), b.input('u', 'f32', updates)];
+    const indices = b.constant(places);
+    const [y] =
+      kind === 'scatter_nd' ? b.op(kind, [x, indices, u], { fn }) : b.op(kind, [x, indices, u], { axis: 1, fn });
+    b.output('y', y);
+    return b.finish();
+  }
+  const i64 = (shape: readonly number[], ...values: readonly number[]): HostTensor => ({
+    dtype: 'i64',
+    shape,
+    data: BigInt64Array.from(values, BigInt),
+  });
+  test.each([
+    ['rows, one of them from the end', 'scatter_nd', 'set', i64([2, 1], 2, -3), [2, 4]],
+    ['elements, of which the last update stays', 'scatter_nd', 'set', i64([3, 2], 0, 1, 2, 3, 0, 1), [3]],
+    ['every row', 'scatter_nd', 'set', i64([3, 1], 2, 0, 1), [3, 4]],
+    ['places that do not exist', 'scatter_nd', 'set', i64([2, 1], 7, 1), [2, 4]],
+    ['sums', 'scatter_nd', 'add', i64([2, 1], 2, 0), [2, 4]],
+    ['maxima', 'scatter_elements', 'max', i64([2, 2], 3, 1, 0, -1), [2, 2]],
+    ['elements along an axis', 'scatter_elements', 'set', i64([2, 3], 3, 1, 3, 0, -1, 2), [2, 3]],
+  ] as const)('%s', (_, kind, fn, places, updates) => {
+    const graph = scattered(kind, fn, places, updates);
+    const changed = scattersToGathers(graph);
+    expect(changed.nodes.map(({ op }) => op)).not.toContain(kind);
+    const inputs = { x: ramp('f32', [3, 4]), u: ramp('f32', updates, 2) };
+    expect(evaluateGraph(changed, inputs)).toEqual(evaluateGraph(graph, inputs));
+  });
+
+  test('sums at places that repeat stay', () => {
+    const graph = scattered('scatter_nd', 'add', i64([2, 1], 1, 1), [2, 4]);
+    expect(scattersToGathers(graph).nodes.map(({ op }) => op)).toEqual(['scatter_nd']);
   });
 });
