@@ -95,7 +95,7 @@ const Clang& clang() {
 Arguments flags(bool fast) {
   Arguments a = {"-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-cl-single-precision-constant", "-O1", "-fPIC", "-march=native",
                  "-fvisibility=hidden", "-fwrapv", "-fno-strict-float-cast-overflow", "-fno-strict-aliasing", "-fno-math-errno",
-                 "-fno-asynchronous-unwind-tables", "-gline-tables-only", "-gdwarf-4", "-fno-caret-diagnostics", "-Xclang",
+                 "-fno-asynchronous-unwind-tables", "-fno-caret-diagnostics", "-Xclang",
                  fast ? "-ffp-contract=fast-honor-pragmas" : "-ffp-contract=on"};
 #if defined(__aarch64__)
   std::replace(a.begin(), a.end(), std::string("-march=native"), std::string("-mcpu=native"));
@@ -166,6 +166,32 @@ const Header& header(bool fast) {
   return h;
 }
 
+/** Compiles and links code to `path`. Throws the compiler's text. */
+void build(const std::string& code, const CompileOptions& options, const Arguments& more, const std::string& path) {
+  const std::string base = temporaryName(path), text = base + ".cl", object = base + ".o", linked = base + ".so";
+  std::ofstream(text, std::ios::binary) << code;
+  Arguments a = flags(options.fastMath);
+  a.insert(a.begin(), clang().path);
+  a.insert(a.end(), more.begin(), more.end());
+  for (const std::string& last : {std::string("-include-pch"), header(options.fastMath).path, std::string("-c"), text, std::string("-o"), object}) a.push_back(last);
+  Outcome o = runProgram(a);
+  if (o.status == 0) o = runProgram({"ld", "-shared", "--build-id=none", "-z", "norelro", object, "-o", linked});
+  unlink(text.c_str());
+  unlink(object.c_str());
+  if (o.status != 0) {
+    unlink(linked.c_str());
+    throw std::runtime_error(o.output);
+  }
+  publish(linked, path);
+}
+
+/** Where the threadgroup variables are listed, for the loader. */
+constexpr const char* kTable =
+    "extern __constant const unsigned long __start_msl_threadgroup[] __attribute__((weak, visibility(\"hidden\")));\n"
+    "extern __constant const unsigned long __stop_msl_threadgroup[] __attribute__((weak, visibility(\"hidden\")));\n"
+    "extern \"C\" __attribute__((visibility(\"default\"))) unsigned long __msl_sizes(int end) {\n"
+    "  return end ? (unsigned long)__stop_msl_threadgroup : (unsigned long)__start_msl_threadgroup;\n}\n";
+
 /** Kernels of a shared object see the functions of this library. */
 void exportRuntime() {
   static std::once_flag once;
@@ -221,28 +247,11 @@ Compiled compile(const std::string& source, const CompileOptions& options) {
   prune();
   Compiled c;
   c.source = source;
-  c.key = hashOf(h.key + t.code);
+  c.code = t.code + kTable;
+  c.options = options;
+  c.key = hashOf(h.key + c.code);
   c.object = cacheFolder() + "/" + c.key + ".so";
-  if (!exists(c.object)) {
-    const std::string base = temporaryName(c.object), text = base + ".cl", object = base + ".o", linked = base + ".so";
-    std::ofstream(text, std::ios::binary)
-        << t.code << "extern __constant const unsigned long __start_msl_threadgroup[] __attribute__((weak, visibility(\"hidden\")));\n"
-        << "extern __constant const unsigned long __stop_msl_threadgroup[] __attribute__((weak, visibility(\"hidden\")));\n"
-        << "extern \"C\" __attribute__((visibility(\"default\"))) unsigned long __msl_sizes(int end) {\n"
-        << "  return end ? (unsigned long)__stop_msl_threadgroup : (unsigned long)__start_msl_threadgroup;\n}\n";
-    Arguments a = flags(options.fastMath);
-    a.insert(a.begin(), clang().path);
-    for (const std::string& more : {std::string("-include-pch"), h.path, std::string("-c"), text, std::string("-o"), object}) a.push_back(more);
-    Outcome o = runProgram(a);
-    if (o.status == 0) o = runProgram({"ld", "-shared", "--build-id=none", "-z", "norelro", object, "-o", linked});
-    unlink(text.c_str());
-    unlink(object.c_str());
-    if (o.status != 0) {
-      unlink(linked.c_str());
-      throw std::runtime_error(o.output);
-    }
-    publish(linked, c.object);
-  }
+  if (!exists(c.object)) build(c.code, options, {}, c.object);
   exportRuntime();
   void* loaded = dlopen(c.object.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!loaded) throw std::runtime_error(dlerror());
@@ -267,8 +276,16 @@ std::string lineOf(const void* address, const Compiled& in) {
   if (!address || !dladdr(address, &info) || !info.dli_fname || in.object != info.dli_fname) return "";
   char offset[32];
   std::snprintf(offset, sizeof offset, "0x%lx", static_cast<unsigned long>(static_cast<const char*>(address) - static_cast<const char*>(info.dli_fbase)));
+  // The same code once more, with its line table: that costs too much to have it always.
+  const std::string table = temporaryName(in.object) + ".lines.so";
+  try {
+    build(in.code, in.options, {"-gline-tables-only", "-gdwarf-4"}, table);
+  } catch (const std::exception&) {
+    return "";
+  }
   // With inlined callers: the first that lies in the library's own text.
-  const Outcome o = runProgram({"addr2line", "-i", "-e", in.object, offset});
+  const Outcome o = runProgram({"addr2line", "-i", "-e", table, offset});
+  unlink(table.c_str());
   std::stringstream lines(o.output);
   for (std::string line; std::getline(lines, line);) {
     const size_t at = line.find("program_source:");

@@ -20,16 +20,18 @@ struct CompiledKernel {
   std::vector<Variable> variables;
 };
 
+struct CompileOptions {
+  /** Whether the compiler may assume that there is no NaN and no infinity, and reassociate: Metal's default. */
+  bool fastMath = true;
+};
+
 struct Compiled {
   std::vector<CompiledKernel> kernels;
   std::string source;  // the Metal text, for messages
   std::string object;  // path of the shared object
   std::string key;     // hash of everything that determines it
-};
-
-struct CompileOptions {
-  /** Whether the compiler may assume that there is no NaN and no infinity, and reassociate: Metal's default. */
-  bool fastMath = true;
+  std::string code;    // what clang compiled
+  CompileOptions options;
 };
 
 /** Throws std::runtime_error with the compiler's text. */
