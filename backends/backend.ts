@@ -58,7 +58,23 @@ export interface KernelCode {
   /** Bytes of scalar parameters, 4 each in order. */
   readonly scalarBytes: number;
   readonly sharedBytes: number;
+  /** Shared memory that every launch must give; the rest is declared in the code. */
+  readonly dynamicSharedBytes?: number;
+  /** Descriptions of tensors in bound buffers, which the driver passes after the scalars. */
+  readonly tensorMaps?: readonly TensorMapCode[];
   readonly subgroupSize?: number;
+}
+
+/** A tensor that the device copies boxes of, 128-byte swizzled, with zeros beyond its ends. Innermost dimension first. */
+export interface TensorMapCode {
+  /** Number of the buffer, and bytes from where it is bound. */
+  readonly binding: number;
+  readonly offset: number;
+  readonly elementBytes: number;
+  readonly dims: readonly number[];
+  /** Bytes, of the dimensions after the innermost. */
+  readonly strides: readonly number[];
+  readonly box: readonly number[];
 }
 
 export interface Driver {

@@ -1,6 +1,6 @@
 /** An open GPU of the native add-on: kernels go in as text or words, and the process may exit without closing it. */
 import { TuttiError } from '../../compiler/error.js';
-import type { DeviceInfo, KernelCode, Target } from '../backend.js';
+import type { DeviceInfo, KernelCode, Target, TensorMapCode } from '../backend.js';
 import { AddonDevice } from './addon.js';
 import { abandonAtExit, closedInOrder } from './exit.js';
 import type { NativeDevice, NativeDriver, NativeHandle } from './resources.js';
@@ -26,7 +26,17 @@ interface NativeKernelSource {
   readonly scalarBytes: number;
   /** 0: any. */
   readonly subgroupSize: number;
+  readonly dynamicShared: number;
+  /** One after another, each as binding, offset, bytes of an element, rank, dims, strides, box. */
+  readonly tensorMaps: readonly number[];
 }
+
+const numbersOf = ({ binding, offset, elementBytes, dims, strides, box }: TensorMapCode): readonly number[] => [
+  ...[binding, offset, elementBytes, dims.length],
+  ...dims,
+  ...strides,
+  ...box,
+];
 
 /** `addon.cuda` and the like: see native/common/driver.cc. `library` is a path, or empty for the system's driver. */
 export interface NativeGpu extends NativeDriver {
@@ -62,10 +72,12 @@ export class GpuDevice extends AddonDevice<NativeGpu> {
     const { name: language, form } = this.#language;
     const sources = codes.map((code): NativeKernelSource => {
       const { name, entry, workgroup, bindings, scalarBytes, subgroupSize = 0 } = code;
+      const { dynamicSharedBytes: dynamicShared = 0, tensorMaps = [] } = code;
       const content = code[form];
       if (content === undefined) throw new TuttiError('E_KERNEL', `no ${language}`, { subject: `kernel ${name}` });
       this.check(code);
-      return { name, entry, [form]: content, workgroup, bindings: bindings.length, scalarBytes, subgroupSize };
+      const needs = { bindings: bindings.length, scalarBytes, subgroupSize, dynamicShared };
+      return { name, entry, [form]: content, workgroup, ...needs, tensorMaps: tensorMaps.flatMap(numbersOf) };
     });
     return this.native.loadKernels(this.handle, sources);
   }

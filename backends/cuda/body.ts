@@ -24,7 +24,7 @@ import {
   scalarBits,
 } from '../../compiler/kernel/types.js';
 import { Arithmetic, type Operand } from './arithmetic.js';
-import { arrayAlignment, MemoryAccess } from './memory.js';
+import { MemoryAccess } from './memory.js';
 import {
   type FunctionText,
   integerLiteral,
@@ -36,6 +36,7 @@ import {
   type Width,
   widthOf,
 } from './ptx.js';
+import { arrayAlignment, type SharedLayout } from './shared.js';
 import { renderSubgroup } from './subgroup.js';
 import { foldable, type Survey } from './survey.js';
 import type { Arch } from './target.js';
@@ -51,6 +52,9 @@ export interface Module {
   readonly kernel: KernelFunction;
   readonly arch: Arch;
   readonly survey: Survey;
+  readonly shared: SharedLayout;
+  /** Name of the entry. */
+  readonly entry: string;
   /** Names of the helpers that are functions. */
   readonly functions: ReadonlyMap<HelperFunction, string>;
 }
@@ -102,8 +106,9 @@ export class BodyRenderer {
     this.#module = module;
     this.#f = text;
     this.#math = new Arithmetic(text, module.arch.sm);
-    this.memory = new MemoryAccess(text, module.kernel, module.survey, (value) => this.lanes(value)[0]);
-    this.#tiles = new TileRenderer(text, this.memory, module.arch.sm, (value) => this.lanes(value)[0]);
+    const regOf = (value: KValue): Reg => this.lanes(value)[0];
+    this.memory = new MemoryAccess(text, module, regOf);
+    this.#tiles = new TileRenderer(text, module, this.memory, regOf);
   }
 
   lanes(value: KValue): Lanes {

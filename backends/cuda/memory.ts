@@ -6,34 +6,29 @@
  * Private arrays whose indices are all known are registers.
  */
 import { rangeOf } from '../../compiler/kernel/builder.js';
+import type { KSignal } from '../../compiler/kernel/engines.js';
 import {
   type AtomicFn,
   isSignedScalar,
   type KArray,
   type KBuffer,
-  type KernelFunction,
   type KInst,
   type KMemory,
   type KValue,
   type ScalarType,
   scalarBits,
 } from '../../compiler/kernel/types.js';
+import type { Module } from './body.js';
 import { type FunctionText, integerOf, opType, type Reg, rawBits, widthOf } from './ptx.js';
+import { arrayAlignment, arrayBytes, blockName, memoryScalar, type SharedLayout } from './shared.js';
 import type { Survey } from './survey.js';
 
 type Inst<Op extends KInst['op']> = Extract<KInst, { op: Op }>;
 
 /** Bytes that one access may have. */
 const widestAccess = 16;
-/** Arrays are aligned for the widest access. */
-export const arrayAlignment = 16;
 /** Offsets of accesses beyond this are added beforehand; PTX has 32 bits, the machine 24. */
 const largestOffset = 2 ** 22;
-
-export const arrayBytes = (array: KArray): number => (Math.max(1, array.length) * scalarBits[memoryScalar(array)]) / 8;
-
-/** Bools are bytes of 0 or 1. */
-const memoryScalar = (memory: KMemory): ScalarType => (memory.scalar === 'bool' ? 'u8' : memory.scalar);
 
 /** Type of a load or store: its width, and how it extends. */
 function accessType(scalar: ScalarType): string {
@@ -48,7 +43,7 @@ export interface TilePlace {
   at(bytes: number): string;
 }
 
-interface Address {
+export interface Address {
   readonly reg: Reg;
   readonly offset: number;
 }
@@ -59,18 +54,28 @@ export class MemoryAccess {
   readonly #regOf: (value: KValue) => Reg;
   readonly #buffers: ReadonlyMap<KBuffer, number>;
   readonly #arrays: ReadonlyMap<KArray, number>;
-  readonly #bases = new Map<KMemory, Reg>();
+  readonly #signals: ReadonlyMap<KSignal, number>;
+  readonly #shared: SharedLayout;
+  readonly #entry: string;
+  readonly #bases = new Map<KMemory | KSignal, Reg>();
   readonly #registers = new Map<KArray, readonly Reg[]>();
   /** Addresses computed so far, by memory and index register: one map for each block that is open. */
   readonly #scopes: Map<string, Reg>[] = [new Map()];
 
-  constructor(text: FunctionText, kernel: KernelFunction, survey: Survey, regOf: (value: KValue) => Reg) {
+  constructor(
+    text: FunctionText,
+    { kernel, survey, shared, entry }: Pick<Module, 'kernel' | 'survey' | 'shared' | 'entry'>,
+    regOf: (value: KValue) => Reg,
+  ) {
     this.#f = text;
     this.#survey = survey;
+    this.#shared = shared;
+    this.#entry = entry;
     this.#regOf = regOf;
     const buffers = kernel.params.filter((param) => param.kind === 'buffer');
     this.#buffers = new Map(buffers.map((buffer, i) => [buffer, i]));
     this.#arrays = new Map(kernel.arrays.map((array, i) => [array, i]));
+    this.#signals = new Map(kernel.signals.map((signal, i) => [signal, i]));
     for (const array of survey.registerArrays) {
       const width = widthOf(array.scalar);
       this.#registers.set(
@@ -80,14 +85,18 @@ export class MemoryAccess {
     }
   }
 
-  /** Declarations of the arrays that are memory. */
+  /** Declarations of the arrays and signals that are variables. */
   declarations(): readonly string[] {
-    return [...this.#arrays]
-      .filter(([array]) => !this.#registers.has(array))
-      .map(
-        ([array, i]) =>
-          `.${array.space === 'shared' ? 'shared' : 'local'} .align ${arrayAlignment} .b8 a${i}[${arrayBytes(array)}];`,
-      );
+    const variables = this.#shared.isDynamic ? [] : [...this.#signals];
+    return [
+      ...[...this.#arrays]
+        .filter(([array]) => !this.#registers.has(array) && !(array.space === 'shared' && this.#shared.isDynamic))
+        .map(
+          ([array, i]) =>
+            `.${array.space === 'shared' ? 'shared' : 'local'} .align ${arrayAlignment} .b8 a${i}[${arrayBytes(array)}];`,
+        ),
+      ...variables.map(([{ count }, i]) => `.shared .align ${arrayAlignment} .b64 s${i}[${count}];`),
+    ];
   }
 
   /** Addresses computed from here on hold until `leave`. */
@@ -170,19 +179,26 @@ export class MemoryAccess {
     const space = spaceOf(memory);
     const { reg, offset } = this.#address(memory, index, 1);
     const width = addressWidth(memory);
-    const key = `${reg} + ${lane}`;
-    let address = this.#known(key);
-    if (address === undefined) {
-      address = this.#f.value(
-        width,
-        `add.s${width}`,
-        reg,
-        width === 64 ? this.#f.value(64, 'cvt.u64.u32', lane) : lane,
-      );
-      this.#scopes[this.#scopes.length - 1].set(key, address);
-    }
+    const wide = (): Reg => (width === 64 ? this.#f.value(64, 'cvt.u64.u32', lane) : lane);
+    const address = this.cached(`${reg} + ${lane}`, () => this.#f.value(width, `add.s${width}`, reg, wide()));
     const cached = memory.kind === 'buffer' && memory.access === 'read' ? '.nc' : '';
     return { space: `${space}${cached}`, at: (bytes) => `${address}${offsetText(offset + bytes)}` };
+  }
+
+  /** Where an element lies: a register, and an offset in bytes. */
+  address(memory: KMemory, index: KValue): Address {
+    return this.#address(memory, index, 1);
+  }
+
+  /** A register computed from addresses, once for as long as they hold. */
+  cached(key: string, make: () => Reg): Reg {
+    let reg = this.#known(key);
+    if (reg === undefined) this.#scopes[this.#scopes.length - 1].set(key, (reg = make()));
+    return reg;
+  }
+
+  signalBase(signal: KSignal): Reg {
+    return this.#sharedBase(signal, `s${this.#signals.get(signal)}`);
   }
 
   place(memory: KMemory, index: KValue): string {
@@ -285,6 +301,16 @@ export class MemoryAccess {
     return f.value(64, `mul.wide.${signed ? 's' : 'u'}32`, reg, String(bytes));
   }
 
+  /** Of an array or a signal: a variable, or a place in the kernel's block. */
+  #sharedBase(what: KArray | KSignal, variable: string): Reg {
+    let base = this.#bases.get(what);
+    if (base === undefined) {
+      const place = this.#shared.isDynamic ? `${blockName(this.#entry)}+${this.#shared.offsetOf(what)}` : variable;
+      this.#bases.set(what, (base = this.#f.early(32, 'mov.u32', place)));
+    }
+    return base;
+  }
+
   #base(memory: KMemory): Reg {
     let base = this.#bases.get(memory);
     if (base !== undefined) return base;
@@ -296,8 +322,8 @@ export class MemoryAccess {
     } else {
       const number = this.#arrays.get(memory);
       if (number === undefined) throw new Error(`${memory.name} is not an array of the kernel`);
-      const width = addressWidth(memory);
-      base = f.early(width, `mov.u${width}`, `a${number}`);
+      if (memory.space === 'shared') return this.#sharedBase(memory, `a${number}`);
+      base = f.early(64, 'mov.u64', `a${number}`);
     }
     this.#bases.set(memory, base);
     return base;

@@ -1,10 +1,12 @@
-/** Kernel IR → PTX: one entry function; its parameters are the buffers' pointers in binding order, then the scalars. */
+/** Kernel IR → PTX: one entry function; its parameters are the buffers' pointers in binding order, then scalars and tensor maps. */
 import { TuttiError } from '../../compiler/error.js';
-import type { HelperFunction, KernelFunction } from '../../compiler/kernel/types.js';
-import type { KernelCode, Target } from '../backend.js';
+import type { KTensorMap } from '../../compiler/kernel/engines.js';
+import { type HelperFunction, type KernelFunction, scalarBits } from '../../compiler/kernel/types.js';
+import type { KernelCode, Target, TensorMapCode } from '../backend.js';
 import { BodyRenderer, loadParam, type Module, paramOf, storeParam, warp } from './body.js';
-import { arrayAlignment, arrayBytes } from './memory.js';
+import { mapParameter } from './bulk.js';
 import { FunctionText } from './ptx.js';
+import { blockName, SharedLayout } from './shared.js';
 import { Survey } from './survey.js';
 import { archNamed } from './target.js';
 
@@ -22,7 +24,8 @@ export function render(kernel: KernelFunction, target: Target): KernelCode {
   const entry = `tutti_${kernel.name.replace(/[^A-Za-z0-9_]/g, '_')}`;
   const survey = new Survey(kernel);
   const functions = new Map<HelperFunction, string>();
-  const module: Module = { kernel, arch, survey, functions };
+  const shared = new SharedLayout(kernel);
+  const module: Module = { kernel, arch, survey, shared, entry, functions };
   const parts: string[] = [];
   survey.functions.forEach((helper, i) => {
     const name = `${entry}_f${i}`;
@@ -35,14 +38,11 @@ export function render(kernel: KernelFunction, target: Target): KernelCode {
     `.version ${arch.ptx.join('.')}`,
     `.target ${arch.name}`,
     '.address_size 64',
+    ...shared.declarations(blockName(entry)),
     ...parts,
     renderEntry(module, entry),
     '',
   ].join('\n');
-  let sharedBytes = 0;
-  for (const array of kernel.arrays) {
-    if (array.space === 'shared') sharedBytes += Math.ceil(arrayBytes(array) / arrayAlignment) * arrayAlignment;
-  }
   return {
     name: kernel.name,
     text,
@@ -50,8 +50,22 @@ export function render(kernel: KernelFunction, target: Target): KernelCode {
     workgroup: kernel.workgroup,
     bindings: kernel.params.filter((param) => param.kind === 'buffer').map(({ access }) => access),
     scalarBytes: 4 * kernel.params.filter((param) => param.kind === 'scalar').length,
-    sharedBytes,
+    sharedBytes: shared.bytes,
+    ...(shared.isDynamic ? { dynamicSharedBytes: shared.bytes } : {}),
+    ...(kernel.maps.length > 0 ? { tensorMaps: kernel.maps.map((map) => tensorMap(map, kernel)) } : {}),
     ...(kernel.subgroupSize === undefined ? {} : { subgroupSize: kernel.subgroupSize }),
+  };
+}
+
+function tensorMap({ buffer, offset, dims, strides, box }: KTensorMap, kernel: KernelFunction): TensorMapCode {
+  const bytes = scalarBits[buffer.scalar] / 8;
+  return {
+    binding: kernel.params.filter((param) => param.kind === 'buffer').indexOf(buffer),
+    offset: offset * bytes,
+    elementBytes: bytes,
+    dims,
+    strides: strides.map((stride) => stride * bytes),
+    box,
   };
 }
 
@@ -62,6 +76,7 @@ function renderEntry(module: Module, entry: string): string {
   const params = [
     ...Array.from({ length: buffers }, (_, i) => `.param .u64 b${i}`),
     ...Array.from({ length: scalars }, (_, i) => `.param .u32 s${i}`),
+    ...kernel.maps.map((map) => `.param .align 64 .b8 ${mapParameter(kernel, map)}[128]`),
   ];
   const f = new FunctionText();
   const renderer = new BodyRenderer(module, f);
@@ -70,6 +85,8 @@ function renderEntry(module: Module, entry: string): string {
   return [
     `.visible .entry ${entry}(${params.join(', ')})`,
     `.reqntid ${kernel.workgroup.join(', ')}`,
+    // Registers move between warpgroups only if the compiler knows how many there are.
+    ...(kernel.signals.length > 0 ? ['.minnctapersm 1'] : []),
     '{',
     ...renderer.memory.declarations(),
     ...f.body(),

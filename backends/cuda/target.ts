@@ -104,8 +104,18 @@ function matrixUnitsOf(sm: number): readonly MatrixUnit[] {
   ];
 }
 
-function featuresOf(sm: number): ReadonlySet<Feature> {
-  return new Set<Feature>(['fma', 'subgroups', 'timestamps', ...(sm >= 80 ? (['async_copy'] as const) : [])]);
+function featuresOf({ name, sm }: Arch): ReadonlySet<Feature> {
+  const features = new Set<Feature>(['fma', 'subgroups', 'timestamps']);
+  if (sm >= 80) features.add('async_copy');
+  if (name === 'sm_90a') features.add('warpgroups');
+  return features;
+}
+
+/** Bytes of shared memory that a workgroup can have where the launch asks for them. */
+function mostShared(sm: number): number {
+  if (sm < 80) return 64 << 10;
+  if (sm === 80 || sm === 87) return 163 << 10;
+  return sm >= 90 && sm < 120 ? 227 << 10 : 99 << 10;
 }
 
 export function describe(info: DeviceInfo): Target {
@@ -123,7 +133,7 @@ export function describe(info: DeviceInfo): Target {
       workgroupInvocations: limit('maxThreadsPerBlock', 1024),
       workgroupSize: [limit('maxBlockX', 1024), limit('maxBlockY', 1024), limit('maxBlockZ', 64)],
       workgroupCount: [limit('maxGridX', 2 ** 31 - 1), limit('maxGridY', 65_535), limit('maxGridZ', 65_535)],
-      sharedBytes: limit('sharedBytes', 48 << 10),
+      sharedBytes: limit('sharedBytesOptIn', mostShared(arch.sm)),
       // A kernel's parameters have 4 KiB: 64 pointers and the scalars fit well.
       storageBuffers: 64,
       storageBindingBytes: info.memoryBytes,
@@ -131,7 +141,7 @@ export function describe(info: DeviceInfo): Target {
       storageAlignment: 256,
       scalarBytes: 1024,
     },
-    features: featuresOf(arch.sm),
+    features: featuresOf(arch),
     matrixUnits: matrixUnitsOf(arch.sm),
     arithmetic: new Set(['bool', 'i8', 'u8', 'i16', 'u16', 'i32', 'u32', 'i64', 'u64', 'f16', 'f32', 'f64']),
     // bf16 is left to the legaliser, which computes it in f32 over u16 memory.

@@ -10,6 +10,7 @@
  * Aligned tiles in shared memory are loaded by ldmatrix, whose 8×8 matrices of 16-bit elements are those registers, or
  * with `.trans` their transpose. Everything else is loaded element by element.
  */
+import { isBulkInst } from '../../compiler/kernel/bulk.js';
 import {
   type EngineInst,
   type KTile,
@@ -19,6 +20,8 @@ import {
   tileRows,
 } from '../../compiler/kernel/engines.js';
 import { type KMemory, type KValue, scalarBits } from '../../compiler/kernel/types.js';
+import type { Module } from './body.js';
+import { BulkRenderer } from './bulk.js';
 import type { MemoryAccess } from './memory.js';
 import type { FunctionText, Reg } from './ptx.js';
 
@@ -56,19 +59,30 @@ export class TileRenderer {
   readonly #f: FunctionText;
   readonly #memory: MemoryAccess;
   readonly #sm: number;
+  readonly #bulk: BulkRenderer;
   readonly #regOf: (value: KValue) => Reg;
   readonly #fragments = new Map<KTile, Fragments>();
   /** Byte offsets that depend on the lane only, by what they are. */
   readonly #offsets = new Map<string, Reg>();
 
-  constructor(text: FunctionText, memory: MemoryAccess, sm: number, regOf: (value: KValue) => Reg) {
+  constructor(
+    text: FunctionText,
+    { kernel, arch }: Pick<Module, 'kernel' | 'arch'>,
+    memory: MemoryAccess,
+    regOf: (value: KValue) => Reg,
+  ) {
     this.#f = text;
     this.#memory = memory;
-    this.#sm = sm;
+    this.#sm = arch.sm;
     this.#regOf = regOf;
+    this.#bulk = new BulkRenderer(text, kernel, memory, regOf, (tile) => this.#of(tile).flat(2));
   }
 
   render(inst: EngineInst): void {
+    if (isBulkInst(inst)) {
+      this.#bulk.render(inst);
+      return;
+    }
     switch (inst.op) {
       case 'tile_fill':
         this.#fill(inst);
@@ -82,6 +96,9 @@ export class TileRenderer {
         break;
       case 'tile_multiply':
         this.#multiply(inst);
+        break;
+      case 'subgroup_barrier':
+        this.#f.line('bar.warp.sync 0xffffffff;');
         break;
       case 'async_copy':
         this.#copy(inst);
@@ -103,7 +120,8 @@ export class TileRenderer {
     let fragments = this.#fragments.get(tile);
     if (fragments === undefined) {
       const { depth } = formatOf(tile);
-      const [rows, columns] = [tileRows(tile), tileColumns(tile)];
+      // Each warp of a warpgroup has a part of the rows.
+      const [rows, columns] = [tileRows(tile) / (tile.subgroups ?? 1), tileColumns(tile)];
       const blocks = { a: [16, depth, 4], b: [depth, 8, 2], accumulator: [16, 8, tile.scalar === 'f16' ? 2 : 4] }[
         tile.role
       ];
@@ -223,7 +241,12 @@ export class TileRenderer {
     const { tile, memory, aligned, layout } = inst;
     const { bytes } = formatOf(tile);
     const { row, column } = this.#steps(inst);
-    const place = this.#memory.tilePlace(memory, inst.index, this.#fragmentOffset(row, 2 * column));
+    const { subgroups = 1 } = tile;
+    const within = this.#fragmentOffset(row, 2 * column);
+    const lane = subgroups === 1 ? within : this.#warpOffset(within, (tileRows(tile) / subgroups) * row, subgroups);
+    const place = this.#memory.tilePlace(memory, inst.index, lane);
+    const some = inst.op === 'tile_store' ? inst.columns : undefined;
+    const [first, end] = some ? [some.from / 8, (some.from + some.count) / 8] : [0, tileColumns(tile) / 8];
     const pairs = aligned && layout === 'row';
     const isLoad = inst.op === 'tile_load';
     const op = `${isLoad ? 'ld' : 'st'}.${place.space}`;
@@ -232,7 +255,7 @@ export class TileRenderer {
       f.line(isLoad ? `${op}.${type} ${value}, ${source};` : `${op}.${type} ${source}, ${value};`);
     };
     this.#of(tile).forEach((blocks, down) => {
-      blocks.forEach((registers, right) => {
+      blocks.slice(first, end).forEach((registers, right) => {
         for (const half of [0, 1]) {
           const at = (down * 16 + half * 8) * row + right * 8 * column;
           if (bytes === 2) {
@@ -276,6 +299,15 @@ export class TileRenderer {
     return this.#laneOffset(`fragment ${byGroup} ${byThread}`, (id) => {
       const thread = f.early(32, 'mul.lo.u32', f.early(32, 'and.b32', id, '3'), String(byThread));
       return f.early(32, 'mad.lo.u32', f.early(32, 'shr.u32', id, '2'), String(byGroup), thread);
+    });
+  }
+
+  /** The same `byWarp` bytes further for each warp of the warpgroup. */
+  #warpOffset(within: Reg, byWarp: number, warps: number): Reg {
+    const f = this.#f;
+    return this.#laneOffset(`warp ${within} ${byWarp}`, () => {
+      const warp = f.early(32, 'shr.u32', f.early(32, 'mov.u32', '%tid.x'), '5');
+      return f.early(32, 'mad.lo.u32', f.early(32, 'and.b32', warp, String(warps - 1)), String(byWarp), within);
     });
   }
 

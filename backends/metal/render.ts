@@ -7,7 +7,9 @@
  * The source asks for IEEE arithmetic without contraction, and drivers must compile it without fast math: on older
  * systems that is the compiler's option alone. What stays open: Apple GPUs flush subnormal f32.
  */
+
 import { TuttiError } from '../../compiler/error.js';
+import { isBulkInst } from '../../compiler/kernel/bulk.js';
 import type { HelperFunction, KBlock, KernelFunction, KInst, ScalarType } from '../../compiler/kernel/types.js';
 import { divergent } from '../../compiler/kernel/uniformity.js';
 import type { KernelCode, Target } from '../backend.js';
@@ -201,6 +203,7 @@ class Renderer {
 
   #instruction(inst: KInst) {
     const scope = this.#scope;
+    if (isBulkInst(inst)) throw scope.unexpected(inst.op);
     switch (inst.op) {
       case 'const':
         return scope.constant(inst.result, inst.value);
@@ -261,6 +264,7 @@ class Renderer {
       case 'tile_load':
       case 'tile_store':
       case 'tile_multiply':
+      case 'subgroup_barrier':
         return this.#tiles.render(inst);
       case 'async_copy':
       case 'async_commit':

@@ -70,6 +70,9 @@ export class TileRenderer {
         }
         return;
       }
+      case 'subgroup_barrier':
+        scope.line('simdgroup_barrier(mem_flags::mem_threadgroup);');
+        return;
       default:
         inst satisfies never;
     }

@@ -5,6 +5,8 @@
  * assumed for loops' carried values (widened until they are inductive). Intervals are recomputed under each
  * environment's facts, so a condition on `i` also narrows what is computed from `i` before the condition.
  */
+
+import { type BulkInst, boxElements, groupExtent, isBulkInst } from './bulk.js';
 import { Divisors } from './divisors.js';
 import { type EngineInst, isEngineInst, tileExtent } from './engines.js';
 import {
@@ -30,6 +32,7 @@ import {
   type Range,
   scalarBits,
 } from './types.js';
+import { boxMultiple } from './verify_bulk.js';
 import { bodyValuesOf, type Definition, definitionsOf, resultsOf } from './walk.js';
 
 export type Report = (inst: KInst, message: string) => never;
@@ -164,6 +167,10 @@ class Bounds {
   }
 
   #engine(inst: EngineInst, env: Environment): void {
+    if (isBulkInst(inst)) {
+      this.#bulk(inst, env);
+      return;
+    }
     switch (inst.op) {
       case 'tile_load':
       case 'tile_store': {
@@ -185,6 +192,7 @@ class Bounds {
         return;
       case 'tile_fill':
       case 'tile_multiply':
+      case 'subgroup_barrier':
       case 'async_commit':
       case 'async_wait':
         return;
@@ -193,14 +201,55 @@ class Bounds {
     }
   }
 
-  /** `count` elements from `index` must exist. */
+  #bulk(inst: BulkInst, env: Environment): void {
+    switch (inst.op) {
+      case 'signal_init':
+      case 'signal_expect':
+      case 'signal_arrive':
+        this.#inside(inst, inst.signal.name, inst.signal.count, inst.index, 1, env);
+        return;
+      case 'signal_wait':
+        this.#inside(inst, inst.signal.name, inst.signal.count, inst.index, 1, env);
+        if (!within(this.#interval(inst.parity, env), { min: 0, max: 1 })) this.#report(inst, 'parity is not 0 or 1');
+        return;
+      case 'tensor_copy':
+        this.#inside(inst, inst.signal.name, inst.signal.count, inst.signalIndex, 1, env);
+        this.#extent(inst, inst.memory, inst.index, boxElements(inst.map), env);
+        this.#multiple(inst, inst.memory, inst.index, boxMultiple(inst.map));
+        return;
+      case 'group_multiply': {
+        const { accumulator, a, b } = inst;
+        for (const [operand, rows] of [
+          [a, accumulator.m],
+          [b, accumulator.n],
+        ] as const) {
+          this.#extent(inst, operand.memory, operand.index, groupExtent(operand, rows, accumulator.k), env);
+          this.#multiple(inst, operand.memory, operand.index, accumulator.k);
+        }
+        return;
+      }
+      case 'group_fence':
+      case 'group_commit':
+      case 'group_wait':
+      case 'registers':
+        return;
+      default:
+        inst satisfies never;
+    }
+  }
+
   #extent(inst: KInst, memory: KMemory, index: KValue, count: number, env: Environment): void {
+    this.#inside(inst, memory.name, memory.length, index, count, env);
+  }
+
+  /** `count` elements from `index` must exist. */
+  #inside(inst: KInst, name: string, length: number, index: KValue, count: number, env: Environment): void {
     const known = this.#interval(index, env);
-    if (within(known, { min: 0, max: memory.length - count })) return;
+    if (within(known, { min: 0, max: length - count })) return;
     const touched = count === 1 ? '' : ` (and the ${count - 1} after it)`;
     this.#report(
       inst,
-      `access is not proven in bounds: index %${index.id} of ${memory.name}${touched} may be ${show(known)}, length ${memory.length}`,
+      `access is not proven in bounds: index %${index.id} of ${name}${touched} may be ${show(known)}, length ${length}`,
     );
   }
 

@@ -2,7 +2,7 @@
  * Builds Kernel IR. Every method returns the value of an instruction; equal pure instructions in scope are shared
  * (hash-consing), constants fold, integer identities apply, and integer results carry their interval.
  */
-import type { EngineInst, KTile } from './engines.js';
+import type { EngineInst, KSignal, KTensorMap, KTile } from './engines.js';
 import { decideCompare, foldInteger } from './folding.js';
 import { binaryInterval, fitted } from './intervals.js';
 import {
@@ -52,6 +52,8 @@ export class KernelBuilder {
   readonly #params: KParam[] = [];
   readonly #arrays: KArray[] = [];
   readonly #tiles: KTile[] = [];
+  readonly #signals: KSignal[] = [];
+  readonly #maps: KTensorMap[] = [];
   readonly #helpers = new Map<string, HelperFunction>();
   /** Instructions of the open blocks, innermost last. */
   #blocks: KInst[][] = [[]];
@@ -90,6 +92,18 @@ export class KernelBuilder {
     const tile: KTile = { ...description, kind: 'tile' };
     this.#tiles.push(tile);
     return tile;
+  }
+
+  signal(name: string, count: number): KSignal {
+    const signal: KSignal = { kind: 'signal', name, count };
+    this.#signals.push(signal);
+    return signal;
+  }
+
+  tensorMap(description: Omit<KTensorMap, 'kind'>): KTensorMap {
+    const map: KTensorMap = { ...description, kind: 'tensor_map' };
+    this.#maps.push(map);
+    return map;
   }
 
   // --- constants -------------------------------------------------------------------------------------------------
@@ -429,6 +443,8 @@ export class KernelBuilder {
       params: this.#params,
       arrays: this.#arrays,
       tiles: this.#tiles,
+      signals: this.#signals,
+      maps: this.#maps,
       helpers: [...this.#helpers.values()],
       body: { instructions: this.#blocks[0], yields: [] },
       ...(options.subgroupSize === undefined ? {} : { subgroupSize: options.subgroupSize }),

@@ -2,8 +2,8 @@
 import { isIntScalar, type KInst, type KValue } from './types.js';
 import type { Definition } from './walk.js';
 
-/** Nothing larger is asked for: the most lanes of a vector. */
-const largest = 16;
+/** Nothing larger is asked for: elements of 1024 bytes, where boxes of tensors begin. */
+const largest = 1024;
 /** Longer chains of definitions are not followed. */
 const maxDepth = 400;
 
@@ -15,7 +15,7 @@ export class Divisors {
     this.#definitions = definitions;
   }
 
-  /** A power of two up to 16 that divides whatever `value` may be. */
+  /** A power of two up to 1024 that divides whatever `value` may be. */
   of(value: KValue): number {
     return this.#divisor(value, 0);
   }
@@ -80,7 +80,7 @@ export class Divisors {
   }
 }
 
-/** The largest power of two up to 16 that divides `x`. */
+/** The largest power of two up to 1024 that divides `x`. */
 function powerOfTwoIn(x: number): number {
   let power = 1;
   while (power < largest && x % (power * 2) === 0) power *= 2;

@@ -14,13 +14,31 @@
  *   `aligned` promises that index and stride are multiples of 16 bytes.
  * - `tile_multiply` is accumulator += a · b. Products are exact. f32 sums are rounded in an order and number that the
  *   device chooses (at least as precise as f32 sums of the exact products); integer sums wrap modulo 2^32.
+ * - `subgroup_barrier` orders the accesses to shared memory of the subgroup's invocations.
+ *
+ * Tiles of a warpgroup (`subgroups` is 4) are rows of four subgroups one below the other; see `bulk.ts`, where the ops of
+ * Hopper-like devices are. They are only accumulators, which are filled and stored as above; a store may be
+ * of some `columns` only, c counted from the first of them.
  *
  * Asynchronous copies. `async_copy` moves a few elements from global to shared memory past the registers; until the
  * invocation that began it has waited, the target elements are undefined and must not be touched. `async_commit` closes
  * a group of the copies begun so far by this invocation, `async_wait` waits until at most `pending` closed groups are
  * unfinished. Other invocations see the elements after a barrier that follows the wait.
  */
+import {
+  type BulkInst,
+  type BulkMap,
+  bulkMemories,
+  bulkOperands,
+  bulkOps,
+  isBulkInst,
+  isGroupOp,
+  mapBulk,
+  warpgroup,
+} from './bulk.js';
 import type { KArray, KBuffer, KMemory, KValue, ScalarType } from './types.js';
+
+export type { BulkInst, KSignal, KTensorMap } from './bulk.js';
 
 /** `tf32`: f32 with 10 bits of fraction, rounded when a tile is loaded. */
 export type TileScalar = 'f16' | 'bf16' | 'tf32' | 'f32' | 'i8' | 'u8' | 'i32';
@@ -36,6 +54,8 @@ export interface KTile {
   readonly n: number;
   readonly k: number;
   readonly scalar: TileScalar;
+  /** Subgroups that hold it together: 1 if absent. */
+  readonly subgroups?: number;
 }
 
 /** A product of tiles that a target computes: m×n (accumulator) += m×k (a) · k×n (b). */
@@ -61,11 +81,18 @@ export interface TileAccess {
   readonly aligned: boolean;
 }
 
+/** Neighbouring columns of an accumulator, in multiples of 8. */
+export interface TileColumns {
+  readonly from: number;
+  readonly count: number;
+}
+
 export type TileInst =
   | { readonly op: 'tile_fill'; readonly tile: KTile; readonly value: KValue }
   | ({ readonly op: 'tile_load' } & TileAccess)
-  | ({ readonly op: 'tile_store' } & TileAccess)
-  | { readonly op: 'tile_multiply'; readonly accumulator: KTile; readonly a: KTile; readonly b: KTile };
+  | ({ readonly op: 'tile_store'; readonly columns?: TileColumns } & TileAccess)
+  | { readonly op: 'tile_multiply'; readonly accumulator: KTile; readonly a: KTile; readonly b: KTile }
+  | { readonly op: 'subgroup_barrier' };
 
 export type AsyncInst =
   /**
@@ -84,23 +111,42 @@ export type AsyncInst =
   | { readonly op: 'async_commit' }
   | { readonly op: 'async_wait'; readonly pending: number };
 
-export type EngineInst = TileInst | AsyncInst;
+export type EngineInst = TileInst | AsyncInst | BulkInst;
 
 const engineOps: ReadonlySet<string> = new Set<EngineInst['op']>([
   'tile_fill',
   'tile_load',
   'tile_store',
   'tile_multiply',
+  'subgroup_barrier',
   'async_copy',
   'async_commit',
   'async_wait',
+  ...bulkOps,
 ]);
 
 export const isEngineInst = <I extends { readonly op: string }>(inst: I): inst is Extract<I, EngineInst> =>
   engineOps.has(inst.op);
 
-/** Whether the invocations of a subgroup execute the op together. */
-export const isCollective = (inst: EngineInst): boolean => inst.op.startsWith('tile_');
+/** How many consecutive subgroups execute the op together; 0 where each invocation does by itself. */
+export function subgroupsOf(inst: EngineInst): number {
+  if (isBulkInst(inst)) return isGroupOp(inst) ? warpgroup : 0;
+  switch (inst.op) {
+    case 'tile_fill':
+    case 'tile_load':
+    case 'tile_store':
+      return inst.tile.subgroups ?? 1;
+    case 'tile_multiply':
+    case 'subgroup_barrier':
+      return 1;
+    case 'async_copy':
+    case 'async_commit':
+    case 'async_wait':
+      return 0;
+    default:
+      return inst satisfies never;
+  }
+}
 
 // Tiles ---------------------------------------------------------------------------------------------------------------
 
@@ -120,8 +166,9 @@ export function holdsTile(scalar: ScalarType, tile: KTile): boolean {
 }
 
 /** Elements from the first to the last that a load or store touches, both included. */
-export function tileExtent({ tile, stride, layout }: Pick<TileAccess, 'tile' | 'stride' | 'layout'>): number {
-  const [rows, columns] = [tileRows(tile), tileColumns(tile)];
+export function tileExtent(inst: TileAccess & { readonly columns?: TileColumns }): number {
+  const { tile, stride, layout } = inst;
+  const [rows, columns] = [tileRows(tile), inst.columns?.count ?? tileColumns(tile)];
   return layout === 'row' ? (rows - 1) * stride + columns : (columns - 1) * stride + rows;
 }
 
@@ -147,6 +194,7 @@ export function unitFor(
 
 /** Values that an op reads. */
 export function engineOperands(inst: EngineInst): readonly KValue[] {
+  if (isBulkInst(inst)) return bulkOperands(inst);
   switch (inst.op) {
     case 'tile_fill':
       return [inst.value];
@@ -156,6 +204,7 @@ export function engineOperands(inst: EngineInst): readonly KValue[] {
     case 'async_copy':
       return inst.condition ? [inst.index, inst.from, inst.condition] : [inst.index, inst.from];
     case 'tile_multiply':
+    case 'subgroup_barrier':
     case 'async_commit':
     case 'async_wait':
       return [];
@@ -165,6 +214,7 @@ export function engineOperands(inst: EngineInst): readonly KValue[] {
 }
 
 export function engineMemories(inst: EngineInst): readonly KMemory[] {
+  if (isBulkInst(inst)) return bulkMemories(inst);
   switch (inst.op) {
     case 'tile_load':
     case 'tile_store':
@@ -173,6 +223,7 @@ export function engineMemories(inst: EngineInst): readonly KMemory[] {
       return [inst.memory, inst.source];
     case 'tile_fill':
     case 'tile_multiply':
+    case 'subgroup_barrier':
     case 'async_commit':
     case 'async_wait':
       return [];
@@ -182,6 +233,7 @@ export function engineMemories(inst: EngineInst): readonly KMemory[] {
 }
 
 export function engineTiles(inst: EngineInst): readonly KTile[] {
+  if (isBulkInst(inst)) return inst.op === 'group_multiply' ? [inst.accumulator] : [];
   switch (inst.op) {
     case 'tile_fill':
     case 'tile_load':
@@ -189,6 +241,7 @@ export function engineTiles(inst: EngineInst): readonly KTile[] {
       return [inst.tile];
     case 'tile_multiply':
       return [inst.accumulator, inst.a, inst.b];
+    case 'subgroup_barrier':
     case 'async_copy':
     case 'async_commit':
     case 'async_wait':
@@ -198,16 +251,12 @@ export function engineTiles(inst: EngineInst): readonly KTile[] {
   }
 }
 
-export interface EngineMap {
-  readonly use: (value: KValue) => KValue;
-  readonly memory?: (memory: KMemory) => KMemory;
-  readonly tile?: (tile: KTile) => KTile;
-}
-
 const same = <T>(x: T): T => x;
 
-/** The op with its values, memories and tiles replaced. */
-export function mapEngine(inst: EngineInst, { use, memory = same, tile = same }: EngineMap): EngineInst {
+/** The op with its values, memories, tiles, signals and tensor maps replaced. */
+export function mapEngine(inst: EngineInst, map: BulkMap): EngineInst {
+  if (isBulkInst(inst)) return mapBulk(inst, map);
+  const { use, memory = same, tile = same } = map;
   switch (inst.op) {
     case 'tile_fill':
       return { ...inst, tile: tile(inst.tile), value: use(inst.value) };
@@ -221,6 +270,7 @@ export function mapEngine(inst: EngineInst, { use, memory = same, tile = same }:
       const places = { memory: target, index: use(inst.index), source, from: use(inst.from) };
       return { ...inst, ...places, ...(inst.condition ? { condition: use(inst.condition) } : {}) };
     }
+    case 'subgroup_barrier':
     case 'async_commit':
     case 'async_wait':
       return inst;

@@ -88,7 +88,7 @@ function runGrid(frame: Frame, memories: ReadonlyMap<KMemory, Memory>, engines: 
         for (const base of bases) f.set(frame.workgroup, base + workgroupIdSlot);
         if (code.sync) {
           for (const { view } of own) poison(view);
-          code.run(bases);
+          finish(code.run(bases), engines, frame);
           continue;
         }
         for (let linear = 0; linear < invocations; linear++) {
@@ -98,5 +98,15 @@ function runGrid(frame: Frame, memories: ReadonlyMap<KMemory, Memory>, engines: 
         }
       }
     }
+  }
+}
+
+/** Runs a workgroup to its end. When all who are left wait, and nothing has come that they wait for, none ever will. */
+function finish(run: Iterable<void>, engines: Engines, frame: Frame): void {
+  let before = -1;
+  for (const _ of run) {
+    if (engines.bulk.progress === before)
+      throw new Error(`kernel ${frame.kernel.name}: invocations wait for signals that never come`);
+    before = engines.bulk.progress;
   }
 }

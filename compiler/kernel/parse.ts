@@ -4,20 +4,28 @@
  *
  *   text   = 'tutti-kernel 1' 'kernel' symbol 'grid' n,n,n 'workgroup' n,n,n ['subgroup' n] '{' item* block '}'
  *   item   = 'source' string | 'buffer' symbol scalar n access | 'scalar' symbol scalar ['[' number ',' number ']']
- *          | 'array' symbol space scalar n | 'tile' symbol role scalar n,n,n | 'helper' symbol '(' defs ')' '->' type '{' block '}'
+ *          | 'array' symbol space scalar n | 'tile' … | 'signal' … | 'map' … (parse_engines.ts) | 'helper' symbol '(' defs ')' '->' type '{' block '}'
  *   block  = inst* ['yield' values]         def = %n ':' type ['[' number ',' number ']']
  *   inst   = def '=' expression | 'store' … | 'for' … | 'loop' … | 'if' … | 'barrier'
- *          | 'tile_fill' … | … | 'async_wait' n
+ *          | 'tile_fill' … (parse_engines.ts)
  */
 import { TuttiError } from '../error.js';
-import type { EngineInst, KTile, TileAccess, TileLayout, TileRole, TileScalar } from './engines.js';
+import type { KSignal, KTensorMap, KTile } from './engines.js';
+import {
+  accesses,
+  atomicFns,
+  binaryFns,
+  builtins,
+  compareFns,
+  paramScalars,
+  spaces,
+  subgroupFns,
+  unaryFns,
+} from './names.js';
+import { type EngineReader, readEngine, readMap, readSignal, readTile } from './parse_engines.js';
 import { textHeader } from './print.js';
 import {
-  type AtomicFn,
-  type BinaryFn,
-  type Builtin,
   type Carried,
-  type CompareFn,
   type HelperFunction,
   isFloatScalar,
   type KArray,
@@ -31,43 +39,12 @@ import {
   type KType,
   type KValue,
   type Lanes,
-  type MathBinaryFn,
   type Range,
   type ScalarType,
-  type SubgroupFn,
   scalarTypes,
-  type UnaryFn,
 } from './types.js';
 
 const maxDepth = 200;
-
-/** A list of every name of `T`; one that lacks a name does not type-check. */
-const allOf =
-  <T extends string>() =>
-  <const L extends readonly T[]>(list: L & ([T] extends [L[number]] ? unknown : 'a name is missing')): readonly T[] =>
-    list;
-
-// biome-ignore format: one line a family
-const unaryFns = allOf<UnaryFn>()([
-  'neg', 'abs', 'not', 'floor', 'ceil', 'round', 'trunc', 'sqrt', 'popcount', 'clz',
-  'exp', 'exp2', 'log', 'log2', 'sin', 'cos', 'tan', 'asin', 'acos', 'atan',
-  'sinh', 'cosh', 'asinh', 'acosh', 'atanh', 'tanh', 'erf',
-]);
-// biome-ignore format: one line a family
-const binaryFns = allOf<BinaryFn | MathBinaryFn>()([
-  'add', 'sub', 'mul', 'div', 'rem', 'min', 'max', 'and', 'or', 'xor', 'shl', 'shr', 'mulhi',
-  'pow', 'atan2',
-]);
-const compareFns = allOf<CompareFn>()(['eq', 'ne', 'lt', 'le', 'gt', 'ge']);
-const atomicFns = allOf<AtomicFn>()(['add', 'min', 'max', 'and', 'or', 'xor', 'exchange']);
-const subgroupFns = allOf<SubgroupFn>()(['add', 'min', 'max', 'broadcast_first', 'shuffle_xor', 'shuffle_down']);
-const builtins = allOf<Builtin>()(['workgroup_id', 'local_id', 'subgroup_lane', 'subgroup_size']);
-const accesses = allOf<KBuffer['access']>()(['read', 'write', 'readwrite']);
-const spaces = allOf<KArray['space']>()(['shared', 'private']);
-const tileRoles = allOf<TileRole>()(['a', 'b', 'accumulator']);
-const tileScalars = allOf<TileScalar>()(['f16', 'bf16', 'tf32', 'f32', 'i8', 'u8', 'i32']);
-const tileLayouts = allOf<TileLayout>()(['row', 'column']);
-const paramScalars = allOf<KScalar['scalar']>()(['u32', 'i32', 'f32']);
 
 /** Reads a kernel from its text; throws TuttiError E_IR with line and column if it is not one. */
 export function parse(text: string): KernelFunction {
@@ -98,6 +75,9 @@ class Parser {
   readonly #memories = new Map<string, KMemory>();
   readonly #scalars = new Map<string, KScalar>();
   readonly #tiles = new Map<string, KTile>();
+  readonly #signals = new Map<string, KSignal>();
+  readonly #maps = new Map<string, KTensorMap>();
+  readonly #reader: EngineReader = this.#engineReader();
   readonly #helpers = new Map<string, HelperFunction>();
   #depth = 0;
 
@@ -133,7 +113,9 @@ class Parser {
     }
     const arrays: KArray[] = [];
     while (this.#accept('array')) arrays.push(this.#array());
-    while (this.#accept('tile')) this.#tile();
+    while (this.#accept('tile')) this.#declared(this.#tiles, () => readTile(this.#reader));
+    while (this.#accept('signal')) this.#declared(this.#signals, () => readSignal(this.#reader));
+    while (this.#accept('map')) this.#declared(this.#maps, () => readMap(this.#reader));
     while (this.#accept('helper')) this.#helper();
     const body = this.#block();
     this.#expect('}');
@@ -146,6 +128,8 @@ class Parser {
       params,
       arrays,
       tiles: [...this.#tiles.values()],
+      signals: [...this.#signals.values()],
+      maps: [...this.#maps.values()],
       helpers: [...this.#helpers.values()],
       body,
       ...(subgroupSize === undefined ? {} : { subgroupSize }),
@@ -262,7 +246,8 @@ class Parser {
   // --- Declarations ---
 
   #declare<T extends { readonly name: string }>(map: Map<string, T>, item: T, at: Token): T {
-    const taken = [this.#memories, this.#scalars, this.#tiles].some((names) => names.has(item.name));
+    const all = [this.#memories, this.#scalars, this.#tiles, this.#signals, this.#maps];
+    const taken = all.some((names) => names.has(item.name));
     if (taken) this.#fail('a name not declared before', at);
     map.set(item.name, item);
     return item;
@@ -299,13 +284,38 @@ class Parser {
     return array;
   }
 
-  #tile(): void {
+  #declared<T extends { readonly name: string }>(map: Map<string, T>, read: () => T): void {
     const at = this.#token;
-    const name = this.#symbol();
-    const role = this.#oneOf(tileRoles, "'a', 'b' or 'accumulator'");
-    const scalar = this.#oneOf(tileScalars, 'an element type of tiles');
-    const [m, n, k] = this.#triple();
-    this.#declare(this.#tiles, { kind: 'tile', name, role, m, n, k, scalar } as const, at);
+    this.#declare(map, read(), at);
+  }
+
+  /** What the grammar of engine ops needs of this parser. */
+  #engineReader(): EngineReader {
+    const named =
+      <T>(map: ReadonlyMap<string, T>, what: string) =>
+      (): T => {
+        const at = this.#token;
+        return map.get(this.#symbol()) ?? this.#fail(what, at);
+      };
+    return {
+      accept: (text) => this.#accept(text),
+      expect: (text) => this.#expect(text),
+      fail: (expected) => this.#fail(expected),
+      flag: (name) => this.#flag(name),
+      oneOf: (names, what) => this.#oneOf(names, what),
+      count: () => this.#count(),
+      triple: () => this.#triple(),
+      list: (item) => {
+        this.#expect('(');
+        return this.#list(')', item);
+      },
+      name: () => this.#symbol(),
+      value: () => this.#value(),
+      memory: () => this.#memory(),
+      tile: named(this.#tiles, 'a tile'),
+      signal: named(this.#signals, 'a signal'),
+      map: named(this.#maps, 'a tensor map'),
+    };
   }
 
   #helper(): void {
@@ -419,7 +429,7 @@ class Parser {
       return { op: 'store', ...this.#place(), value: this.#operand(), aligned };
     }
     if (this.#accept('barrier')) return { op: 'barrier' };
-    const engine = this.#engine();
+    const engine = readEngine(this.#reader);
     if (engine) return engine;
     if (this.#accept('for')) {
       const index = this.#definition();
@@ -452,54 +462,6 @@ class Parser {
       return { op: 'if', condition, then: yes, else: no, results };
     }
     return this.#fail('an instruction');
-  }
-
-  #engine(): EngineInst | undefined {
-    if (this.#accept('tile_fill')) return { op: 'tile_fill', tile: this.#tileName(), value: this.#operand() };
-    if (this.#accept('tile_load')) return { op: 'tile_load', ...this.#tileAccess() };
-    if (this.#accept('tile_store')) return { op: 'tile_store', ...this.#tileAccess() };
-    if (this.#accept('tile_multiply')) {
-      const accumulator = this.#tileName();
-      this.#expect(',');
-      const a = this.#tileName();
-      this.#expect(',');
-      return { op: 'tile_multiply', accumulator, a, b: this.#tileName() };
-    }
-    if (this.#accept('async_copy')) {
-      const at = this.#token;
-      const { memory, index } = this.#place();
-      if (memory.kind !== 'array') return this.#fail('an array', at);
-      this.#expect(',');
-      const from = this.#token;
-      const source = this.#place();
-      if (source.memory.kind !== 'buffer') return this.#fail('a buffer', from);
-      this.#expect(',');
-      const copy = { memory, index, source: source.memory, from: source.index, elements: this.#count() };
-      return { op: 'async_copy', ...copy, ...(this.#accept('if') ? { condition: this.#value() } : {}) };
-    }
-    if (this.#accept('async_commit')) return { op: 'async_commit' };
-    if (this.#accept('async_wait')) return { op: 'async_wait', pending: this.#count() };
-    return undefined;
-  }
-
-  #tileName(): KTile {
-    const at = this.#token;
-    return this.#tiles.get(this.#symbol()) ?? this.#fail('a tile', at);
-  }
-
-  #tileAccess(): TileAccess {
-    const aligned = this.#flag('aligned');
-    const tile = this.#tileName();
-    this.#expect(',');
-    const { memory, index } = this.#place();
-    return {
-      tile,
-      memory,
-      index,
-      layout: this.#oneOf(tileLayouts, "'row' or 'column'"),
-      stride: this.#count(),
-      aligned,
-    };
   }
 
   #carried(): Carried[] {

@@ -2,14 +2,16 @@
  * The readable text of a kernel. It is canonical: values are numbered in order of definition and constants are
  * brought into their type, so two kernels with equal text mean the same. That makes the text the content key.
  */
-import { type EngineInst, isEngineInst, type TileAccess } from './engines.js';
+import { isEngineInst } from './engines.js';
+import { engineText, mapText, tileText } from './print_engines.js';
 import { normalizers } from './semantics.js';
 import type { Carried, KBlock, KernelFunction, KInst, KMemory, KType, KValue, Range, ScalarType } from './types.js';
 
 /** First line of the text; the number changes with the grammar. */
 export const textHeader = 'tutti-kernel 1';
 
-type Name = (value: KValue) => string;
+/** The name of a value, as `%3`. */
+export type Name = (value: KValue) => string;
 
 /** Text of a kernel, parsed back by `parse`. */
 export function print(kernel: KernelFunction): string {
@@ -35,9 +37,9 @@ export function print(kernel: KernelFunction): string {
   for (const array of kernel.arrays) {
     lines.push(`  array ${symbol(array.name)} ${array.space} ${array.scalar} ${array.length}`);
   }
-  for (const { name, role, scalar, m, n, k } of kernel.tiles) {
-    lines.push(`  tile ${symbol(name)} ${role} ${scalar} ${m}, ${n}, ${k}`);
-  }
+  for (const tile of kernel.tiles) lines.push(`  ${tileText(tile)}`);
+  for (const signal of kernel.signals) lines.push(`  signal ${symbol(signal.name)} ${signal.count}`);
+  for (const map of kernel.maps) lines.push(`  ${mapText(map)}`);
   for (const helper of kernel.helpers) {
     const params = helper.params.map((param) => definition(param, name)).join(', ');
     lines.push(`  helper ${symbol(helper.name)}(${params}) -> ${printType(helper.result)} {`);
@@ -59,7 +61,7 @@ export function printInstruction(inst: KInst): string {
 export const printType = (type: KType): string => (type.lanes === 1 ? type.scalar : `${type.scalar}x${type.lanes}`);
 
 /** `@name`, quoted where it is not an identifier. */
-const symbol = (name: string): string =>
+export const symbol = (name: string): string =>
   /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) ? `@${name}` : `@${JSON.stringify(name)}`;
 
 const rangeText = (range: Range | undefined): string =>
@@ -103,7 +105,7 @@ function carriedText(carried: readonly Carried[], name: Name): string {
   return ` carry (${items.join(', ')})`;
 }
 
-const place = (memory: KMemory, index: KValue, name: Name): string => `${symbol(memory.name)}[${name(index)}]`;
+export const place = (memory: KMemory, index: KValue, name: Name): string => `${symbol(memory.name)}[${name(index)}]`;
 
 function printLines(inst: KInst, name: Name, indent: string, lines: string[], headOnly: boolean): void {
   const body = (block: KBlock): void => {
@@ -195,30 +197,6 @@ function expression(inst: Extract<KInst, { readonly result: KValue }>, name: Nam
       return `subgroup ${inst.fn} ${name(inst.a)}, ${inst.delta}`;
     case 'call':
       return `call ${symbol(inst.callee.name)}(${inst.args.map(name).join(', ')})`;
-    default:
-      return inst satisfies never;
-  }
-}
-
-function engineText(inst: EngineInst, name: Name): string {
-  const moved = ({ tile, memory, index, stride, layout, aligned }: TileAccess): string =>
-    `${inst.op}${aligned ? '.aligned' : ''} ${symbol(tile.name)}, ${place(memory, index, name)} ${layout} ${stride}`;
-  switch (inst.op) {
-    case 'tile_fill':
-      return `tile_fill ${symbol(inst.tile.name)}, ${name(inst.value)}`;
-    case 'tile_load':
-    case 'tile_store':
-      return moved(inst);
-    case 'tile_multiply':
-      return `tile_multiply ${[inst.accumulator, inst.a, inst.b].map((tile) => symbol(tile.name)).join(', ')}`;
-    case 'async_copy': {
-      const places = `${place(inst.memory, inst.index, name)}, ${place(inst.source, inst.from, name)}`;
-      return `async_copy ${places}, ${inst.elements}${inst.condition ? ` if ${name(inst.condition)}` : ''}`;
-    }
-    case 'async_commit':
-      return 'async_commit';
-    case 'async_wait':
-      return `async_wait ${inst.pending}`;
     default:
       return inst satisfies never;
   }

@@ -3,22 +3,36 @@
  * change; what they leave alone is copied with its operands replaced, its range and its name kept.
  */
 import type { KernelBuilder } from './builder.js';
-import { isEngineInst, type KTile, mapEngine } from './engines.js';
-import type { HelperFunction, KArray, KBlock, KernelFunction, KInst, KMemory, KParam, KValue } from './types.js';
+import { isEngineInst, type KSignal, type KTensorMap, type KTile, mapEngine } from './engines.js';
+import type {
+  HelperFunction,
+  KArray,
+  KBlock,
+  KBuffer,
+  KernelFunction,
+  KInst,
+  KMemory,
+  KParam,
+  KValue,
+} from './types.js';
 
 type PureBody = Parameters<KernelBuilder['emit']>[0];
 
 export class Rebuilder {
   readonly #values = new Map<KValue, KValue>();
   readonly #memories = new Map<KMemory, KMemory>();
-  readonly #tiles = new Map<KTile, KTile>();
+  /** Tiles, signals and tensor maps. */
+  readonly #engines = new Map<KTile | KSignal | KTensorMap, KTile | KSignal | KTensorMap>();
 
   constructor(readonly b: KernelBuilder) {}
 
   kernel(kernel: KernelFunction): KernelFunction {
     for (const param of kernel.params) this.param(param);
     for (const array of kernel.arrays) this.array(array);
-    for (const tile of kernel.tiles) this.#tiles.set(tile, this.b.tile(tile));
+    for (const tile of kernel.tiles) this.#engines.set(tile, this.b.tile(tile));
+    for (const signal of kernel.signals) this.#engines.set(signal, this.b.signal(signal.name, signal.count));
+    for (const map of kernel.maps)
+      this.#engines.set(map, this.b.tensorMap({ ...map, buffer: this.memory(map.buffer) as KBuffer }));
     this.block(kernel.body);
     return this.b.finish({
       name: kernel.name,
@@ -46,10 +60,10 @@ export class Rebuilder {
     this.#memories.set(memory, mapped);
   }
 
-  protected tile(tile: KTile): KTile {
-    const mapped = this.#tiles.get(tile);
-    if (!mapped) throw new Error(`${tile.name} is not of this kernel`);
-    return mapped;
+  #engine<T extends KTile | KSignal | KTensorMap>(from: T): T {
+    const mapped = this.#engines.get(from);
+    if (!mapped) throw new Error(`${from.name} is not of this kernel`);
+    return mapped as T;
   }
 
   protected param(param: KParam): void {
@@ -77,8 +91,9 @@ export class Rebuilder {
   protected instruction(inst: KInst): void {
     const { b } = this;
     if (isEngineInst(inst)) {
-      const memory = (from: KMemory): KMemory => this.memory(from);
-      b.engine(mapEngine(inst, { use: (value) => this.get(value), memory, tile: (tile) => this.tile(tile) }));
+      const same = <T extends KTile | KSignal | KTensorMap>(from: T): T => this.#engine(from);
+      const [use, memory] = [(value: KValue) => this.get(value), (from: KMemory) => this.memory(from)];
+      b.engine(mapEngine(inst, { use, memory, tile: same, signal: same, map: same }));
       return;
     }
     switch (inst.op) {

@@ -1,9 +1,9 @@
 /**
  * Removes what a kernel computes for nothing: unused values, carried values and results that nobody reads, control flow
- * without effect, stores to arrays that are never read, and then unused helpers, arrays and tiles. Parameters always stay:
+ * without effect, stores to arrays that are never read, and then unused helpers, arrays, tiles, signals and maps. Parameters always stay:
  * they are the kernel's interface.
  */
-import { engineTiles, isEngineInst, type KTile } from './engines.js';
+import { engineTiles, isEngineInst } from './engines.js';
 import type { HelperFunction, KArray, KBlock, KernelFunction, KInst, KMemory, KValue } from './types.js';
 import { blocksOf, hasEffect, memoriesOf, operandsOf, resultsOf, visitKernel } from './walk.js';
 
@@ -29,7 +29,7 @@ function sweep(kernel: KernelFunction): { readonly kernel: KernelFunction; reado
   const body = removeDead(kernel.body, matters);
   const used = new Set<KMemory>();
   const arraysRead = new Set<KMemory>();
-  const tiles = new Set<KTile>();
+  const engines = new Set<unknown>();
   // Callers come after their callees, so helpers are taken from the last to the first.
   const called = new Set<HelperFunction>();
   const note = (block: KBlock): void => {
@@ -38,7 +38,9 @@ function sweep(kernel: KernelFunction): { readonly kernel: KernelFunction; reado
         used.add(memory);
         if (inst.op !== 'store') arraysRead.add(memory);
       }
-      if (isEngineInst(inst)) for (const tile of engineTiles(inst)) tiles.add(tile);
+      if (isEngineInst(inst)) for (const tile of engineTiles(inst)) engines.add(tile);
+      if ('signal' in inst) engines.add(inst.signal);
+      if (inst.op === 'tensor_copy') engines.add(inst.map);
       if (inst.op === 'call') called.add(inst.callee);
       for (const inner of blocksOf(inst)) note(inner);
     }
@@ -52,7 +54,9 @@ function sweep(kernel: KernelFunction): { readonly kernel: KernelFunction; reado
     kernel: {
       ...kernel,
       arrays,
-      tiles: kernel.tiles.filter((tile) => tiles.has(tile)),
+      tiles: kernel.tiles.filter((tile) => engines.has(tile)),
+      signals: kernel.signals.filter((signal) => engines.has(signal)),
+      maps: kernel.maps.filter((map) => engines.has(map)),
       helpers: kernel.helpers.filter((helper) => called.has(helper)),
       body,
     },

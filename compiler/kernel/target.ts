@@ -8,6 +8,7 @@ export type Feature =
   | 'fma' // fused multiply-add is as fast as a multiply
   | 'subgroups' // subgroup ops with the width in `subgroup`
   | 'timestamps'
+  | 'warpgroups' // signals, tensor copies and products of warpgroups (`bulk.ts`)
   | 'async_copy' // copies from global to shared memory that do not pass through registers
   | 'vectors'; // wide vectors (lanes up to vectorLanes) map to SIMD registers
 

@@ -23,7 +23,7 @@
  *   element, none reads what another writes, except through atomics or across a `barrier` of their workgroup.
  */
 
-import type { EngineInst, KTile } from './engines.js';
+import type { EngineInst, KSignal, KTensorMap, KTile } from './engines.js';
 
 export const scalarTypes = [
   'bool',
@@ -266,6 +266,9 @@ export interface KernelFunction {
   readonly arrays: readonly KArray[];
   /** Matrices that subgroups hold. */
   readonly tiles: readonly KTile[];
+  /** Barriers that count arrivals and bytes, and descriptions of tensors in the buffers: see `bulk.ts`. */
+  readonly signals: readonly KSignal[];
+  readonly maps: readonly KTensorMap[];
   /** In order of definition: a helper calls only helpers before it. */
   readonly helpers: readonly HelperFunction[];
   readonly body: KBlock;

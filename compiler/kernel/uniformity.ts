@@ -5,22 +5,26 @@
  * invocations, local ids divided by a multiple of the group's size are uniform too.
  */
 import type { Report } from './bounds.js';
-import { isCollective, isEngineInst } from './engines.js';
+import { warpgroup } from './bulk.js';
+import { isEngineInst, subgroupsOf } from './engines.js';
 import type { Carried, KBlock, KernelFunction, KInst, KOp, KValue } from './types.js';
 import { blocksOf, type Definition, definitionsOf, operandsOf, resultsOf, visitInstructions } from './walk.js';
 
 /** Calls `report` for every barrier and tile op that only some of the invocations it needs may reach. */
 export function checkUniformity(kernel: KernelFunction, report: Report): void {
   for (const barrier of divergent(kernel, 'barrier')) report(barrier, 'barrier in control flow that is not uniform');
-  const { subgroupSize, tiles } = kernel;
-  if (subgroupSize === undefined || tiles.length === 0) return;
-  const collective = (inst: KInst): boolean => isEngineInst(inst) && isCollective(inst);
-  const { found, varying } = analyse(kernel, collective, subgroupSize);
-  for (const inst of found) report(inst, 'tile op in control flow that is not uniform in a subgroup');
-  visitInstructions(kernel.body, (inst) => {
-    if (collective(inst) && operandsOf(inst).some((value) => varying.has(value)))
-      report(inst, 'tile op with an operand that is not uniform in a subgroup');
-  });
+  const { subgroupSize } = kernel;
+  if (subgroupSize === undefined) return;
+  for (const subgroups of [1, warpgroup]) {
+    const who = subgroups === 1 ? 'a subgroup' : 'a warpgroup';
+    const collective = (inst: KInst): boolean => isEngineInst(inst) && subgroupsOf(inst) === subgroups;
+    const { found, varying } = analyse(kernel, collective, subgroups * subgroupSize);
+    for (const inst of found) report(inst, `${inst.op} in control flow that is not uniform in ${who}`);
+    visitInstructions(kernel.body, (inst) => {
+      if (collective(inst) && operandsOf(inst).some((value) => varying.has(value)))
+        report(inst, `${inst.op} with an operand that is not uniform in ${who}`);
+    });
+  }
 }
 
 /** The instructions `op` of the body that only some of `group` consecutive invocations may reach, by default of a workgroup. */

@@ -27,6 +27,7 @@ import {
   scalarBits,
 } from './types.js';
 import { checkUniformity } from './uniformity.js';
+import { mapProblem, signalProblem } from './verify_bulk.js';
 import { engineProblem, tileProblem } from './verify_engines.js';
 import { bodyValuesOf, operandsOf, resultsOf } from './walk.js';
 
@@ -82,7 +83,7 @@ class Verifier {
   // --- Declarations and limits ---
 
   #declarations(): void {
-    const { grid, workgroup, params, arrays, tiles, helpers, subgroupSize } = this.#kernel;
+    const { grid, workgroup, params, arrays, tiles, signals, maps, helpers, subgroupSize } = this.#kernel;
     const positive = (x: number): boolean => Number.isSafeInteger(x) && x > 0;
     this.#require(grid.length === 3 && grid.every(positive), `grid ${grid} is not three positive counts`);
     this.#require(
@@ -96,8 +97,8 @@ class Verifier {
       );
     }
     const names = new Set<string>();
-    for (const { name } of [...params, ...arrays, ...tiles]) {
-      this.#require(!names.has(name), `two parameters, arrays or tiles are called ${name}`);
+    for (const { name } of [...params, ...arrays, ...tiles, ...signals, ...maps]) {
+      this.#require(!names.has(name), `two parameters, arrays, tiles, signals or maps are called ${name}`);
       names.add(name);
     }
     const helperNames = new Set(helpers.map(({ name }) => name));
@@ -111,10 +112,12 @@ class Verifier {
       const sane = isIntScalar(scalar) && range.min <= range.max && range.min >= -(2 ** 31) && range.max < 2 ** 32;
       this.#require(sane, `range [${range.min}, ${range.max}] of ${name} is not an interval of ${scalar}`);
     }
-    for (const tile of tiles) {
-      const problem = tileProblem(tile);
-      if (problem) this.#fail(problem);
-    }
+    const problems = [
+      ...tiles.map(tileProblem),
+      ...signals.map(signalProblem),
+      ...maps.map((map) => mapProblem(map, this.#kernel)),
+    ];
+    for (const problem of problems) if (problem) this.#fail(problem);
   }
 
   #limits(target: Target): void {

@@ -1,11 +1,13 @@
 /** What `verify` demands of matrix tiles and asynchronous copies: shapes, types, roles and what the target has. */
+
+import { isBulkInst, warpgroup } from './bulk.js';
 import {
   type EngineInst,
   engineMemories,
   engineTiles,
   holdsTile,
-  isCollective,
   type KTile,
+  subgroupsOf,
   tileColumns,
   tileMemoryScalar,
   tileRows,
@@ -14,13 +16,16 @@ import {
 import { printType } from './print.js';
 import type { Target } from './target.js';
 import { isIntScalar, type KernelFunction, type KMemory, type KValue, scalarBits } from './types.js';
+import { bulkProblem } from './verify_bulk.js';
 
 const accumulators: ReadonlySet<string> = new Set<KTile['scalar']>(['f16', 'f32', 'i32']);
 
 /** Why a tile's declaration is wrong, or undefined. */
-export function tileProblem({ name, role, scalar, m, n, k }: KTile): string | undefined {
+export function tileProblem({ name, role, scalar, m, n, k, subgroups = 1 }: KTile): string | undefined {
   const positive = [m, n, k].every((extent) => Number.isSafeInteger(extent) && extent > 0);
   if (!positive) return `tile ${name} takes part in a product of ${m}×${n}×${k}`;
+  const held = subgroups === 1 || (subgroups === warpgroup && role === 'accumulator' && m % warpgroup === 0);
+  if (!held) return `tile ${name} of role ${role} is held by ${subgroups} subgroups`;
   if (role === 'accumulator' && !accumulators.has(scalar)) return `accumulator ${name} is of ${scalar}`;
   if (role !== 'accumulator' && scalar === 'i32') return `tile ${name} of role ${role} is of i32`;
   return undefined;
@@ -35,10 +40,13 @@ export function engineProblem(
 ): string | undefined {
   for (const tile of engineTiles(inst)) if (!kernel.tiles.includes(tile)) return `${tile.name} is not declared`;
   for (const memory of engineMemories(inst)) if (!memories.has(memory)) return `${memory.name} is not declared`;
-  if (isCollective(inst)) {
-    const problem = subgroupProblem(kernel);
+  if (subgroupsOf(inst) > 0) {
+    const problem = subgroupProblem(kernel, subgroupsOf(inst));
     if (problem) return problem;
-  } else if (target && !target.features.has('async_copy')) return `${target.backend} has no asynchronous copies`;
+  }
+  if (isBulkInst(inst)) return bulkProblem(inst, kernel, target);
+  if (subgroupsOf(inst) === 0 && target && !target.features.has('async_copy'))
+    return `${target.backend} has no asynchronous copies`;
   switch (inst.op) {
     case 'tile_fill':
       if (inst.tile.role !== 'accumulator') return 'only accumulators are filled';
@@ -48,11 +56,17 @@ export function engineProblem(
     case 'tile_load':
     case 'tile_store': {
       const { tile, memory, index, stride, layout } = inst;
+      if ((tile.subgroups ?? 1) > 1 && inst.op === 'tile_load') return `${tile.name} is not loaded`;
       if (!isIndex(index)) return 'the index is no integer';
       if (memory.kind === 'array' && memory.space !== 'shared') return `${memory.name} is private`;
       if (!holdsTile(memory.scalar, tile))
         return `${memory.name} holds ${memory.scalar}, the tile ${tileMemoryScalar(tile)}`;
-      const length = layout === 'row' ? tileColumns(tile) : tileRows(tile);
+      const columns = inst.op === 'tile_store' ? inst.columns : undefined;
+      const { from = 0, count = tileColumns(tile) } = columns ?? {};
+      if (columns && (tile.subgroups ?? 1) === 1) return `some columns of ${tile.name}, which one subgroup holds`;
+      if (from % 8 !== 0 || count % 8 !== 0 || count <= 0 || from < 0 || from + count > tileColumns(tile))
+        return `columns ${from} and ${count} on of ${tile.name}`;
+      const length = layout === 'row' ? count : tileRows(tile);
       if (!Number.isSafeInteger(stride) || stride < length) return `stride ${stride} is less than ${length}`;
       if (inst.op === 'tile_store' && tile.role !== 'accumulator') return 'only accumulators are stored';
       const forbidden = inst.op === 'tile_load' ? 'write' : 'read';
@@ -65,6 +79,7 @@ export function engineProblem(
       if (accumulator.role !== 'accumulator' || a.role !== 'a' || b.role !== 'b') return 'a tile has another role';
       const shapes = [accumulator, a, b].map(({ m, n, k }) => `${m}×${n}×${k}`);
       if (new Set(shapes).size > 1) return `tiles of products of ${shapes.join(', ')}`;
+      if ([accumulator, a, b].some(({ subgroups = 1 }) => subgroups !== 1)) return 'a tile of several subgroups';
       const isInteger = (tile: KTile): boolean => tile.scalar === 'i8' || tile.scalar === 'u8' || tile.scalar === 'i32';
       if (new Set([accumulator, a, b].map(isInteger)).size > 1) return 'integers and floats do not multiply';
       return target && !unitFor(target.matrixUnits, accumulator, a, b)
@@ -87,6 +102,7 @@ export function engineProblem(
     case 'async_wait':
       return Number.isSafeInteger(inst.pending) && inst.pending >= 0 ? undefined : `${inst.pending} pending groups`;
     case 'async_commit':
+    case 'subgroup_barrier':
       return undefined;
     default:
       return inst satisfies never;
@@ -95,7 +111,11 @@ export function engineProblem(
 
 const isIndex = (value: KValue): boolean => value.type.lanes === 1 && isIntScalar(value.type.scalar);
 
-function subgroupProblem({ subgroupSize, workgroup: [x, y, z] }: KernelFunction): string | undefined {
+function subgroupProblem(
+  { subgroupSize, workgroup: [x, y, z] }: KernelFunction,
+  subgroups: number,
+): string | undefined {
   if (subgroupSize === undefined) return 'subgroupSize is not set';
-  return (x * y * z) % subgroupSize === 0 ? undefined : `a workgroup of ${x * y * z} is not whole subgroups`;
+  const whole = (x * y * z) % (subgroups * subgroupSize) === 0;
+  return whole ? undefined : `a workgroup of ${x * y * z} is not whole subgroups, ${subgroups} at a time`;
 }

@@ -1,5 +1,6 @@
 /** Generic traversal and rewriting of Kernel IR: every other pass asks here what an instruction reads and defines. */
-import { engineMemories, engineOperands, isEngineInst, type KTile, mapEngine } from './engines.js';
+import type { BulkMap } from './bulk.js';
+import { engineMemories, engineOperands, isEngineInst, mapEngine } from './engines.js';
 import type { Carried, HelperFunction, KBlock, KernelFunction, KInst, KMemory, KValue } from './types.js';
 
 /** Values that `inst` reads where it stands. What its blocks read, their yields and a loop's condition are not among them. */
@@ -144,15 +145,13 @@ export function definitionsOf(kernel: KernelFunction): ReadonlyMap<KValue, Defin
   return definitions;
 }
 
-export interface InstructionMap {
+export interface InstructionMap extends BulkMap {
   /** Replaces a value where it is read. */
   readonly use: (value: KValue) => KValue;
   /** Replaces a value where it is defined. Default: unchanged. */
   readonly define?: (value: KValue) => KValue;
   /** Replaces a nested block; responsible for the values in it. Default: unchanged. */
   readonly block?: (block: KBlock) => KBlock;
-  readonly memory?: (memory: KMemory) => KMemory;
-  readonly tile?: (tile: KTile) => KTile;
   readonly helper?: (helper: HelperFunction) => HelperFunction;
 }
 

@@ -118,10 +118,16 @@ KernelSource toSource(const Napi::Object& object) {
   source.bindings = number(object.Get("bindings"));
   source.scalarBytes = number(object.Get("scalarBytes"));
   source.subgroupSize = number(object.Get("subgroupSize"));
+  source.dynamicShared = number(object.Get("dynamicShared"));
+  const auto maps = object.Get("tensorMaps").As<Napi::Array>();
+  for (uint32_t i = 0; i < maps.Length(); ++i) source.tensorMaps.push_back(toCount(maps.Get(i)));
   return source;
 }
 
-/** loadKernels(device, {name, entry, text | words, workgroup, bindings, scalarBytes, subgroupSize}[]) → kernel[] */
+/**
+ * loadKernels(device, {name, entry, text | words, workgroup, bindings, scalarBytes, subgroupSize, dynamicShared,
+ * tensorMaps}[]) → kernel[]
+ */
 Napi::Value LoadKernels(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const auto device = deviceOf(info[0]);

@@ -59,6 +59,10 @@ struct KernelSource {
   uint32_t scalarBytes = 0;
   /** 0: any. */
   uint32_t subgroupSize = 0;
+  /** Shared memory that each launch gives. */
+  uint32_t dynamicShared = 0;
+  /** Tensors in the buffers, as a driver that has such maps reads them. */
+  std::vector<uint64_t> tensorMaps;
 };
 
 class Kernel : public Resource {

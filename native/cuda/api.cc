@@ -66,6 +66,12 @@ std::shared_ptr<Api> load(const std::string& path) {
   if (api->function == nullptr) missing += (missing.empty() ? "" : ", ") + std::string(#function);
   TUTTI_CUDA_FUNCTIONS(TUTTI_CUDA_FIND)
 #undef TUTTI_CUDA_FIND
+  if (api->cudaVersion >= kTensorMapCuda) {
+    void* found = nullptr;
+    if (find == nullptr || find("cuTensorMapEncodeTiled", &found, kTensorMapCuda, 0) != kSuccess)
+      found = symbolOf(library, "cuTensorMapEncodeTiled");
+    api->cuTensorMapEncodeTiled = reinterpret_cast<decltype(api->cuTensorMapEncodeTiled)>(found);
+  }
   if (!missing.empty()) throw Error("E_DEVICE", std::string(name) + " has no " + missing);
   switch (const CUresult result = api->cuInit(0)) {
     case kSuccess:

@@ -69,6 +69,9 @@ enum Attribute : int {
   kSharedBytesOptIn = 97,
 };
 
+/** CUfunction_attribute. */
+constexpr int kMostDynamicShared = 8;
+
 enum JitOption : int { kJitInfoLog = 3, kJitInfoLogBytes = 4, kJitErrorLog = 5, kJitErrorLogBytes = 6 };
 
 constexpr unsigned kStreamNonBlocking = 1;
@@ -78,6 +81,8 @@ constexpr int kCaptureRelaxed = 2;
 
 /** Least CUDA version of a driver: 1000 × major + 10 × minor. */
 constexpr int kLeastCuda = 11040;
+/** CUDA that has tensor maps. */
+constexpr int kTensorMapCuda = 12000;
 /** Least compute capability × 10. */
 constexpr int kLeastCapability = 75;
 
@@ -110,6 +115,7 @@ constexpr int kLeastCapability = 75;
     (CUmodule * module, const void* image, unsigned count, int* options, void** values))                             \
   X(cuModuleUnload, cuModuleUnload, (CUmodule module))                                                               \
   X(cuModuleGetFunction, cuModuleGetFunction, (CUfunction * function, CUmodule module, const char* name))            \
+  X(cuFuncSetAttribute, cuFuncSetAttribute, (CUfunction function, int attribute, int value))                         \
   X(cuLaunchKernel, cuLaunchKernel,                                                                                  \
     (CUfunction function, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX, unsigned blockY,          \
      unsigned blockZ, unsigned sharedBytes, CUstream stream, void** parameters, void** extra))                       \
@@ -134,6 +140,11 @@ struct Api {
 #define TUTTI_CUDA_MEMBER(name, symbol, parameters) CUresult(TUTTI_CUDA_CALL* name) parameters = nullptr;
   TUTTI_CUDA_FUNCTIONS(TUTTI_CUDA_MEMBER)
 #undef TUTTI_CUDA_MEMBER
+  /** Since CUDA 12.0; null before. */
+  CUresult(TUTTI_CUDA_CALL* cuTensorMapEncodeTiled)(void* map, int type, uint32_t rank, void* address,
+                                                     const uint64_t* dims, const uint64_t* strides, const uint32_t* box,
+                                                     const uint32_t* steps, int interleave, int swizzle, int promotion,
+                                                     int fill) = nullptr;
   int cudaVersion = 0;
 
   /** Throws Error E_DEVICE, E_DEVICE_LOST or E_OUT_OF_MEMORY in the driver's words, unless `result` is success. */

@@ -8,6 +8,7 @@
 
 #include "../common/device.h"
 #include "api.h"
+#include "tensor_map.h"
 
 namespace tutti::cuda {
 
@@ -36,6 +37,8 @@ class Kernel final : public gpu::Kernel {
 
   CUmodule module = nullptr;
   CUfunction function = nullptr;
+  const uint32_t dynamicShared;
+  const std::vector<TensorMapSource> tensorMaps;
 
  private:
   Device& device_;

@@ -22,7 +22,10 @@ void Buffer::destroy() {
 }
 
 Kernel::Kernel(const std::shared_ptr<Device>& device, const gpu::KernelSource& source)
-    : gpu::Kernel(device, source), device_(*device) {
+    : gpu::Kernel(device, source),
+      dynamicShared(source.dynamicShared),
+      tensorMaps(toTensorMaps(source.tensorMaps, source.bindings)),
+      device_(*device) {
   const Api& api = *device_.api;
   std::string information(8 << 10, '\0');
   std::string errors(8 << 10, '\0');
@@ -40,6 +43,13 @@ Kernel::Kernel(const std::shared_ptr<Device>& device, const gpu::KernelSource& s
     api.cuModuleUnload(module);
     module = nullptr;
     api.fail(found, "finding entry " + source.entry);
+  }
+  if (dynamicShared == 0) return;
+  const int bytes = static_cast<int>(dynamicShared);
+  if (const CUresult set = api.cuFuncSetAttribute(function, kMostDynamicShared, bytes); set != kSuccess) {
+    api.cuModuleUnload(module);
+    module = nullptr;
+    api.fail(set, "asking for " + std::to_string(dynamicShared) + " bytes of shared memory");
   }
 }
 
@@ -93,8 +103,12 @@ void List::issue(const gpu::Command& command, CUstream stream) const {
       std::vector<void*> parameters;
       for (CUdeviceptr& pointer : pointers) parameters.push_back(&pointer);
       for (uint32_t& scalar : scalars) parameters.push_back(&scalar);
+      std::vector<TensorMap> maps;
+      for (const TensorMapSource& map : kernel.tensorMaps) maps.push_back(encode(api, map, pointers[map.binding]));
+      for (TensorMap& map : maps) parameters.push_back(&map);
       api.check(api.cuLaunchKernel(kernel.function, grid[0], grid[1], grid[2], kernel.workgroup[0],
-                                   kernel.workgroup[1], kernel.workgroup[2], 0, stream, parameters.data(), nullptr),
+                                   kernel.workgroup[1], kernel.workgroup[2], kernel.dynamicShared, stream,
+                                   parameters.data(), nullptr),
                 "launching a kernel");
       return;
     }

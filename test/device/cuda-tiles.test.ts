@@ -18,7 +18,7 @@ describe('ptxas accepts tiles', () => {
         const target = targetOf(arch);
         const kernels = tileRuns(target).map(({ kernel }) => kernel);
         const codes = kernels.map((kernel) => cudaBackend.render(kernel, target));
-        expect(await assemble(codes, arch, ['--warn-on-spills'])).toEqual([]);
+        expect(await assemble(codes, arch, ['--warn-on-spills', '--warning-as-error'])).toEqual([]);
       },
       120_000,
     );

@@ -33,8 +33,8 @@ const on =
   };
 
 /**
- * Registers a test for each case: its first matrix form on the device, against the reference. Skipped where no unit of
- * the device takes `operands`.
+ * Registers a test for each case: its first form of that kind on the device, against the reference. Skipped where no
+ * unit of the device takes `operands`, and where it has no warpgroups if they are asked for.
  */
 export function testContractions(
   suite: string,
@@ -42,16 +42,18 @@ export function testContractions(
   backend: Renders,
   device: () => Device,
   operands?: TileScalar,
+  kind: 'matrix' | 'warpgroups' = 'matrix',
 ): void {
   for (const example of cases) {
     it(`${suite}: ${example.name}`, async (context) => {
-      const { matrixUnits = [] } = device().target;
+      const { matrixUnits = [], features } = device().target;
+      if (kind === 'warpgroups' && !features.has(kind)) return context.skip('no warpgroups');
       if (operands && !matrixUnits.some(({ a }) => a === operands)) return context.skip(`no unit takes ${operands}`);
       const made = built(example);
       const got = await runForm(
         made,
         device().target,
-        (forms) => forms.find(({ name }) => name.startsWith('matrix')),
+        (forms) => forms.find(({ name }) => name.startsWith(kind)),
         on(backend, device()),
       );
       const want = runReference(made.graph, made.inputs).get('y');

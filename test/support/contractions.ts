@@ -173,6 +173,39 @@ export function floatCases(dtype: 'f16' | 'bf16' | 'f32'): readonly ContractionC
   ];
 }
 
+/** Products whose operands are aligned for tensor copies, ragged otherwise. */
+export function boxCases(dtype: 'f16' | 'bf16'): readonly ContractionCase[] {
+  const product = (m: number, n: number, k: number): ContractionCase => ({
+    name: `${m}×${n}×${k}`,
+    build: (b, x) => c.matmul(b, x(dtype, [m, k]), x(dtype, [k, n])),
+  });
+  const transposed = (b: GraphBuilder, x: Value) => c.transpose(b, x, [1, 0]);
+  return [
+    product(1, 8, 8),
+    product(17, 40, 72),
+    product(129, 264, 64),
+    product(200, 136, 328),
+    {
+      name: 'both transposed',
+      build: (b, x) => c.matmul(b, transposed(b, x(dtype, [72, 136])), transposed(b, x(dtype, [75, 72]))),
+    },
+    { name: 'a transposed', build: (b, x) => c.matmul(b, transposed(b, x(dtype, [70, 136])), x(dtype, [70, 72])) },
+    { name: 'b transposed', build: (b, x) => c.matmul(b, x(dtype, [33, 72]), transposed(b, x(dtype, [75, 72]))) },
+    {
+      name: 'batched, bias and relu',
+      build: (b, x, w) => relu(b, c.matmul(b, x(dtype, [3, 70, 40]), w(dtype, [3, 40, 144])), w(dtype, [144])),
+    },
+    {
+      name: 'pointwise conv',
+      build: (b, x, w) =>
+        b.op('conv', [x(dtype, [2, 24, 8, 8]), w(dtype, [72, 24, 1, 1])], {
+          ...{ ...convAttrs, dtype },
+          ...{ padLow: [0, 0], padHigh: [0, 0] },
+        })[0],
+    },
+  ];
+}
+
 /** Products and convolutions of bytes, with i32 results and as quantised models hold them. */
 export const byteCases: readonly ContractionCase[] = [
   ...[

@@ -36,6 +36,19 @@ export const matrixTarget: Target = {
   ],
 };
 
+/** The same with warpgroups, and shared memory for their rings. */
+export const hopperTarget: Target = {
+  ...matrixTarget,
+  features: new Set(['fma', 'subgroups', 'async_copy', 'warpgroups']),
+  limits: {
+    ...matrixTarget.limits,
+    sharedBytes: 227 << 10,
+    workgroupInvocations: 1024,
+    workgroupSize: [1024, 1024, 64],
+  },
+  parallelism: 2,
+};
+
 /** The same with small square units of floats, as simdgroup_matrix has them. */
 export const squareTarget: Target = {
   ...matrixTarget,

@@ -5,27 +5,35 @@ import type { Target } from '../../compiler/kernel/target.js';
 import { schedules } from '../../compiler/schedule/contract/index.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
 import { under } from '../../compiler/schedule/numerics.js';
-import { built, byteCases, type ContractionCase, floatCases, interpreted, runForm } from '../support/contractions.js';
+import {
+  boxCases,
+  built,
+  byteCases,
+  type ContractionCase,
+  floatCases,
+  interpreted,
+  runForm,
+} from '../support/contractions.js';
 import { runReference } from '../support/run_groups.js';
 import { testTargets } from '../support/targets.js';
-import { matrixTarget, squareTarget } from '../support/tiles.js';
+import { hopperTarget, matrixTarget, squareTarget } from '../support/tiles.js';
 
 const numbers = (tensor: Parameters<typeof elementsOf>[0]): number[] => [...elementsOf(tensor)].map(Number);
 
-/** Names of the matrix forms of the case's contraction. */
-function formsOf(example: ContractionCase, target: Target): string[] {
+/** Names of the forms of the case's contraction that begin so. */
+function formsOf(example: ContractionCase, target: Target, kind = 'matrix'): string[] {
   const { graph } = built(example);
   const contraction = fuse(graph, target).find(({ family }) => family === 'contract');
   if (!contraction) return [];
   return schedules(contraction, target)
     .map(({ name }) => name)
-    .filter((name) => name.startsWith('matrix'));
+    .filter((name) => name.startsWith(kind));
 }
 
-async function check(example: ContractionCase, target: Target, most = 3): Promise<void> {
+async function check(example: ContractionCase, target: Target, most = 3, kind = 'matrix'): Promise<void> {
   const made = built(example);
   const want = numbers(runReference(made.graph, made.inputs).get('y') as never);
-  const forms = formsOf(example, target);
+  const forms = formsOf(example, target, kind);
   expect(forms.length).toBeGreaterThan(1);
   for (const form of [...forms.slice(0, most), forms[forms.length - 1]]) {
     const got = await runForm(made, target, (all) => all.find(({ name }) => name === form), interpreted);
@@ -50,6 +58,14 @@ describe('bytes through registers', () => {
   for (const example of byteCases) test(example.name, () => check(example, plain, 1), 60_000);
 });
 
+for (const dtype of ['f16', 'bf16'] as const) {
+  describe(`${dtype} by warpgroups`, () => {
+    for (const example of boxCases(dtype))
+      test(example.name, () => check(example, hopperTarget, 1, 'warpgroups'), 60_000);
+  });
+}
+test('every shape of warpgroups', () => check(boxCases('f16')[3], hopperTarget, 9, 'warpgroups'), 60_000);
+
 describe('choice', () => {
   const best = (example: ContractionCase, target: Target): string => {
     const contraction = fuse(built(example).graph, target).find(({ family }) => family === 'contract');
@@ -59,6 +75,11 @@ describe('choice', () => {
   test('matrix units win where they are, and are never taken where they are not', () => {
     expect(best(large, matrixTarget)).toMatch(/^matrix f16/);
     for (const target of Object.values(testTargets)) expect(formsOf(large, target)).toEqual([]);
+  });
+  test('operands that boxes cannot be cut from are multiplied by tiles', () => {
+    expect(best(boxCases('bf16')[3], hopperTarget)).toMatch(/^warpgroups bf16/);
+    expect(best(large, hopperTarget)).toMatch(/^matrix f16/);
+    expect(formsOf(large, hopperTarget, 'warpgroups')).toEqual([]);
   });
   test('tf32 is for fast numerics, strict ones have integers only', () => {
     const scalars = (numerics: 'fast' | 'precise' | 'strict') =>

@@ -8,6 +8,7 @@ import { isEngineInst } from '../engines.js';
 import { isBig } from '../semantics.js';
 import { isIntScalar, type KBlock, type KInst, type KMemory } from '../types.js';
 import * as arithmetic from './arithmetic.js';
+import { atOnce } from './bulk.js';
 import type { Engines } from './engines.js';
 import { type Code, type Frame, type Op, sequence } from './frame.js';
 import { access, type Memory } from './memory.js';
@@ -38,6 +39,9 @@ export function hasSync(block: KBlock): boolean {
     }
   });
 }
+
+/** Code of an op that a set of invocations executes at once, without waiting. */
+const together = (run: (active: readonly number[]) => void): Code => ({ sync: true, run: atOnce(run) });
 
 export class BlockCompiler {
   readonly #frame: Frame;
@@ -74,9 +78,9 @@ export class BlockCompiler {
     if (parts.length === 1) return parts[0];
     return {
       sync: true,
-      run: (active) => {
+      run: function* (active) {
         for (const part of parts) {
-          if (part.sync) part.run(active);
+          if (part.sync) yield* part.run(active);
           else for (const base of active) part.run(base);
         }
       },
@@ -119,7 +123,7 @@ export class BlockCompiler {
       case 'atomic_compare_exchange':
         return plain(access(this.#frame, this.#memories, inst, this.#checks.bounds));
       case 'subgroup':
-        return { sync: true, run: subgroup(this.#frame, inst) };
+        return together(subgroup(this.#frame, inst));
       case 'call':
         return plain(this.#call(inst));
       case 'for':
@@ -129,17 +133,14 @@ export class BlockCompiler {
       case 'if':
         return this.#if(inst);
       case 'barrier':
-        return {
-          sync: true,
-          run: (active) => {
-            if (active.length !== this.#frame.count) {
-              throw new Error(
-                `kernel ${this.#frame.kernel.name}: barrier reached by ${active.length} of ${this.#frame.count} invocations`,
-              );
-            }
-            this.#frame.epoch++;
-          },
-        };
+        return together((active) => {
+          if (active.length !== this.#frame.count) {
+            throw new Error(
+              `kernel ${this.#frame.kernel.name}: barrier reached by ${active.length} of ${this.#frame.count} invocations`,
+            );
+          }
+          this.#frame.epoch++;
+        });
       default:
         return inst satisfies never;
     }
@@ -172,14 +173,14 @@ export class BlockCompiler {
     }
     return {
       sync: true,
-      run: (active) => {
+      run: function* (active) {
         for (const base of active) {
           enter(base);
           start(base);
         }
         let running = active.filter(below);
         while (running.length > 0) {
-          body.run(running);
+          yield* body.run(running);
           for (const base of running) next(base);
           running = running.filter(advance);
         }
@@ -242,11 +243,11 @@ export class BlockCompiler {
     }
     return {
       sync: true,
-      run: (active) => {
+      run: function* (active) {
         for (const base of active) enter(base);
         let running: readonly number[] = active;
         while (running.length > 0) {
-          body.run(running);
+          yield* body.run(running);
           running = running.filter(step);
         }
         for (const base of active) leave(base);
@@ -268,19 +269,24 @@ export class BlockCompiler {
       const elseRun = sequence([no.code.run, no.leave]);
       return { sync: false, run: (base) => (f[base + condition] !== 0 ? thenRun(base) : elseRun(base)) };
     }
-    const run = ({ code, leave }: typeof yes, active: readonly number[]): void => {
+    const run = function* ({ code, leave }: typeof yes, active: readonly number[]): Generator<void, void> {
       if (active.length === 0) return;
-      if (code.sync) code.run(active);
+      if (code.sync) yield* code.run(active);
       else for (const base of active) code.run(base);
       for (const base of active) leave(base);
     };
     return {
       sync: true,
-      run: (active) => {
+      run: function* (active) {
         const taken = active.filter((base) => f[base + condition] !== 0);
         const rest = active.filter((base) => f[base + condition] === 0);
-        run(yes, taken);
-        run(no, rest);
+        // While one arm waits, the other goes on.
+        let arms = [run(yes, taken), run(no, rest)];
+        for (;;) {
+          arms = arms.filter((arm) => !arm.next().done);
+          if (arms.length === 0) return;
+          yield;
+        }
       },
     };
   }

@@ -1,20 +1,20 @@
 /** Matrix tiles and asynchronous copies as the interpreter runs them: see `../engines.ts` for what they mean. */
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../../numeric.js';
+import { type BulkInst, isBulkInst } from '../bulk.js';
 import {
   type AsyncInst,
   type EngineInst,
   type KTile,
-  type TileAccess,
+  subgroupsOf,
   type TileInst,
   tileColumns,
   tileRows,
 } from '../engines.js';
 import { isBig, normalizers } from '../semantics.js';
 import type { KMemory, KValue } from '../types.js';
+import { atOnce, Bulk, type Waiting, wholeGroups } from './bulk.js';
 import { type Frame, linearIdSlot } from './frame.js';
 import { type Memory, type MemoryView, outOfBounds, poison } from './memory.js';
-
-type SyncOp = (active: readonly number[]) => void;
 
 /** A copy that has begun: what it will write when its invocation waits for it. */
 interface PendingCopy {
@@ -37,6 +37,7 @@ export class Engines {
   /** Elements in row-major order, by subgroup. */
   readonly #tiles = new Map<KTile, readonly Float64Array[]>();
   readonly #queues = new Map<number, Queue>();
+  readonly bulk: Bulk;
 
   constructor(frame: Frame, memories: ReadonlyMap<KMemory, Memory>, checkBounds: boolean) {
     this.#frame = frame;
@@ -46,25 +47,41 @@ export class Engines {
     const subgroups = Math.ceil((workgroup[0] * workgroup[1] * workgroup[2]) / subgroupSize);
     for (const tile of tiles) {
       const length = tileRows(tile) * tileColumns(tile);
+      const count = Math.ceil(subgroups / (tile.subgroups ?? 1));
       this.#tiles.set(
         tile,
-        Array.from({ length: subgroups }, () => new Float64Array(length)),
+        Array.from({ length: count }, () => new Float64Array(length)),
       );
     }
+    this.bulk = new Bulk({
+      frame,
+      checkBounds,
+      memory: (memory) => this.#memory(memory),
+      index: (value) => this.#index(value),
+      instances: (tile) => this.#instances(tile),
+      fail: (message) => this.#fail(message),
+    });
   }
 
   /** A workgroup begins: contents are undefined, nothing is under way. */
   begin(): void {
     for (const instances of this.#tiles.values()) for (const elements of instances) elements.fill(Number.NaN);
     this.#queues.clear();
+    this.bulk.begin();
   }
 
-  op(inst: EngineInst): SyncOp {
+  op(inst: EngineInst): Waiting {
+    if (isBulkInst(inst)) return this.bulk.op(inst);
+    return atOnce(this.#plain(inst));
+  }
+
+  #plain(inst: Exclude<EngineInst, BulkInst>): (active: readonly number[]) => void {
     switch (inst.op) {
       case 'tile_fill':
       case 'tile_load':
       case 'tile_store':
       case 'tile_multiply':
+      case 'subgroup_barrier':
         return this.#collective(inst);
       case 'async_copy':
         return this.#copy(inst);
@@ -91,19 +108,18 @@ export class Engines {
 
   // --- Tiles ---
 
-  /** Runs the op once for each whole subgroup among the active invocations. */
-  #collective(inst: TileInst): SyncOp {
+  /** Runs the op once for each whole subgroup (or warpgroup) among the active invocations. */
+  #collective(inst: TileInst): (active: readonly number[]) => void {
     const { f } = this.#frame.registers;
-    const size = this.#frame.kernel.subgroupSize ?? this.#fail('tiles without subgroupSize');
+    const subgroupSize = this.#frame.kernel.subgroupSize ?? this.#fail('tiles without subgroupSize');
+    const size = subgroupSize * subgroupsOf(inst);
     const run = this.#tileOp(inst);
+    const host = { frame: this.#frame, fail: (message: string): never => this.#fail(message) };
     return (active) => {
-      for (let at = 0; at < active.length; at += size) {
-        const members = active.slice(at, at + size);
-        const first = f[members[0] + linearIdSlot];
-        const whole = members.length === size && first % size === 0;
-        if (!whole || members.some((base, i) => f[base + linearIdSlot] !== first + i))
-          this.#fail(`${inst.op} is not reached by a whole subgroup`);
-        run(members, first / size);
+      for (const members of wholeGroups(host, inst.op, active, size)) {
+        const group = f[members[0] + linearIdSlot] / size;
+        if (subgroupsOf(inst) > 1 && this.bulk.isBusy(group)) this.#fail(`${inst.op} before products are waited for`);
+        run(members, group);
       }
     };
   }
@@ -149,6 +165,11 @@ export class Engines {
           }
         };
       }
+      case 'subgroup_barrier':
+        return () => {
+          // Orders more than it should, the accesses of all subgroups.
+          this.#frame.epoch++;
+        };
       default:
         return inst satisfies never;
     }
@@ -156,13 +177,15 @@ export class Engines {
 
   /** A load or store: `move` gets an element's number in the tile and in the memory. */
   #moves(
-    inst: TileInst & TileAccess,
+    inst: TileInst & { op: 'tile_load' | 'tile_store' },
     kind: 'read' | 'write',
     move: (subgroup: number, element: number, at: number) => void,
   ): (members: readonly number[], subgroup: number) => void {
     const { tile, stride, layout, aligned } = inst;
     const { memory, view, races } = this.#memory(inst.memory);
-    const [rows, columns] = [tileRows(tile), tileColumns(tile)];
+    const whole = tileColumns(tile);
+    const some = inst.op === 'tile_store' ? inst.columns : undefined;
+    const [rows, columns, skipped] = [tileRows(tile), some?.count ?? whole, some?.from ?? 0];
     const [down, across] = layout === 'row' ? [stride, 1] : [1, stride];
     const last = (rows - 1) * down + (columns - 1) * across;
     const multiple = 16 / view.BYTES_PER_ELEMENT;
@@ -179,7 +202,7 @@ export class Engines {
         for (let column = 0; column < columns; column++) {
           const at = first + row * down + column * across;
           races?.access(kind, at, invocation, this.#frame.epoch);
-          move(subgroup, row * columns + column, at);
+          move(subgroup, row * whole + skipped + column, at);
         }
       }
     };
@@ -207,7 +230,7 @@ export class Engines {
     return queue;
   }
 
-  #copy(inst: AsyncInst & { op: 'async_copy' }): SyncOp {
+  #copy(inst: AsyncInst & { op: 'async_copy' }): (active: readonly number[]) => void {
     const { elements } = inst;
     const [target, source] = [this.#memory(inst.memory), this.#memory(inst.source)];
     const [index, from] = [this.#index(inst.index), this.#index(inst.from)];

@@ -7,10 +7,13 @@ import type { KBlock, KernelFunction, KInst, KParam, KValue, ScalarType } from '
 
 /** Runs for one invocation, given by where its registers begin. */
 export type Op = (base: number) => void;
-/** `sync` code holds barriers or subgroup ops and runs for a set of invocations, given by their register bases. */
+/**
+ * `sync` code holds barriers or subgroup ops and runs for a set of invocations, given by their register bases; it yields
+ * while the set must wait for others.
+ */
 export type Code =
   | { readonly sync: false; readonly run: Op }
-  | { readonly sync: true; readonly run: (active: readonly number[]) => void };
+  | { readonly sync: true; readonly run: (active: readonly number[]) => Iterable<void> };
 
 /** Fixed registers at the start of each invocation's frame. */
 export const localIdSlot = 0;

@@ -1,6 +1,6 @@
 /** Buffers and arrays in the element types that the target stores, and what reads and writes them. */
 import { TuttiError } from '../../error.js';
-import { type EngineInst, engineMemories, type KTile, mapEngine } from '../engines.js';
+import { type EngineInst, engineMemories, type KSignal, type KTensorMap, type KTile, mapEngine } from '../engines.js';
 import type { KArray, KBuffer, KMemory, KValue, ScalarType } from '../types.js';
 import { visitInstructions } from '../walk.js';
 import type { Inst, Rep, Representations } from './representation.js';
@@ -9,7 +9,8 @@ import { PackedMemory, type Storage, storageLength, storageOf } from './storage.
 export class LegalMemory {
   readonly #r: Representations;
   readonly #memories = new Map<KMemory, { readonly legal: KMemory; readonly storage: Storage }>();
-  readonly #tiles = new Map<KTile, KTile>();
+  /** Tiles, signals and tensor maps. */
+  readonly #engines = new Map<KTile | KSignal | KTensorMap, KTile | KSignal | KTensorMap>();
   readonly #packed: PackedMemory;
 
   constructor(r: Representations) {
@@ -31,7 +32,10 @@ export class LegalMemory {
       else this.#declareBuffer(param, mergedWrites.has(param));
     }
     for (const array of r.kernel.arrays) this.#declareArray(array);
-    for (const tile of r.kernel.tiles) this.#tiles.set(tile, r.b.tile(tile));
+    for (const tile of r.kernel.tiles) this.#engines.set(tile, r.b.tile(tile));
+    for (const signal of r.kernel.signals) this.#engines.set(signal, r.b.signal(signal.name, signal.count));
+    for (const map of r.kernel.maps)
+      this.#engines.set(map, r.b.tensorMap({ ...map, buffer: this.#memory(map.buffer).legal as KBuffer }));
   }
 
   /** Buffers that are stored to in parts of words: those words are read too. */
@@ -150,13 +154,9 @@ export class LegalMemory {
       const { kernel, target } = this.#r;
       throw new Error(`kernel ${kernel.name}: ${inst.op} on ${memory.scalar}, which ${target.backend} packs`);
     }
-    this.#r.b.engine(
-      mapEngine(inst, {
-        use: (value) => this.index(value),
-        memory: (memory) => this.#memory(memory).legal,
-        tile: (tile) => this.#tiles.get(tile) as KTile,
-      }),
-    );
+    const same = <T extends KTile | KSignal | KTensorMap>(from: T): T => this.#engines.get(from) as T;
+    const [use, memory] = [(value: KValue) => this.index(value), (from: KMemory) => this.#memory(from).legal];
+    this.#r.b.engine(mapEngine(inst, { use, memory, tile: same, signal: same, map: same }));
   }
 
   atomicMemory(memory: KMemory): KMemory {

@@ -50,8 +50,7 @@ void barrier(Assembler& a, bool isBarrier) {
     op.imm = kind == 0 ? kClusterArrive : kClusterWait;
     return;
   }
-  const int kind = a.takeOne({"sync", "arrive", "red", "warp"});
-  if (kind == 3) {
+  if (a.take("warp")) {
     if (!a.take("sync")) a.fail("bar.warp is .sync");
     a.expectOperands(1);
     Op& op = a.emit([](Warp&, const Op&, uint32_t) {});
@@ -59,6 +58,7 @@ void barrier(Assembler& a, bool isBarrier) {
     op.r[5] = a.source(0, Type::B32);
     return;
   }
+  const int kind = a.takeOne({"sync", "arrive", "red"});
   if (kind < 0) a.fail("the barrier is .sync, .arrive, .red or .warp.sync");
   aligned |= a.take("aligned");
   int64_t what = kind == 0 ? kBarSync : kBarArrive;

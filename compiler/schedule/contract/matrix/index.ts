@@ -7,6 +7,7 @@ import { candidatesFor } from './blocks.js';
 import { alongOf, routeOf } from './loader.js';
 import { productOf } from './operands.js';
 import { lowerMatrix } from './tiles.js';
+import { warpgroupSchedules } from './warpgroups.js';
 
 /** All blocks that fit, for a contraction that a unit of the target multiplies as exactly as it must be. */
 export function matrixSchedules(group: Group, target: Target, contraction: Contraction): Schedule[] {
@@ -20,9 +21,10 @@ export function matrixSchedules(group: Group, target: Target, contraction: Contr
   const along = { lhs: alongOf(routes.lhs), rhs: alongOf(routes.rhs) };
   const copies = routes.lhs.kind === 'copy' || routes.rhs.kind === 'copy';
   const { unit } = product;
-  return candidatesFor(contraction, product, along, copies, target).map(({ block, cost }) => ({
+  const tiles = candidatesFor(contraction, product, along, copies, target).map(({ block, cost }) => ({
     name: `matrix ${unit.a} ${block.blockM}×${block.blockN}×${block.blockK}`,
     cost,
     lower: () => [lowerMatrix(group, target, contraction, { product, block, routes })],
   }));
+  return [...warpgroupSchedules(group, target, contraction, product), ...tiles];
 }

@@ -24,6 +24,7 @@ export interface Memory {
     | { readonly kind: 'value'; readonly value: Value }
     | { readonly kind: 'derived'; readonly constant: DerivedConstant };
   readonly length: number;
+  readonly batches: number;
   readonly strides: Strides;
 }
 
@@ -104,7 +105,7 @@ function memoryOf(
   const strides = stridesOf(operand, { batches, rows, k, width: 1 });
   if (!strides) return undefined;
   const length = (value.type.shape as readonly number[]).reduce((product, extent) => product * extent, 1);
-  return { binding: { kind: 'value', value }, length, strides };
+  return { binding: { kind: 'value', value }, length, batches, strides };
 }
 
 // Integers ------------------------------------------------------------------------------------------------------------
@@ -253,6 +254,7 @@ function packedWeights(operand: Operand, weights: Weights, k: number): Memory {
   return {
     binding: { kind: 'derived', constant },
     length,
+    batches,
     strides: { offset: 0, batch: rows * pitch, row: pitch, k: 1 },
   };
 }

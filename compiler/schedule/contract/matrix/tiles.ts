@@ -6,18 +6,17 @@
  */
 import type { KTile } from '../../../kernel/engines.js';
 import type { Target } from '../../../kernel/target.js';
-import type { KArray, KBuffer, KValue, Lanes } from '../../../kernel/types.js';
+import type { KArray, KBuffer } from '../../../kernel/types.js';
 import { Affine, delinearize } from '../../affine.js';
 import type { Group } from '../../group.js';
 import type { Binding, LoweredKernel } from '../../lowered.js';
 import { Lowering, range } from '../../lowering.js';
-import type { Contraction, Place as ContractionPlace } from '../contraction.js';
+import type { Contraction } from '../contraction.js';
 import { trimmed } from '../copy.js';
-import { finish } from '../registers.js';
-import { vector } from '../tiling.js';
 import { type MatrixBlock, slotOf, sumPitch, sumScalar } from './blocks.js';
 import { alongOf, Loader, type Route, type Staged } from './loader.js';
 import type { Product, Side } from './operands.js';
+import { choose, pickUp } from './results.js';
 
 export interface MatrixPlan {
   readonly product: Product;
@@ -201,76 +200,40 @@ class MatrixTiles {
 
   // --- Results ---
 
-  /** Row of tiles by row of tiles: the subgroup puts its sums down, then its invocations pick up vectors of them. */
+  /** Row of tiles by row of tiles: the subgroup puts its sums down, then its invocations pick them up. */
   #finish({ batch, row, column }: Place): void {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const { m, n } = this.#contraction;
     const { product, block } = this.#plan;
     const { unit } = product;
+    const subgroup = this.#target.subgroup.max;
     const pitch = sumPitch(block);
-    const lanes: Lanes = n % vector === 0 ? vector : 1;
     const { down, across } = this.#subgroup();
-    const own = this.#local.div(this.#target.subgroup.max).scale(unit.m * pitch);
-    const lane = this.#local.mod(this.#target.subgroup.max);
+    const base = this.#local.div(subgroup).scale(unit.m * pitch);
     const width = block.blockN / block.across;
-    const perRow = width / lanes;
-    const trips = Math.ceil((unit.m * perRow) / this.#target.subgroup.max);
-    const put = (sums: readonly KTile[]): void =>
-      sums.forEach((tile, j) => {
-        const index = own.add(j * unit.n).emit(b);
-        b.engine({ op: 'tile_store', tile, memory: this.#sums, index, stride: pitch, layout: 'row', aligned: true });
-      });
-    lowering.for(0, this.#accumulators.length, 1, [], (pass) => {
-      this.#choose(pass, put);
-      b.barrier();
-      lowering.for(0, trips, 1, [], (trip) => {
-        lowering.guarded(trip.scale(this.#target.subgroup.max).add(lane), unit.m * perRow, (piece) => {
-          const [r, c] = delinearize(piece, [unit.m, perRow]);
-          const rowAt = row
-            .add(down.scale(block.blockM / block.down))
-            .add(pass.scale(unit.m))
-            .add(r);
-          const columnAt = column.add(across.scale(width)).add(c.scale(lanes));
-          lowering.guarded(rowAt, m, (inRow) =>
-            lowering.guarded(columnAt.div(lanes), n / lanes, (vectorAt) => {
-              const place = { batch, m: inRow, n: vectorAt.scale(lanes).add(Affine.lane(lanes)) };
-              const sum = b.load(this.#sums, own.add(r.scale(pitch)).add(c.scale(lanes)).emit(b), lanes, true);
-              finish(lowering, this.#group, this.#contraction, place, this.#corrected(sum, place, lanes), lanes);
-            }),
-          );
-        });
-      });
-      b.barrier();
-    });
-  }
-
-  /** Runs `put` for one of the rows of tiles. */
-  #choose(pass: Affine, put: (sums: readonly KTile[]) => void): void {
-    const { b } = this.#lowering;
-    const among = (from: number): void => {
-      const here = (): void => put(this.#accumulators[from]);
-      if (from === this.#accumulators.length - 1) here();
-      else
-        this.#lowering.if(b.compare('eq', pass.emit(b), b.constant(from)), here, () => {
-          among(from + 1);
-        });
+    const context = {
+      lowering,
+      group: this.#group,
+      contraction: this.#contraction,
+      product,
+      subgroup,
+      lane: this.#local.mod(subgroup),
+      ...(this.#correction ? { correction: this.#correction } : {}),
     };
-    among(0);
-  }
-
-  /** Sums of integers without what their zero points contributed. */
-  #corrected(sum: KValue, { batch, m, n }: Omit<ContractionPlace, 'k'>, lanes: Lanes): KValue {
-    const { correction, lhs, rhs } = this.#plan.product;
-    if (!correction || !this.#correction) return sum;
-    const { b } = this.#lowering;
-    const side = correction.along === 'm' ? lhs : rhs;
-    const at = side.batchOf(batch).scale(side.rows);
-    if (correction.along === 'm') {
-      const value = b.load(this.#correction, at.add(m).emit(b));
-      return b.add(sum, this.#lowering.widen(value, lanes));
-    }
-    const base = at.add(n.atLane(0));
-    return b.add(sum, b.load(this.#correction, base.emit(b), lanes, lanes > 1 && base.divisor() % lanes === 0));
+    lowering.for(0, this.#accumulators.length, 1, [], (pass) => {
+      choose(lowering, pass, this.#accumulators.length, (i) => {
+        this.#accumulators[i].forEach((tile, j) => {
+          const index = base.add(j * unit.n).emit(b);
+          b.engine({ op: 'tile_store', tile, memory: this.#sums, index, stride: pitch, layout: 'row', aligned: true });
+        });
+      });
+      b.engine({ op: 'subgroup_barrier' });
+      pickUp(context, {
+        ...{ memory: this.#sums, base, pitch, rows: unit.m, width, batch },
+        row: row.add(down.scale(block.blockM / block.down)).add(pass.scale(unit.m)),
+        column: column.add(across.scale(width)),
+      });
+      b.engine({ op: 'subgroup_barrier' });
+    });
   }
 }
