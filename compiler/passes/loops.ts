@@ -1,13 +1,15 @@
 /**
  * Loops: bodies get what they can get from outside. Constants move in, where contractions can pack them; what all
- * iterations compute alike moves out; results and inputs that nobody needs go. A loop of few small iterations is
+ * iterations compute alike moves out, and so do contractions of what is known of all iterations beforehand; results and inputs that nobody needs go. A loop of few small iterations is
  * written out.
  */
+import { bytesOf } from '../dtype.js';
 import { GraphBuilder } from '../graph/builder.js';
-import { broadcastTo, reverse as reversed } from '../graph/compose.js';
+import { broadcastTo, reverse as reversed, transpose } from '../graph/compose.js';
 import { bodyInputs, partsOf, type ScanParts, scan, unroll } from '../graph/scan.js';
 import type { ConstantData, Graph, Node, NodeOf, OpKind, Value } from '../graph/types.js';
 import { isView } from '../schedule/group.js';
+import { sizeOf } from '../tensor.js';
 import { rewrite } from './rewrite.js';
 
 /** Nodes that a loop may have become when all its iterations are written out. */
@@ -67,6 +69,7 @@ class LoopRewrite {
     for (;;) {
       const before = this.#carried.length + this.#stacked.length;
       this.#hoist();
+      this.#liftContractions();
       this.#settle();
       if (this.#carried.length + this.#stacked.length === before) break;
     }
@@ -108,52 +111,42 @@ class LoopRewrite {
 
   /** Moves nodes out of the body that depend on captured values alone. Views are free where they are. */
   #hoist(): void {
-    const outside = new Map(this.#captured.map(({ value, formal }) => [formal.id, value]));
-    const captured = new Set(outside.keys());
-    const invariant = new Set<Node>();
-    /** Values that follow from constants or captured values; of the latter, those that do need a captured one. */
-    const known = new Set([...captured, ...this.#constants.keys()]);
-    const varied = new Set(captured);
-    for (const node of this.#nodes) {
-      if (!node.inputs.every(({ id }) => known.has(id))) continue;
-      invariant.add(node);
-      const varies = node.inputs.some(({ id }) => varied.has(id));
-      for (const { id } of node.outputs) {
-        known.add(id);
-        if (varies) varied.add(id);
-      }
-    }
-    const moves = (node: Node): boolean =>
-      invariant.has(node) && !isView(node.op) && node.outputs.some(({ id }) => varied.has(id));
-    const moved = this.#nodes.filter(moves);
-    if (moved.length === 0) return;
-    const producers = producersOf(this.#nodes);
-    const get = (value: Value): Value => {
-      let mapped = outside.get(value.id);
-      if (mapped) return mapped;
-      const data = this.#constants.get(value.id);
-      if (data) mapped = this.#b.constant(data, value.name);
-      else {
-        const node = producers.get(value.id) as Node;
-        this.#copyOut(node, node.inputs.map(get), outside);
-        mapped = outside.get(value.id) as Value;
-      }
-      outside.set(value.id, mapped);
-      return mapped;
-    };
+    const outside = new Outside(this.#b, this.#nodes, this.#captured, this.#constants);
+    const moved = this.#nodes.filter((node) => !isView(node.op) && outside.varies(node));
     for (const node of moved)
-      for (const output of node.outputs) this.#captured.push({ value: get(output), formal: output });
-    const gone = new Set(moved);
-    this.#nodes = this.#nodes.filter((node) => !gone.has(node));
+      for (const output of node.outputs) this.#captured.push({ value: outside.get(output), formal: output });
+    this.#nodes = this.#nodes.filter((node) => !moved.includes(node));
   }
 
-  #copyOut(node: Node, inputs: readonly Value[], outside: Map<number, Value>): void {
-    const names = node.outputs.map(({ name }) => name);
-    const types = node.outputs.map(({ type }) => type);
-    const outputs = this.#b.node<OpKind>(node.op, inputs, node.attrs, types, names, node.source);
-    node.outputs.forEach((output, i) => {
-      outside.set(output.id, outputs[i]);
-    });
+  /**
+   * Contractions of slices with what all iterations share, or with other slices, become one contraction over whole
+   * arrays, whose results the loop walks along: many rows use a matrix then, not one row at a time.
+   */
+  #liftContractions(): void {
+    const outside = new Outside(this.#b, this.#nodes, this.#captured, this.#constants);
+    const producers = producersOf(this.#nodes);
+    /** The array whose slices the value is, if no more than views and conversions are in between. */
+    const arrayOf = (value: Value): { array: Value; reverse: boolean } | undefined => {
+      const walked = this.#scanned.find(({ formal }) => formal.id === value.id);
+      if (walked) return walked;
+      const node = producers.get(value.id);
+      if (node?.op !== 'reshape' && node?.op !== 'transpose' && node?.op !== 'cast') return undefined;
+      const from = arrayOf(node.inputs[0]);
+      return from && { array: overTrips(this.#b, node, from.array), reverse: from.reverse };
+    };
+    const { trips } = this.#parts;
+    for (const node of this.#nodes) {
+      if (node.op !== 'dot' || !isWorthLifting(node, trips)) continue;
+      const sides = node.inputs.map((input) => (outside.has(input) ? undefined : arrayOf(input)));
+      const [lhs, rhs] = sides;
+      const shared = node.inputs.map((input) => (outside.has(input) ? outside.get(input) : undefined));
+      if (!(lhs ?? shared[0]) || !(rhs ?? shared[1]) || (!lhs && !rhs)) continue;
+      if (lhs && rhs && lhs.reverse !== rhs.reverse) continue;
+      const operands = sides.map((side, k) => side?.array ?? (shared[k] as Value));
+      const array = liftedDot(this.#b, node, operands as [Value, Value], [lhs !== undefined, rhs !== undefined]);
+      this.#scanned.push({ array, reverse: (lhs ?? rhs)?.reverse as boolean, formal: node.outputs[0] });
+      this.#nodes = this.#nodes.filter((other) => other !== node);
+    }
   }
 
   /** Finds results that no loop is needed for. */
@@ -242,6 +235,118 @@ class LoopRewrite {
       stacked: this.#stacked,
     };
   }
+}
+
+/** What of a body can be computed outside of the loop: what follows from captured values and constants. */
+class Outside {
+  readonly #b: GraphBuilder;
+  readonly #producers: ReadonlyMap<number, Node>;
+  readonly #constants: ReadonlyMap<number, ConstantData>;
+  /** Values outside, by those of the body. */
+  readonly #mapped: Map<number, Value>;
+  readonly #known: Set<number>;
+  /** Those among them that do need a captured value. */
+  readonly #varied: Set<number>;
+
+  constructor(
+    b: GraphBuilder,
+    nodes: readonly Node[],
+    captured: readonly { readonly value: Value; readonly formal: Value }[],
+    constants: ReadonlyMap<number, ConstantData>,
+  ) {
+    this.#b = b;
+    this.#producers = producersOf(nodes);
+    this.#constants = constants;
+    this.#mapped = new Map(captured.map(({ value, formal }) => [formal.id, value]));
+    this.#varied = new Set(this.#mapped.keys());
+    this.#known = new Set([...this.#varied, ...constants.keys()]);
+    for (const { inputs, outputs } of nodes) {
+      if (!inputs.every(({ id }) => this.#known.has(id))) continue;
+      const varies = inputs.some(({ id }) => this.#varied.has(id));
+      for (const { id } of outputs) {
+        this.#known.add(id);
+        if (varies) this.#varied.add(id);
+      }
+    }
+  }
+
+  has(value: Value): boolean {
+    return this.#known.has(value.id);
+  }
+
+  /** Whether the node can be moved and is no constant. */
+  varies({ outputs }: Node): boolean {
+    return outputs.length > 0 && outputs.every(({ id }) => this.#varied.has(id));
+  }
+
+  /** The value outside; what makes it is copied there. */
+  get(value: Value): Value {
+    const known = this.#mapped.get(value.id);
+    if (known) return known;
+    const data = this.#constants.get(value.id);
+    if (data) this.#mapped.set(value.id, this.#b.constant(data, value.name));
+    else {
+      const node = this.#producers.get(value.id) as Node;
+      const inputs = node.inputs.map((input) => this.get(input));
+      const names = node.outputs.map(({ name }) => name);
+      const types = node.outputs.map(({ type }) => type);
+      const outputs = this.#b.node<OpKind>(node.op, inputs, node.attrs, types, names, node.source);
+      node.outputs.forEach((output, i) => {
+        this.#mapped.set(output.id, outputs[i]);
+      });
+    }
+    return this.#mapped.get(value.id) as Value;
+  }
+}
+
+/** Bytes that the results of a contraction for all iterations may take. */
+const liftedBytes = 64 << 20;
+
+/** Sums, not outer products, of a size that can be kept. */
+function isWorthLifting({ attrs, inputs: [lhs], outputs: [output] }: NodeOf<'dot'>, trips: number): boolean {
+  const terms = attrs.lhsContract.reduce((count, axis) => count * Number(lhs.type.shape[axis]), 1);
+  return (
+    terms >= 2 && trips * bytesOf(output.type.dtype, sizeOf(output.type.shape as readonly number[])) <= liftedBytes
+  );
+}
+
+/** A view or conversion of slices, for all of them: the iteration is the first axis. */
+function overTrips(b: GraphBuilder, node: NodeOf<'reshape'> | NodeOf<'transpose'> | NodeOf<'cast'>, x: Value): Value {
+  switch (node.op) {
+    case 'reshape':
+      return b.op('reshape', [x], { shape: [x.type.shape[0], ...node.attrs.shape] })[0];
+    case 'transpose':
+      return b.op('transpose', [x], { permutation: [0, ...node.attrs.permutation.map((axis) => axis + 1)] })[0];
+    case 'cast':
+      return b.op('cast', [x], node.attrs)[0];
+    default:
+      return node satisfies never;
+  }
+}
+
+/** The contraction with operands that have the iteration as a further first axis where `stacked` says so. */
+function liftedDot(
+  b: GraphBuilder,
+  { attrs, inputs }: NodeOf<'dot'>,
+  operands: readonly [Value, Value],
+  [left, right]: readonly [boolean, boolean],
+): Value {
+  const later = (axes: readonly number[], stacked: boolean): number[] =>
+    axes.map((axis) => (stacked ? axis + 1 : axis));
+  const together = left && right ? [0] : [];
+  const lifted = {
+    lhsBatch: [...together, ...later(attrs.lhsBatch, left)],
+    rhsBatch: [...together, ...later(attrs.rhsBatch, right)],
+    lhsContract: later(attrs.lhsContract, left),
+    rhsContract: later(attrs.rhsContract, right),
+    dtype: attrs.dtype,
+  };
+  const [product] = b.op('dot', operands, lifted);
+  // The iteration is the first free axis of its operand, if it is no batch axis.
+  const lhsFree = inputs[0].type.shape.length - attrs.lhsBatch.length - attrs.lhsContract.length;
+  const at = together.length > 0 ? 0 : attrs.lhsBatch.length + (left ? 0 : lhsFree);
+  const others = product.type.shape.map((_, axis) => axis).filter((axis) => axis !== at);
+  return transpose(b, product, [at, ...others]);
 }
 
 function producersOf(nodes: readonly Node[]): Map<number, Node> {

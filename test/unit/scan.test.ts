@@ -1,6 +1,7 @@
 // Loops: the meaning of `scan`, its text, and what planning makes of it.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { compareTensors } from '../../compiler/compare.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import { add, cast, mul } from '../../compiler/graph/compose.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
@@ -9,6 +10,7 @@ import { printGraph } from '../../compiler/graph/print.js';
 import { partsOf, scan, unroll } from '../../compiler/graph/scan.js';
 import type { Graph, NodeOf } from '../../compiler/graph/types.js';
 import { verifyGraph } from '../../compiler/graph/verify.js';
+import { eliminate } from '../../compiler/passes/eliminate.js';
 import { loops } from '../../compiler/passes/loops.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 import { errorOf } from '../support/errors.js';
@@ -161,5 +163,82 @@ describe('random loops', () => {
       }),
       { numRuns: 60 },
     );
+  });
+});
+
+describe('the pass', () => {
+  /** h ← tanh(x_t·W + b + h·R) as a model spells it, W and b captured. */
+  function spelled(trips: number, reverse: boolean): Graph {
+    const attrs = { lhsBatch: [], rhsBatch: [], lhsContract: [1], rhsContract: [0], dtype: 'f32' } as const;
+    const step = new GraphBuilder('step');
+    const h = step.input('h', 'f32', [1, 8]);
+    const x = step.input('x', 'f32', [1, 4]);
+    const [w, r, bias] = [
+      step.input('w', 'f32', [4, 8]),
+      step.input('r', 'f32', [8, 8]),
+      step.input('bias', 'f32', [8]),
+    ];
+    const own = add(step, step.op('dot', [x, w], attrs)[0], mul(step, bias, bias));
+    const next = step.op('tanh', [add(step, own, step.op('dot', [h, r], attrs)[0])], {})[0];
+    step.output('h', next);
+    step.output('y', next);
+    step.output('w', w);
+    const b = new GraphBuilder('spelled');
+    const inputs = [
+      b.input('first', 'f32', [1, 8]),
+      b.input('xs', 'f32', [trips, 1, 4]),
+      b.input('w', 'f32', [4, 8]),
+      b.input('bias', 'f32', [8]),
+    ];
+    const weights = b.constant(f32([8, 8], new Array<number>(64).fill(0.1)));
+    const { carried, stacked } = scan(b, {
+      body: step.finish(),
+      trips,
+      iteration: false,
+      carried: [inputs[0]],
+      scanned: [{ array: inputs[1], reverse }],
+      captured: [inputs[2], weights, inputs[3]],
+      stacked: [{ reverse }, { reverse: false }],
+    });
+    b.output('last', carried[0]);
+    b.output('all', stacked[0]);
+    b.output('same', stacked[1]);
+    return b.finish();
+  }
+  const given = (trips: number) => ({
+    first: f32([1, 8], [1, 2, 3, 4, 5, 6, 7, 8]),
+    xs: f32(
+      [trips, 1, 4],
+      Array.from({ length: 4 * trips }, (_, i) => (i % 7) / 8),
+    ),
+    w: f32(
+      [4, 8],
+      Array.from({ length: 32 }, (_, i) => (i % 5) / 16),
+    ),
+    bias: f32([8], [0, 1, 2, 3, 0, 1, 2, 3]),
+  });
+
+  it.each([false, true])('leaves in the body what differs between iterations (reverse: %s)', (reverse) => {
+    const graph = spelled(30, reverse);
+    const changed = eliminate(loops(graph));
+    verifyGraph(changed);
+    const outer = changed.nodes.map(({ op }) => op);
+    expect(outer.filter((op) => op === 'dot')).toHaveLength(1);
+    expect(outer).toContain('mul');
+    const [loop] = changed.nodes.filter((node): node is NodeOf<'scan'> => node.op === 'scan');
+    expect(loop.attrs.stacked).toHaveLength(1);
+    expect(loop.attrs.body.nodes.filter(({ op }) => op === 'dot' || op === 'mul')).toHaveLength(1);
+    // The recurrence's weights are a constant of the body, which contractions pack.
+    expect([...loop.attrs.body.constants.values()].map(({ shape }) => shape)).toEqual([[8, 8]]);
+    const [actual, expected] = [evaluateGraph(changed, given(30)), evaluateGraph(graph, given(30))];
+    for (const [name, tensor] of expected) {
+      const found = actual.get(name) as HostTensor;
+      expect(compareTensors(found, tensor, { rtol: 1e-6, atol: 1e-6 }).reason, name).toBeUndefined();
+    }
+  });
+
+  it('writes short loops out', () => {
+    expect(loops(spelled(2, false)).nodes.map(({ op }) => op)).not.toContain('scan');
+    expect(loops(spelled(1, false)).nodes.map(({ op }) => op)).not.toContain('scan');
   });
 });
