@@ -25,6 +25,9 @@ const quick = [
   'transformer-encoder-tiny',
   'bert-toy',
   'gpt2-attention-block-768',
+  'dtln-1',
+  'dtln-2',
+  'lstm-loop-4l',
 ];
 const others = [
   'mobilenetv2-fp32-derived',
@@ -38,6 +41,7 @@ const others = [
   'ppocr-det-v3-en',
   'dnsmos-p835',
   'basic-pitch',
+  'gtcrn-simple',
 ];
 
 /** Elements that are further off than the tolerance, and the largest difference. */
