@@ -19,7 +19,7 @@ const layers: readonly (readonly string[])[] = [
 const compilerPackages = ['@bufbuild/protobuf'];
 
 /** In backends/, only files of these names may need Node; the others also run in a browser. */
-const nodeFiles = ['driver.ts', 'native.ts', 'node.ts'];
+const nodeFiles = ['driver.ts', 'gpu_driver.ts', 'native.ts', 'node.ts'];
 
 const sources = readSources(repository, layers.flat());
 const byPath = new Map(sources.map((source) => [source.path, source]));
