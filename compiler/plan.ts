@@ -32,10 +32,11 @@ export interface Location {
 
 /**
  * A device buffer of the plan. `constants` keep their contents and may be shared between plans of one model on one
- * device; `arena` holds inputs, intermediates and outputs, its ranges reused over time.
+ * device; an `arena` holds intermediates, its ranges reused over time; a `tensor` is an input or an output, for which
+ * memory that is there already can be taken.
  */
 export interface Pool {
-  readonly kind: 'constants' | 'arena';
+  readonly kind: 'constants' | 'arena' | 'tensor';
   /** Already padded to a multiple of 16 past the last tensor. */
   readonly bytes: number;
 }

@@ -22,6 +22,8 @@ export interface Job {
   readonly graph: Graph;
   /** Where the graph is not concrete. */
   readonly bindings?: Pick<PlanOptions, 'shapes' | 'dims'>;
+  /** It is one of several stages: what goes in and out is on the device. */
+  readonly apart?: boolean;
   /** For reports and messages. */
   readonly shapes: Readonly<Record<string, readonly number[]>>;
 }
@@ -65,7 +67,7 @@ export class Builder {
   }
 
   /** @throws TuttiError E_SHAPE, E_UNSUPPORTED, E_OUT_OF_MEMORY, E_KERNEL, E_DEVICE_LOST */
-  async build({ graph, bindings, shapes }: Job): Promise<Executable> {
+  async build({ graph, bindings, shapes, apart }: Job): Promise<Executable> {
     const start = performance.now();
     const { planPaced } = await compiler();
     await nextTurn();
@@ -80,7 +82,7 @@ export class Builder {
     const planned = await planPaced(graph, device.target, options, () => pace.breathe());
     const planTime = performance.now() - planStart;
     await nextTurn();
-    const create = () => Executable.create(this.#name, device, planned, this.#constants, this.#renderer);
+    const create = () => Executable.create(this.#name, device, planned, this.#constants, this.#renderer, apart);
     let executable: Executable;
     try {
       executable = await create();

@@ -57,6 +57,8 @@ export async function runChain(context: ChainContext, run: ChainRun): Promise<Ma
   try {
     return await walk.toEnd();
   } finally {
+    // Work that was given up may still run: the queue's order tells when it is over.
+    if (run.signal?.aborted) await context.device.queue.submit({}).catch(() => undefined);
     walk.release();
   }
 }
@@ -67,6 +69,8 @@ class Walk {
   readonly #values: Readonly<Record<string, HostTensor>>;
   /** What is there; residents in it are held. */
   readonly #tensors = new Map<Held, Placed>();
+  /** Memory for results that are not there yet. */
+  #taken: Resident[] = [];
   readonly #dispatches: RunProfile['dispatches'][number][] = [];
 
   constructor(context: ChainContext, run: ChainRun) {
@@ -78,7 +82,9 @@ class Walk {
 
   release(): void {
     for (const tensor of this.#tensors.values()) if (isOnDevice(tensor)) tensor.resident.release();
+    for (const resident of this.#taken) resident.release();
     this.#tensors.clear();
+    this.#taken = [];
   }
 
   async toEnd(): Promise<Map<string, Tree<Placed>>> {
@@ -110,7 +116,6 @@ class Walk {
     const { residents } = this.#context;
     const { signal, profile } = this.#run;
     const lease = await this.#context.lease(step);
-    const taken: Resident[] = [];
     try {
       if (signal?.aborted) throw signal.reason;
       const { executable } = lease;
@@ -137,7 +142,7 @@ class Walk {
         if (goal.place === 'cpu' || constant !== undefined || location === undefined) reads.push(i);
         else {
           const resident = goal.into?.resident.hold() ?? residents.take(location.bytes);
-          taken.push(resident);
+          this.#taken.push(resident);
           keep.set(i, resident);
           made.set(held, { dtype, shape, resident });
         }
@@ -148,9 +153,8 @@ class Walk {
         made.set(stage.outputs[i], results[k]);
       });
       for (const [held, tensor] of made) this.#tensors.set(held, tensor);
-      taken.length = 0;
+      this.#taken = [];
     } finally {
-      for (const resident of taken) resident.release();
       lease.release();
     }
   }

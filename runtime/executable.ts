@@ -15,13 +15,14 @@ import type {
   KernelCode,
 } from '../backends/backend.js';
 import type { KernelFunction } from '../compiler/kernel/types.js';
-import { flatSteps, type Location, type Plan, type PlannedTensor } from '../compiler/plan.js';
+import { flatSteps, type Location, type Plan, type PlannedTensor, type Pool } from '../compiler/plan.js';
 import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
 import type { RunProfile } from './api.js';
 import { commandsOf } from './commands.js';
-import { type ConstantClaim, type ConstantStore, outOfMemory } from './constants.js';
+import { type ConstantClaim, type ConstantRanges, type ConstantStore, outOfMemory } from './constants.js';
 import { Pace } from './pace.js';
-import { Resident, words } from './residents.js';
+import { type Placement, place } from './placement.js';
+import { Resident } from './residents.js';
 import { wireBytes } from './wire.js';
 
 /** Renders each kernel once, however many plans hold it. */
@@ -66,49 +67,26 @@ export interface ExecutableRun {
 const maximumVariants = 8;
 
 interface Variant {
-  readonly list: Promise<CommandList>;
+  /** Undefined where there is nothing to do. */
+  readonly list: Promise<CommandList | undefined>;
   /** Ids of the tensors. */
   readonly residents: ReadonlySet<number>;
   /** Submissions under way. */
   users: number;
 }
 
-interface Copies {
-  readonly before: Command[];
-  readonly after: Command[];
-  readonly residents: Set<number>;
-  /** Which tensors, where. */
-  key: string;
-}
-
-function copyIn(copies: Copies, from: Resident, to: BufferRange, position: number): void {
-  copies.before.push({ kind: 'copy', from: words(from.range()), to: words(to) });
-  copies.residents.add(from.id);
-  copies.key += `${position}<${from.id};`;
-}
-
-function copyOut(copies: Copies, from: BufferRange, to: Resident, position: number): void {
-  copies.after.push({ kind: 'copy', from: words(from), to: words(to.range()) });
-  copies.residents.add(to.id);
-  copies.key += `${position}>${to.id};`;
-}
-
 export class Executable {
   readonly plan: Plan;
   /** Milliseconds by stage. */
   readonly times: Readonly<Record<string, number>>;
-  /** Bytes of the arena. */
-  readonly arenaBytes: number;
   readonly #device: Device;
   readonly #kernels: readonly Kernel[];
-  readonly #buffers: readonly DeviceBuffer[];
+  /** By pool; those of inputs and outputs when they are first needed. */
+  readonly #buffers: (DeviceBuffer | undefined)[];
   readonly #constants: ConstantClaim;
-  readonly #commands: readonly Command[];
-  readonly #list: CommandList | undefined;
-  /** With copies from and to tensors that stay on the device, by which those are; least recently used first. */
+  readonly #ranges: ConstantRanges;
+  /** Recorded commands by which tensors on the device take part; least recently used first. */
   readonly #variants = new Map<string, Variant>();
-  readonly #inputs: readonly (BufferRange | undefined)[];
-  readonly #outputs: readonly (BufferRange | undefined)[];
   /** Set when a run was given up while the device may still be at it. */
   #abandoned = false;
   #disposed: Promise<void> | undefined;
@@ -118,28 +96,27 @@ export class Executable {
     readonly times: Readonly<Record<string, number>>;
     readonly device: Device;
     readonly kernels: readonly Kernel[];
-    readonly buffers: readonly DeviceBuffer[];
+    readonly buffers: (DeviceBuffer | undefined)[];
     readonly constants: ConstantClaim;
-    readonly commands: readonly Command[];
-    readonly list: CommandList | undefined;
-    readonly resolve: (location: Location) => BufferRange;
+    readonly ranges: ConstantRanges;
   }) {
     this.plan = parts.plan;
     this.times = parts.times;
-    this.arenaBytes = parts.buffers.reduce((total, { bytes }) => total + bytes, 0);
     this.#device = parts.device;
     this.#kernels = parts.kernels;
     this.#buffers = parts.buffers;
     this.#constants = parts.constants;
-    this.#commands = parts.commands;
-    this.#list = parts.list;
-    const rangeOf = ({ location }: PlannedTensor) => location && parts.resolve(location);
-    this.#inputs = parts.plan.inputs.map(rangeOf);
-    this.#outputs = parts.plan.outputs.map(rangeOf);
+    this.#ranges = parts.ranges;
+  }
+
+  /** Bytes of the arena, and of inputs and outputs that have memory of their own. */
+  get arenaBytes(): number {
+    return this.#buffers.reduce((total, buffer) => total + (buffer?.bytes ?? 0), 0);
   }
 
   /**
    * @param name Of the model, for errors.
+   * @param apart Inputs and outputs are on the device mostly: no memory is taken for them before it is needed.
    * @throws TuttiError E_OUT_OF_MEMORY before anything is allocated, if the plan cannot fit; E_KERNEL, E_DEVICE_LOST
    */
   static async create(
@@ -148,6 +125,7 @@ export class Executable {
     plan: Plan,
     constants: ConstantStore,
     renderer: Renderer,
+    apart = false,
   ): Promise<Executable> {
     const times: Record<string, number> = {};
     let since = performance.now();
@@ -160,7 +138,9 @@ export class Executable {
     try {
       const claim = await constants.claim(plan);
       undo.push(claim.release);
-      const arenaBytes = plan.pools.reduce((total, { kind, bytes }) => total + (kind === 'arena' ? bytes : 0), 0);
+      const isOwn = ({ kind, bytes }: Pool): boolean =>
+        bytes > 0 && (kind === 'arena' || (kind === 'tensor' && !apart));
+      const arenaBytes = plan.pools.reduce((total, pool) => total + (isOwn(pool) ? pool.bytes : 0), 0);
       const { allocatedBytes, totalBytes } = device.memory();
       const [required, available] = [claim.missingBytes + arenaBytes, totalBytes - allocatedBytes];
       if (required > available) throw outOfMemory(name, required, available);
@@ -170,24 +150,15 @@ export class Executable {
       const kernels = codes.length > 0 ? await device.loadKernels(codes) : [];
       undo.push(() => releaseAll(kernels));
       mark('load');
-      const buffers: DeviceBuffer[] = [];
+      const buffers: (DeviceBuffer | undefined)[] = [];
       undo.push(() => freeAll(buffers));
-      const byPool = plan.pools.map(({ kind, bytes }) => {
-        if (kind !== 'arena' || bytes === 0) return undefined;
-        const buffer = device.allocate(bytes);
-        buffers.push(buffer);
-        return buffer;
-      });
+      for (const pool of plan.pools) buffers.push(isOwn(pool) ? device.allocate(pool.bytes) : undefined);
       const ranges = await claim.upload();
       mark('upload');
-      const resolve = (location: Location): BufferRange => {
-        const buffer = byPool[location.pool];
-        return buffer ? { buffer, offset: location.offset, bytes: location.bytes } : ranges.find(location);
-      };
-      const commands = commandsOf(plan, kernels, resolve);
-      const list = commands.some(({ kind }) => kind !== 'barrier') ? await device.record(commands) : undefined;
+      const executable = new Executable({ plan, times, device, kernels, buffers, constants: claim, ranges });
+      if (!apart) await executable.#variant(place(plan, (location) => executable.#own(location), [], new Map())).list;
       mark('record');
-      return new Executable({ plan, times, device, kernels, buffers, constants: claim, commands, list, resolve });
+      return executable;
     } catch (error) {
       for (const step of undo.reverse()) step();
       throw error;
@@ -197,33 +168,28 @@ export class Executable {
   /** Outputs in the order asked for. Inputs must not be changed before the promise settles. */
   async run({ inputs, outputs, keep = new Map(), fill = [], signal, profile }: ExecutableRun): Promise<HostTensor[]> {
     const wanted = outputs ?? this.plan.outputs.map((_, i) => i);
+    const placement = place(this.plan, (location) => this.#own(location), inputs, keep);
     const writes = fill.map(({ to, data }): HostWrite => ({ to: to.range(), data: wireBytes(data) }));
-    const copies: Copies = { before: [], after: [], residents: new Set(), key: '' };
-    this.#inputs.forEach((to, i) => {
+    this.plan.inputs.forEach(({ location }, i) => {
       const input = inputs[i];
-      if (to === undefined) return;
-      if (input instanceof Resident) copyIn(copies, input, to, i);
-      else writes.push({ to, data: wireBytes(input) });
+      if (location === undefined || input instanceof Resident) return;
+      writes.push({ to: placement.resolve(location), data: wireBytes(input) });
     });
-    for (const [i, to] of keep) {
-      const from = this.#outputs[i];
-      if (from !== undefined) copyOut(copies, from, to, i);
-    }
     const reads: HostRead[] = [];
     const results = wanted.map((i): HostTensor => {
       const planned = this.plan.outputs[i];
-      const from = this.#outputs[i];
-      if (from === undefined) return knownOutput(planned);
+      if (planned.location === undefined) return knownOutput(planned);
+      const from = placement.resolve(planned.location);
       const into = new Uint8Array(from.bytes);
       reads.push({ from, into });
       if (planned.dtype === 'string') throw new Error(`output ${planned.name}: strings do not lie on a device`);
       return tensorFromBytes(planned.dtype, planned.shape, into);
     });
     // What is asked for may be known already: then no device is needed.
-    if (reads.length === 0 && copies.after.length === 0 && profile === undefined) return results;
-    const variant = copies.key === '' ? undefined : this.#variant(copies);
+    if (reads.length === 0 && keep.size === 0 && profile === undefined) return results;
+    const variant = this.#variant(placement);
     try {
-      const list = variant === undefined ? this.#list : await variant.list;
+      const list = await variant.list;
       const { dispatchMicroseconds } = await this.#device.queue.submit({
         ...(list === undefined ? {} : { list }),
         writes,
@@ -236,7 +202,7 @@ export class Executable {
       if (signal?.aborted) this.#abandoned = true;
       throw error;
     } finally {
-      if (variant !== undefined) variant.users--;
+      variant.users--;
     }
     return results;
   }
@@ -246,20 +212,30 @@ export class Executable {
     for (const [key, { residents }] of this.#variants) if (residents.has(resident)) this.#drop(key);
   }
 
-  /** The commands with copies around them, recorded once for each combination of tensors. */
-  #variant({ before, after, residents, key }: Copies): Variant {
+  /** Memory of the executable, taken when it is first needed. @throws TuttiError E_OUT_OF_MEMORY */
+  #own({ pool, offset, bytes }: Location): BufferRange {
+    const { kind, bytes: size } = this.plan.pools[pool];
+    if (kind === 'constants') return this.#ranges.find({ pool, offset, bytes });
+    this.#buffers[pool] ??= this.#device.allocate(size);
+    return { buffer: this.#buffers[pool], offset, bytes };
+  }
+
+  /** The commands, recorded once for each combination of tensors. */
+  #variant({ key, residents, before, after, resolve }: Placement): Variant {
     let variant = this.#variants.get(key);
     if (variant === undefined) {
-      const barrier: Command = { kind: 'barrier' };
-      const list = this.#device.record([...before, barrier, ...this.#commands, barrier, ...after]);
-      variant = { list, residents, users: 0 };
+      const barrier: readonly Command[] = before.length + after.length > 0 ? [{ kind: 'barrier' }] : [];
+      const own = commandsOf(this.plan, this.#kernels, resolve);
+      const commands = [...before, ...barrier, ...own, ...barrier, ...after];
+      const works = commands.some(({ kind }) => kind !== 'barrier');
+      variant = { list: works ? this.#device.record(commands) : Promise.resolve(undefined), residents, users: 0 };
     }
     variant.users++;
     this.#variants.delete(key);
     this.#variants.set(key, variant);
-    for (const [old, { users }] of this.#variants) {
+    for (const [old, { users, residents: held }] of this.#variants) {
       if (this.#variants.size <= maximumVariants) break;
-      if (users === 0) this.#drop(old);
+      if (users === 0 && held.size > 0) this.#drop(old);
     }
     return variant;
   }
@@ -270,7 +246,7 @@ export class Executable {
     this.#variants.delete(key);
     // What could not be recorded has nothing to give back.
     variant.list.then(
-      (list) => list.release(),
+      (list) => list?.release(),
       () => undefined,
     );
   }
@@ -298,7 +274,6 @@ export class Executable {
     if (this.#abandoned) await this.#device.queue.submit({}).catch(() => undefined);
     try {
       for (const key of [...this.#variants.keys()]) this.#drop(key);
-      this.#list?.release();
       freeAll(this.#buffers);
       releaseAll(this.#kernels);
     } finally {
@@ -321,6 +296,6 @@ function knownOutput({ dtype, shape, constant }: PlannedTensor): HostTensor {
 const releaseAll = (kernels: readonly Kernel[]): void => {
   for (const kernel of kernels) kernel.release();
 };
-const freeAll = (buffers: readonly DeviceBuffer[]): void => {
-  for (const buffer of buffers) buffer.free();
+const freeAll = (buffers: readonly (DeviceBuffer | undefined)[]): void => {
+  for (const buffer of buffers) buffer?.free();
 };

@@ -342,7 +342,7 @@ export class Session {
       ? { bindings: { shapes: { ...this.model.shapes, ...shapes }, dims: this.model.sizes } }
       : undefined;
     const cache = whole ? this.#wholes : this.#parts;
-    return cache.lease(key, () => this.#builder.build({ graph, shapes, ...bindings }));
+    return cache.lease(key, () => this.#builder.build({ graph, shapes, apart: !whole, ...bindings }));
   }
 
   // --- running ---------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ export function* planGraph(whole: Graph, target: Target, options: PlanGraphOptio
       dispatches: total(() => 1),
       constantsFolded: options.constantsFolded,
       weightsBytes: memory.constants.reduce((sum, { location }) => sum + location.bytes, 0),
-      arenaBytes: memory.pools.reduce((sum, pool) => sum + (pool.kind === 'arena' ? pool.bytes : 0), 0),
+      arenaBytes: memory.pools.reduce((sum, pool) => sum + (pool.kind === 'constants' ? 0 : pool.bytes), 0),
       largestLiveBytes: memory.largestLiveBytes,
       bytesMoved: total(({ bindings }) => bindings.reduce((sum, binding) => sum + bytesOfBinding(binding), 0)),
       flops: graph.nodes.reduce((sum, node) => sum + flopsOf(node), 0),
@@ -255,7 +255,9 @@ function placeTensors(
     locations.set(binding, location);
     planned.push({ name, data, location });
   }
-  const entries = [...lives.entries()];
+  const outer = new Set([...graph.inputs, ...graph.outputs.map(({ value }) => value)].map(({ id }) => id));
+  const isOuter = (binding: Binding): boolean => isValue(binding) && outer.has(binding.id);
+  const entries = [...lives.entries()].filter(([binding]) => !isOuter(binding));
   const arena = planArena(
     entries.map(([, life]) => life),
     Math.max(16, alignment),
@@ -267,13 +269,20 @@ function placeTensors(
     const { pool, offset } = arena.offsets[i];
     locations.set(binding, { pool: firstArena + pool, offset, bytes });
   });
+  let outerBytes = 0;
+  for (const [binding, { bytes }] of lives) {
+    if (!isOuter(binding)) continue;
+    const pool = pools.push({ kind: 'tensor', bytes: alignUp(bytes, 16) }) - 1;
+    locations.set(binding, { pool, offset: 0, bytes });
+    outerBytes += bytes;
+  }
   const byId = new Map(
     [...locations].flatMap(([binding, location]) => (isValue(binding) ? [[binding.id, location] as const] : [])),
   );
   return {
     pools,
     constants: planned,
-    largestLiveBytes: arena.lowerBound,
+    largestLiveBytes: arena.lowerBound + outerBytes,
     find: (value) => byId.get(value.id),
     locate: (binding) => (isValue(binding) ? byId.get(binding.id) : locations.get(binding)) as Location,
   };
