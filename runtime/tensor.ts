@@ -108,6 +108,11 @@ export interface DeviceStorage {
   read(dtype: DType, dims: readonly number[]): Promise<HostTensor>;
 }
 
+/** What makes tensors on a device: a session. */
+export interface TensorMaker {
+  tensor(type: TensorType, dims: readonly number[]): Promise<Tensor>;
+}
+
 export class Tensor {
   readonly type: TensorType;
   readonly dims: readonly number[];
@@ -154,6 +159,14 @@ export class Tensor {
   /** Same as `new Tensor(data, dims)`; with a type, as `new Tensor(type, data, dims)`. */
   static from(data: TensorData, dims?: readonly number[], type?: TensorType): Tensor {
     return type === undefined ? new Tensor(data, dims) : new Tensor(type, data, dims);
+  }
+
+  /**
+   * A tensor of zeros in the memory of a session's device; the same as `session.tensor(type, dims)`.
+   * @throws TuttiError E_INPUT, E_OUT_OF_MEMORY
+   */
+  static empty(session: TensorMaker, type: TensorType, dims: readonly number[]): Promise<Tensor> {
+    return session.tensor(type, dims);
   }
 
   /** Without copying. */

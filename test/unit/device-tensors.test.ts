@@ -84,6 +84,30 @@ describe('outputs on the device', () => {
     expect([...((await run).y.data as Float32Array)]).toEqual([1, 2, 3]);
   });
 
+  it('may be several inputs at once, and outputs that are inputs', async () => {
+    const { session } = await sessionOf({
+      inputs: [value('a', 'f32', [2]), value('b', 'f32', [2])],
+      nodes: [node('sum = Add(a, b)'), node('same = Identity(a)')],
+      outputs: ['sum', 'same'],
+    });
+    const t = await Tensor.empty(session, 'float32', [2]);
+    const u = await session.tensor('float32', [2], [3, 4]);
+    const first = await session.run({ a: u, b: u }, { outputs: 'device' });
+    expect([...((await first.sum.getData()) as Float32Array)]).toEqual([6, 8]);
+    expect([...((await first.same.getData()) as Float32Array)]).toEqual([3, 4]);
+    const second = await session.run({ a: first.sum, b: t }, { outputs: { sum: 'device', same: 'cpu' } });
+    expect([...((await second.sum.getData()) as Float32Array)]).toEqual([6, 8]);
+    expect([...(second.same.data as Float32Array)]).toEqual([6, 8]);
+    // A state in place, beside an output that is the input.
+    const binding = await session.bind({ inputs: { a: u, b: first.sum }, outputs: { sum: u, same: 'cpu' } });
+    await binding.run();
+    const { same } = await binding.run();
+    expect([...(same.data as Float32Array)]).toEqual([9, 12]);
+    expect([...((await u.getData()) as Float32Array)]).toEqual([15, 20]);
+    binding.dispose();
+    for (const tensor of [t, u, first.sum, first.same, second.sum]) tensor.dispose();
+  });
+
   it('of another device are refused', async () => {
     const [one, two] = [await sessionOf(filter), await sessionOf(filter)];
     const h = await one.session.tensor('float32', [3]);
