@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { TuttiError } from '../../compiler/error.js';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import { parse } from '../../compiler/kernel/parse.js';
+import { print } from '../../compiler/kernel/print.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import type { KernelFunction } from '../../compiler/kernel/types.js';
 import { verify } from '../../compiler/kernel/verify.js';
@@ -244,6 +245,27 @@ describe('bounds', () => {
     expect(check('%0: i32 = const 0\n%1: i32 = div %0, %0')).toThrow(/division by zero/);
     expect(check('%0: i32 = const 32\n%1: i32 = shl %0, %0')).toThrow(/shift amount is not in \[0, 32\)/);
     expect(check('%0: i8 = const 8\n%1: i8 = shr %0, %0')).toThrow(/shift amount/);
+  });
+});
+
+describe('ranges of scalar parameters', () => {
+  const body = '%0: i32[0, 3] = scalar @n\n%1: f32 = const 0\nstore @y[%0], %1';
+
+  test('are what dispatches promise', () => {
+    expect(check(`scalar @n i32[0, 3]\nbuffer @y f32 4 write\n${body}`)).not.toThrow();
+    expect(check(`scalar @n i32\nbuffer @y f32 4 write\n${body}`)).toThrow(/range|bounds|outside/);
+    expect(check(`scalar @n i32[0, 4]\nbuffer @y f32 4 write\n${body}`)).toThrow(/range|bounds|outside/);
+  });
+
+  test('are intervals of an integer type', () => {
+    expect(check('scalar @n i32[3, 0]')).toThrow(/range \[3, 0\] of n/);
+    expect(check('scalar @n f32[0, 1]')).toThrow(/range \[0, 1\] of n/);
+  });
+
+  test('are printed and read', () => {
+    const text = print(kernel(`scalar @n i32[0, 3]\nbuffer @y f32 4 write\n${body}`));
+    expect(text).toContain('scalar @n i32[0, 3]');
+    expect(print(parse(text))).toBe(text);
   });
 });
 
