@@ -1,11 +1,16 @@
 // If, Loop and Scan of ONNX models in sessions, against the same loops in plain JavaScript.
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
+import { importOnnx } from '../../compiler/frontends/onnx/index.js';
+import { resolvers } from '../../compiler/frontends/resolvers.js';
+import { evaluateStages } from '../../compiler/passes/evaluate_stages.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 import type { SessionReport } from '../../runtime/api.js';
 import { Session } from '../../runtime/session.js';
 import { Tensor } from '../../runtime/tensor.js';
 import { grow, growth, names, scalar } from '../support/control_cases.js';
+import { interpret, programModel, randomProgram } from '../support/control_programs.js';
+import { chooserOf } from '../support/graph_cases.js';
 import { interpreterDevice } from '../support/interpreter_device.js';
 import { f32, i64, type ModelInit, model, node, value } from '../support/onnx_model.js';
 
@@ -199,6 +204,41 @@ describe('a branch in a loop', () => {
       expect(numbers(steps)).toEqual(expected);
       expect(numbers(last)).toEqual([1]);
     }
+  });
+});
+
+describe('random programs', () => {
+  const start = fc.array(fc.integer({ min: -5, max: 9 }), { minLength: 1, maxLength: 4 });
+
+  it('evaluate as plain code does', { timeout: 120_000 }, () => {
+    let most = 0;
+    fc.assert(
+      fc.property(fc.gen(), start, (g, x) => {
+        const program = randomProgram(chooserOf(g));
+        const graph = importOnnx(model(programModel(program)));
+        const { outputs, stages } = evaluateStages(graph, { x: f32([x.length], ...x) }, resolvers);
+        most = Math.max(most, stages);
+        const y = outputs.get('y') as HostTensor;
+        expect(Array.from(y.data as Float32Array)).toEqual(interpret(program, x));
+      }),
+      { numRuns: 300 },
+    );
+    // Not all of them are straight.
+    expect(most).toBeGreaterThan(5);
+  });
+
+  it('run on a device, again and again, as plain code does', { timeout: 240_000 }, async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.gen(), fc.array(start, { minLength: 1, maxLength: 3 }), async (g, starts) => {
+        const program = randomProgram(chooserOf(g), 2);
+        const session = await sessionOf(programModel(program));
+        for (const x of [...starts, ...starts]) {
+          const { y } = await session.run({ x: Tensor.from(x) });
+          expect(numbers(y)).toEqual(interpret(program, x));
+        }
+      }),
+      { numRuns: 25 },
+    );
   });
 });
 
