@@ -85,8 +85,8 @@ function renderEntry(module: Module, entry: string): string {
   return [
     `.visible .entry ${entry}(${params.join(', ')})`,
     `.reqntid ${kernel.workgroup.join(', ')}`,
-    // Registers move between warpgroups only if the compiler knows how many there are.
-    ...(kernel.signals.length > 0 ? ['.minnctapersm 1'] : []),
+    // ptxas may then use all registers (it would spill some to fit two workgroups), and move them between warpgroups.
+    ...(kernel.tiles.length > 0 ? ['.minnctapersm 1'] : []),
     '{',
     ...renderer.memory.declarations(),
     ...f.body(),

@@ -184,15 +184,15 @@ class MatrixTiles {
       b.engine({ op: 'tile_load', tile, memory, index, stride: loader.pitch, layout, aligned: true });
     };
     for (let step = 0; step < block.blockK; step += k) {
-      this.#rows.forEach((tile, i) => {
-        load(tile, this.#left, routes.lhs, this.#left.array, firstRow.add(i * m), step);
-      });
       this.#columns.forEach((tile, j) => {
         load(tile, this.#right, routes.rhs, this.#right.array, firstColumn.add(j * n), step);
       });
+      // Row by row, so that few rows need to be held at once.
       this.#accumulators.forEach((sums, i) => {
+        const row = this.#rows[i];
+        load(row, this.#left, routes.lhs, this.#left.array, firstRow.add(i * m), step);
         sums.forEach((accumulator, j) => {
-          b.engine({ op: 'tile_multiply', accumulator, a: this.#rows[i], b: this.#columns[j] });
+          b.engine({ op: 'tile_multiply', accumulator, a: row, b: this.#columns[j] });
         });
       });
     }
