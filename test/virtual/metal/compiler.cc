@@ -93,15 +93,32 @@ const Clang& clang() {
 // Metal's arithmetic: contraction by default unless a pragma says otherwise, integers wrap, float to integer saturates,
 // literals are float. Aliases of any type are possible through casts between pointers.
 Arguments flags(bool fast) {
-  Arguments a = {"-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-cl-single-precision-constant", "-O1", "-fPIC", "-march=native",
-                 "-fvisibility=hidden", "-fwrapv", "-fno-strict-float-cast-overflow", "-fno-strict-aliasing", "-fno-math-errno",
-                 "-fno-asynchronous-unwind-tables", "-fno-caret-diagnostics", "-Xclang",
+  Arguments a = {"-x",
+                 "clcpp",
+                 "-cl-std=clc++2021",
+                 "-cl-no-stdinc",
+                 "-cl-single-precision-constant",
+                 "-O1",
+                 "-fPIC",
+                 "-march=native",
+                 "-fvisibility=hidden",
+                 "-fwrapv",
+                 "-fno-strict-float-cast-overflow",
+                 "-fno-strict-aliasing",
+                 "-fno-math-errno",
+                 "-fno-asynchronous-unwind-tables",
+                 "-Xclang",
+                 "-cl-ext=+all",
+                 "-fno-caret-diagnostics",
+                 "-Xclang",
                  fast ? "-ffp-contract=fast-honor-pragmas" : "-ffp-contract=on"};
 #if defined(__aarch64__)
   std::replace(a.begin(), a.end(), std::string("-march=native"), std::string("-mcpu=native"));
 #endif
   if (fast)
-    for (const char* f : {"-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-ffinite-math-only", "-fno-trapping-math"}) a.push_back(f);
+    for (const char* f :
+         {"-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-ffinite-math-only", "-fno-trapping-math"})
+      a.push_back(f);
   for (const char* w : {"-Wno-unknown-attributes", "-Wno-unused-value"}) a.push_back(w);
   return a;
 }
@@ -124,7 +141,8 @@ std::string processor() {
 
 /** Writes a file whole or not at all. */
 void publish(const std::string& temporary, const std::string& path) {
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) throw std::runtime_error("cannot write " + path + ": " + std::strerror(errno));
+  if (std::rename(temporary.c_str(), path.c_str()) != 0)
+    throw std::runtime_error("cannot write " + path + ": " + std::strerror(errno));
 }
 std::string temporaryName(const std::string& path) {
   static std::atomic<unsigned> count{0};
@@ -155,8 +173,8 @@ const Header& header(bool fast) {
     const std::string temporary = temporaryName(path);
     Arguments a = flags(fast);
     a.insert(a.begin(), clang().path);
-    for (const std::string& more : {std::string("-fpch-instantiate-templates"), std::string("-Xclang"), std::string("-emit-pch"), std::string("-c"),
-                                    stdlibFolder() + "/metal_stdlib.h", std::string("-o"), temporary})
+    for (const std::string& more : {std::string("-fpch-instantiate-templates"), std::string("-Xclang"), std::string("-emit-pch"),
+                                    std::string("-c"), stdlibFolder() + "/metal_stdlib.h", std::string("-o"), temporary})
       a.push_back(more);
     const Outcome o = runProgram(a);
     if (o.status != 0) throw std::runtime_error("the virtual device's metal_stdlib does not compile:\n" + o.output);
@@ -173,7 +191,9 @@ void build(const std::string& code, const CompileOptions& options, const Argumen
   Arguments a = flags(options.fastMath);
   a.insert(a.begin(), clang().path);
   a.insert(a.end(), more.begin(), more.end());
-  for (const std::string& last : {std::string("-include-pch"), header(options.fastMath).path, std::string("-c"), text, std::string("-o"), object}) a.push_back(last);
+  for (const std::string& last :
+       {std::string("-include-pch"), header(options.fastMath).path, std::string("-c"), text, std::string("-o"), object})
+    a.push_back(last);
   Outcome o = runProgram(a);
   if (o.status == 0) o = runProgram({"ld", "-shared", "--build-id=none", "-z", "norelro", object, "-o", linked});
   unlink(text.c_str());
@@ -204,9 +224,7 @@ void exportRuntime() {
 /** Old objects of the cache go when there are many. */
 void prune() {
   static std::once_flag once;
-  std::call_once(once, [] {
-    runProgram({"find", cacheFolder(), "-maxdepth", "1", "-type", "f", "-mtime", "+14", "-delete"});
-  });
+  std::call_once(once, [] { runProgram({"find", cacheFolder(), "-maxdepth", "1", "-type", "f", "-mtime", "+14", "-delete"}); });
 }
 
 }  // namespace
@@ -227,8 +245,10 @@ std::string cacheFolder() {
   static const std::string folder = [] {
     std::string path;
     Dl_info own;
-    if (const char* set = std::getenv("TUTTI_VIRTUAL_METAL_CACHE")) path = set;
-    else if (dladdr(reinterpret_cast<void*>(&exportRuntime), &own)) path = std::string(own.dli_fname).substr(0, std::string(own.dli_fname).rfind('/') + 1) + "metal-cache";
+    if (const char* set = std::getenv("TUTTI_VIRTUAL_METAL_CACHE"))
+      path = set;
+    else if (dladdr(reinterpret_cast<void*>(&exportRuntime), &own))
+      path = std::string(own.dli_fname).substr(0, std::string(own.dli_fname).rfind('/') + 1) + "metal-cache";
     mkdir(path.c_str(), 0777);
     if (access(path.c_str(), W_OK) != 0) {
       const char* temporary = std::getenv("TMPDIR");
@@ -263,7 +283,8 @@ Compiled compile(const std::string& source, const CompileOptions& options) {
     c.kernels.push_back(std::move(kernel));
   }
   const auto sizes = reinterpret_cast<unsigned long (*)(int)>(dlsym(loaded, "__msl_sizes"));
-  for (auto* record = reinterpret_cast<const unsigned long*>(sizes(0)); record && record < reinterpret_cast<const unsigned long*>(sizes(1)); record += 4) {
+  for (auto* record = reinterpret_cast<const unsigned long*>(sizes(0));
+       record && record < reinterpret_cast<const unsigned long*>(sizes(1)); record += 4) {
     auto& variables = c.kernels.at(record[0]).variables;
     if (variables.size() <= record[1]) variables.resize(record[1] + 1);
     variables[record[1]] = {record[2], record[3]};
@@ -275,7 +296,8 @@ std::string lineOf(const void* address, const Compiled& in) {
   Dl_info info;
   if (!address || !dladdr(address, &info) || !info.dli_fname || in.object != info.dli_fname) return "";
   char offset[32];
-  std::snprintf(offset, sizeof offset, "0x%lx", static_cast<unsigned long>(static_cast<const char*>(address) - static_cast<const char*>(info.dli_fbase)));
+  std::snprintf(offset, sizeof offset, "0x%lx",
+                static_cast<unsigned long>(static_cast<const char*>(address) - static_cast<const char*>(info.dli_fbase)));
   // The same code once more, with its line table: that costs too much to have it always.
   const std::string table = temporaryName(in.object) + ".lines.so";
   try {

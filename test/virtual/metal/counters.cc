@@ -6,7 +6,8 @@
 using namespace vmetal;
 
 uint64_t vmetal::now() {
-  return uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+  return uint64_t(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
 }
 /** Two and a half ticks a nanosecond, from another zero: who takes ticks for nanoseconds is seen. */
 uint64_t vmetal::ticksOf(uint64_t nanoseconds) { return nanoseconds / 2 * 5 + 1000003; }
@@ -28,7 +29,9 @@ void vmetal::defineCounters() {
   });
   device.on("newCounterSampleBufferWithDescriptor:error:", [](Device*, SEL, CounterDescriptor* d, Object** error) -> Object* {
     if (!d->set || d->count == 0 || d->count > 4096) {
-      setError(error, "MTLCounterErrorDomain", 1, !d->set ? "counter sample buffer: no counter set" : "counter sample buffer: " + std::to_string(d->count) + " samples, of 1 to 4096");
+      setError(error, "MTLCounterErrorDomain", 1,
+               !d->set ? "counter sample buffer: no counter set"
+                       : "counter sample buffer: " + std::to_string(d->count) + " samples, of 1 to 4096");
       return nullptr;
     }
     CounterBuffer* b = make<CounterBuffer>(classNamed("MTLCounterSampleBuffer"));
@@ -42,7 +45,8 @@ void vmetal::defineCounters() {
 
   Class& descriptor = classNamed("MTLCounterSampleBufferDescriptor");
   defineCommon(descriptor);
-  descriptor.onClass("new", [](Object*, SEL) -> Object* { return make<CounterDescriptor>(classNamed("MTLCounterSampleBufferDescriptor")); });
+  descriptor.onClass(
+      "new", [](Object*, SEL) -> Object* { return make<CounterDescriptor>(classNamed("MTLCounterSampleBufferDescriptor")); });
   descriptor.on("setLabel:", [](Object*, SEL, Object*) {});
   descriptor.on("setCounterSet:", [](CounterDescriptor* self, SEL, CounterSet* s) { self->set = Ref<CounterSet>(s); });
   descriptor.on("setStorageMode:", [](CounterDescriptor* self, SEL, UInt mode) { self->storage = mode; });

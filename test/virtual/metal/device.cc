@@ -46,7 +46,8 @@ void vmetal::defineDevice() {
   device.on("isLowPower", [](Device*, SEL) -> bool { return false; });
   device.on("maxThreadgroupMemoryLength", [](Device*, SEL) -> UInt { return kThreadgroupBytes; });
   device.on("maxThreadsPerThreadgroup", [](Device*, SEL) -> Size { return {kMaxThreads, kMaxThreads, kMaxThreads}; });
-  device.on("maxBufferLength", [](Device*, SEL) -> UInt { return std::min<UInt>(kMaxBufferLength, Memory::instance().budget()); });
+  device.on("maxBufferLength",
+            [](Device*, SEL) -> UInt { return std::min<UInt>(kMaxBufferLength, Memory::instance().budget()); });
   device.on("recommendedMaxWorkingSetSize", [](Device*, SEL) -> uint64_t { return Memory::instance().budget(); });
   device.on("currentAllocatedSize", [](Device*, SEL) -> UInt { return Memory::instance().used(); });
   device.on("newBufferWithLength:options:", [](Device*, SEL, UInt bytes, UInt options) -> Object* {

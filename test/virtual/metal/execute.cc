@@ -9,7 +9,8 @@ namespace vmetal {
 namespace {
 
 /** The memory of a dispatch's bindings, checked against what its kernel asks. */
-Failure bind(Dispatch& d, const Pipeline& pipeline, const std::vector<Bound>& buffers, std::vector<Buffer*>& touched, std::vector<uint8_t*>& temporary) {
+Failure bind(Dispatch& d, const Pipeline& pipeline, const std::vector<Bound>& buffers, std::vector<Buffer*>& touched,
+             std::vector<uint8_t*>& temporary) {
   const CompiledKernel& kernel = pipeline.function->kernel();
   d.library = &pipeline.function->library->compiled;
   d.kernel = &kernel;
@@ -31,8 +32,10 @@ Failure bind(Dispatch& d, const Pipeline& pipeline, const std::vector<Bound>& bu
     Buffer* buffer = b.buffer.get();
     if (!buffer) return {kInvalidResource, what + "is not set"};
     if (p.constantSpace && b.offset % kConstantAlignment)
-      return {kInvalidResource, what + "is of constant memory, bound at offset " + std::to_string(b.offset) + ", which is not a multiple of " + std::to_string(kConstantAlignment)};
-    if (b.offset % 4) return {kInvalidResource, what + "is bound at offset " + std::to_string(b.offset) + ", which is not a multiple of 4"};
+      return {kInvalidResource, what + "is of constant memory, bound at offset " + std::to_string(b.offset) +
+                                    ", which is not a multiple of " + std::to_string(kConstantAlignment)};
+    if (b.offset % 4)
+      return {kInvalidResource, what + "is bound at offset " + std::to_string(b.offset) + ", which is not a multiple of 4"};
     d.buffers[p.index] = reinterpret_cast<uint64_t>(buffer->start + b.offset);
     touched.push_back(buffer);
   }
@@ -53,12 +56,14 @@ Failure dispatch(const Pipeline& pipeline, const std::vector<Bound>& buffers, Si
     const Fault fault = run(d);
     if (fault.kind != FaultKind::None) {
       const bool access = fault.kind == FaultKind::Access;
-      failure = {access ? kPageFault : kInternal, (access ? "Caused GPU Address Fault Error: " : "Internal Error: ") + fault.text};
+      failure = {access ? kPageFault : kInternal,
+                 (access ? "Caused GPU Address Fault Error: " : "Internal Error: ") + fault.text};
     }
   }
   for (Buffer* b : touched) {
     const std::string damage = Memory::instance().damage(b->start);
-    if (!damage.empty() && !failure.code) failure = {kPageFault, "Caused GPU Address Fault Error: kernel '" + d.kernel->text.name + "': " + damage};
+    if (!damage.empty() && !failure.code)
+      failure = {kPageFault, "Caused GPU Address Fault Error: kernel '" + d.kernel->text.name + "': " + damage};
   }
   for (uint8_t* at : temporary) Memory::instance().release(at);
   return failure;
@@ -73,8 +78,11 @@ Failure runIndirect(const IndirectCommand& c, const ExecuteCommand& execute, UIn
   for (unsigned i = 0; i < kMaxBuffers; ++i) {
     Buffer* b = c.slots[i].buffer;
     if (!b) continue;
-    if (b->magic != Object::kAlive) return {kPageFault, which + "the buffer at index " + std::to_string(i) + " has been released"};
-    if (!execute.resident.count(b)) return {kPageFault, which + "the buffer at index " + std::to_string(i) + " is not resident: useResources was not sent for it"};
+    if (b->magic != Object::kAlive)
+      return {kPageFault, which + "the buffer at index " + std::to_string(i) + " has been released"};
+    if (!execute.resident.count(b))
+      return {kPageFault,
+              which + "the buffer at index " + std::to_string(i) + " is not resident: useResources was not sent for it"};
     bound[i] = {Ref<Buffer>(b), c.slots[i].offset, nullptr};
   }
   Failure f = dispatch(*c.pipeline, bound, c.groups, c.size);
@@ -99,8 +107,10 @@ Failure runExecute(const ExecuteCommand& e) {
 Failure runCommand(const Command& command) {
   if (const auto* d = std::get_if<DispatchCommand>(&command)) return dispatch(*d->pipeline.get(), d->buffers, d->groups, d->size);
   if (const auto* e = std::get_if<ExecuteCommand>(&command)) return runExecute(*e);
-  if (const auto* c = std::get_if<CopyCommand>(&command)) std::memcpy(c->to->start + c->toOffset, c->from->start + c->fromOffset, c->bytes);
-  if (const auto* f = std::get_if<FillCommand>(&command)) std::memset(f->buffer->start + f->range.location, f->value, f->range.length);
+  if (const auto* c = std::get_if<CopyCommand>(&command))
+    std::memcpy(c->to->start + c->toOffset, c->from->start + c->fromOffset, c->bytes);
+  if (const auto* f = std::get_if<FillCommand>(&command))
+    std::memset(f->buffer->start + f->range.location, f->value, f->range.length);
   return {};
 }
 

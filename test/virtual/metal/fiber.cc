@@ -11,7 +11,7 @@ namespace vmetal {
 namespace {
 // The guard is wide: a frame may be larger than the stack, and its first access far below.
 constexpr size_t kStack = 128 << 10, kGuard = 1 << 20;
-}
+}  // namespace
 
 #if defined(__x86_64__)
 asm(R"(
@@ -77,18 +77,17 @@ vmetal_switch:
 #error "the virtual Metal device runs on x86-64 and AArch64"
 #endif
 
-Stack::Stack() {
+Stack::Stack(unsigned index) {
   void* at = mmap(nullptr, kGuard + kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) throw std::bad_alloc();
   base_ = static_cast<char*>(at);
   mprotect(base_, kGuard, PROT_NONE);
+  top_ = base_ + kGuard + kStack - index * 5 % 128 * 64;
 }
-Stack::~Stack() {
-  if (base_) munmap(base_, kGuard + kStack);
-}
+Stack::~Stack() { munmap(base_, kGuard + kStack); }
 
 void Stack::prepare(void (*start)()) {
-  auto* top = reinterpret_cast<uint64_t*>(base_ + kGuard + kStack);
+  auto* top = reinterpret_cast<uint64_t*>(top_);
 #if defined(__x86_64__)
   // As after a call: the stack is 8 off a multiple of 16 when `start` begins.
   top -= 2;

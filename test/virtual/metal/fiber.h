@@ -11,9 +11,9 @@ extern "C" void vmetal_switch(void** from, void* to);
 
 class Stack {
  public:
-  Stack();
+  /** `index`: stacks of different indices begin in different sets of the caches. */
+  explicit Stack(unsigned index);
   ~Stack();
-  Stack(Stack&& o) noexcept : base_(o.base_), sp(o.sp) { o.base_ = nullptr; }
   Stack(const Stack&) = delete;
   /** Makes `sp` such that a switch to it calls `start`, which must not return. */
   void prepare(void (*start)());
@@ -22,6 +22,7 @@ class Stack {
 
  private:
   char* base_;
+  char* top_;
 
  public:
   void* sp = nullptr;

@@ -14,7 +14,9 @@ Data* newData(std::vector<uint8_t> bytes) {
   d->bytes = std::move(bytes);
   return d;
 }
-Error* newError(const std::string& domain, long code, const std::string& text) { return make<Error>(classNamed("NSError"), domain, code, text); }
+Error* newError(const std::string& domain, long code, const std::string& text) {
+  return make<Error>(classNamed("NSError"), domain, code, text);
+}
 void setError(Object** out, const std::string& domain, long code, const std::string& text) {
   if (out) *out = autoreleased(newError(domain, code, text));
 }
@@ -36,7 +38,8 @@ using namespace vmetal;
 void vmetal::defineFoundation() {
   Class& string = classNamed("NSString");
   defineCommon(string);
-  string.onClass("stringWithUTF8String:", [](Object*, SEL, const char* text) -> Object* { return autoreleased(newString(text)); });
+  string.onClass(
+      "stringWithUTF8String:", [](Object*, SEL, const char* text) -> Object* { return autoreleased(newString(text)); });
   string.on("UTF8String", [](String* self, SEL) -> const char* { return self->text.c_str(); });
   string.on("length", [](String* self, SEL) -> unsigned long { return self->text.size(); });
 
@@ -48,13 +51,17 @@ void vmetal::defineFoundation() {
   });
   array.on("count", [](Array* self, SEL) -> unsigned long { return self->items.size(); });
   array.on("objectAtIndex:", [](Array* self, SEL, unsigned long i) -> Object* {
-    if (i >= self->items.size()) die("-[NSArray objectAtIndex:]: index " + std::to_string(i) + " is beyond the " + std::to_string(self->items.size()) + " objects");
+    if (i >= self->items.size())
+      die("-[NSArray objectAtIndex:]: index " + std::to_string(i) + " is beyond the " + std::to_string(self->items.size()) +
+          " objects");
     return self->items[i].get();
   });
 
   Class& url = classNamed("NSURL");
   defineCommon(url);
-  url.onClass("fileURLWithPath:", [](Object*, SEL, Object* path) -> Object* { return autoreleased(make<Url>(classNamed("NSURL"), textOf(path))); });
+  url.onClass("fileURLWithPath:", [](Object*, SEL, Object* path) -> Object* {
+    return autoreleased(make<Url>(classNamed("NSURL"), textOf(path)));
+  });
 
   Class& error = classNamed("NSError");
   defineCommon(error);
@@ -77,5 +84,6 @@ void vmetal::defineFoundation() {
     }();
     return one;
   });
-  process.on("operatingSystemVersionString", [](Object*, SEL) -> Object* { return autoreleased(newString("Version 14.0 (virtual)")); });
+  process.on("operatingSystemVersionString",
+             [](Object*, SEL) -> Object* { return autoreleased(newString("Version 14.0 (virtual)")); });
 }

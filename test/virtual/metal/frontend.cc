@@ -1,21 +1,16 @@
-// Finds kernels and rewrites Metal to C++ for OpenCL:
-//   - `kernel` functions become static ones, each called by an entry that takes threads one after the other;
-//   - threadgroup variables of a kernel become references to the memory of the running threadgroup;
-//   - `v.zyx` becomes a member function, `1.0bf` a bfloat, both operands of `?:` values (stdlib/scalar.h says why);
-//   - what Metal refuses and the other language takes is refused here: double, pointers without an address space, goto, …
+// Finds the kernels of a library. A `kernel` function becomes a static one, called by an entry that takes threads one after
+// the other; its threadgroup variables become references to the memory of the running threadgroup.
 #include "frontend.h"
 
 #include <algorithm>
-#include <functional>
 #include <map>
 #include <set>
 
+#include "dialect.h"
 #include "lexer.h"
 
 namespace vmetal {
 namespace {
-
-using Tokens = std::vector<Token>;
 
 // Attributes of kernel parameters: how many components they may have and what they are, of thread `i` at (x, y, z).
 struct Position {
@@ -23,7 +18,8 @@ struct Position {
   const char* expression;
 };
 const std::map<std::string, Position> kPositions = {
-    {"thread_position_in_grid", {3, "g->position[0] * g->size[0] + x, g->position[1] * g->size[1] + y, g->position[2] * g->size[2] + z"}},
+    {"thread_position_in_grid",
+     {3, "g->position[0] * g->size[0] + x, g->position[1] * g->size[1] + y, g->position[2] * g->size[2] + z"}},
     {"thread_position_in_threadgroup", {3, "x, y, z"}},
     {"threadgroup_position_in_grid", {3, "g->position[0], g->position[1], g->position[2]"}},
     {"threads_per_threadgroup", {3, "g->size[0], g->size[1], g->size[2]"}},
@@ -42,49 +38,25 @@ const std::map<std::string, Position> kPositions = {
     {"quadgroups_per_threadgroup", {1, "(g->count + 3) >> 2, 0, 0"}},
 };
 
-const std::set<std::string> kSpaces = {"device", "constant", "threadgroup", "thread"};
-const std::map<std::string, std::string> kRefused = {
-    {"double", "'double' is not supported in Metal"},
-    {"goto", "goto is not supported in Metal"},
-    {"new", "cannot use 'new' in Metal"},
-    {"delete", "cannot use 'delete' in Metal"},
-    {"virtual", "virtual functions are not supported in Metal"},
-    {"dynamic_cast", "cannot use dynamic_cast in Metal"},
-    {"typeid", "cannot use typeid in Metal"},
-    {"try", "cannot use exceptions in Metal"},
-    {"throw", "cannot use exceptions in Metal"},
-    {"thread_local", "thread_local is not supported in Metal"},
-    {"function_constant", "function constants are not supported by the virtual device"},
-    {"stage_in", "[[stage_in]] is not supported by the virtual device"},
-};
-const std::set<std::string> kScalars = {"bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "half", "bfloat", "float",
-                                        "int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "uint32_t", "int64_t", "uint64_t", "size_t"};
-
-bool isVectorName(const std::string& name) {
-  if (name == "vec") return true;
-  const std::string base = name.rfind("packed_", 0) == 0 ? name.substr(7) : name;
-  if (base.size() < 2 || base.back() < '2' || base.back() > '4') return false;
-  return kScalars.count(base.substr(0, base.size() - 1)) > 0;
-}
-
 class Frontend {
  public:
   explicit Frontend(const std::string& source) : tokens_(tokenize(source)) {}
 
   Translation run() {
-    survey();
-    directives();
-    refuse();
+    Dialect dialect(tokens_, [this](const Token& at, const std::string& text) { error(at, text); });
+    dialect.directives(tokens_);
+    dialect.refuse(tokens_);
     for (size_t i = 0; i < tokens_.size(); ++i) {
       if (tokens_[i].is("[[") && tokens_[i + 1].is("kernel")) {
-        if (!tokens_[i + 2].is("]]")) error(tokens_[i], "only [[kernel]] is supported by the virtual device here");
-        else i = kernel(i, i + 3);
+        if (!tokens_[i + 2].is("]]"))
+          error(tokens_[i], "only [[kernel]] is supported by the virtual device here");
+        else
+          i = kernel(i, i + 3);
       } else if (tokens_[i].is("kernel")) {
         i = kernel(i, i + 1);
       }
     }
-    rewrite(tokens_);
-    if (!metalIncluded_ && usesMetal_) error(tokens_.back(), "use of undeclared identifier 'metal': <metal_stdlib> is not included");
+    dialect.rewrite(tokens_);
     out_.code = "#line 1 \"program_source\"\n";
     for (const Token& t : tokens_) out_.code += t.space + t.text;
     out_.code += "\n" + entries_;
@@ -95,100 +67,9 @@ class Frontend {
   Tokens tokens_;
   Translation out_;
   std::string entries_;
-  std::set<std::string> types_;      // names of types: Metal's and the source's
-  std::set<std::string> ownFields_;  // names that may look like swizzles but are declared here
-  bool vectors_ = false, metalIncluded_ = false, usesMetal_ = false;
 
   void error(const Token& at, const std::string& text) {
     out_.errors += "program_source:" + std::to_string(at.line) + ":" + std::to_string(at.column) + ": error: " + text + "\n";
-  }
-
-  static bool swizzle(const std::string& name) {
-    if (name.size() < 2 || name.size() > 4) return false;
-    return name.find_first_not_of("xyzw") == std::string::npos || name.find_first_not_of("rgba") == std::string::npos;
-  }
-
-  /** What names are types, and whether vectors are in use. */
-  void survey() {
-    types_ = kScalars;
-    types_.insert({"void", "auto", "unsigned", "signed"});
-    for (size_t i = 0; i + 1 < tokens_.size(); ++i) {
-      const Token& t = tokens_[i];
-      if (t.kind != Kind::Name) {
-        if (t.kind == Kind::Directive && t.text.find("vec") != std::string::npos) vectors_ = true;
-        continue;
-      }
-      if (isVectorName(t.text)) {
-        types_.insert(t.text);
-        vectors_ = true;
-      }
-      if (t.text == "metal") usesMetal_ = true;
-      if ((t.text == "struct" || t.text == "class" || t.text == "typename" || t.text == "enum" || t.text == "union") && tokens_[i + 1].kind == Kind::Name)
-        types_.insert(tokens_[i + 1].text);
-      if (t.text == "using" && tokens_[i + 2].is("=")) types_.insert(tokens_[i + 1].text);
-      if (t.text == "typedef")
-        for (size_t k = i; k + 1 < tokens_.size() && !tokens_[k].is(";"); ++k)
-          if (tokens_[k + 1].is(";") && tokens_[k].kind == Kind::Name) types_.insert(tokens_[k].text);
-      if (swizzle(t.text) && (i == 0 || (!tokens_[i - 1].is(".") && !tokens_[i - 1].is("->")))) ownFields_.insert(t.text);
-    }
-  }
-
-  void directives() {
-    for (Token& t : tokens_) {
-      if (t.kind != Kind::Directive) continue;
-      size_t at = t.text.find_first_not_of(" \t", 1);
-      const std::string body = at == std::string::npos ? "" : t.text.substr(at);
-      if (body.rfind("include", 0) == 0) {
-        const size_t open = body.find_first_of("<\""), close = body.find_first_of(">\"", open + 1);
-        const std::string name = open == std::string::npos ? "" : body.substr(open + 1, close - open - 1);
-        if (name.rfind("metal_", 0) == 0 && name.find('/') == std::string::npos) metalIncluded_ = true;
-        else error(t, "'" + name + "' file not found");
-        t.text.clear();
-      } else if (body.rfind("pragma", 0) == 0) {
-        const size_t metal = t.text.find("METAL");
-        if (metal != std::string::npos) {
-          if (t.text.find("fp contract") != std::string::npos) t.text.replace(metal, 5, "clang");
-          else if (t.text.find("fp math_mode") != std::string::npos) t.text.clear();
-          else error(t, "this pragma is not known to the virtual device");
-        }
-      } else if (body.rfind("define", 0) == 0) {
-        // The replacement text is rewritten like the rest; name and parameters stay.
-        size_t name = body.find_first_not_of(" \t", 6);
-        size_t end = name == std::string::npos ? body.size() : name;
-        while (end < body.size() && (std::isalnum(static_cast<unsigned char>(body[end])) || body[end] == '_')) ++end;
-        if (end < body.size() && body[end] == '(') end = std::min(body.size(), body.find(')', end) + 1);
-        Tokens inner = tokenize(body.substr(end));
-        rewrite(inner);
-        std::string text = "#" + body.substr(0, end);
-        for (const Token& k : inner) text += k.space + k.text;
-        t.text = text;
-      }
-    }
-  }
-
-  /** Errors that clang would not report. */
-  void refuse() {
-    for (size_t i = 0; i + 1 < tokens_.size(); ++i) {
-      const Token& t = tokens_[i];
-      if (t.kind == Kind::Name) {
-        const auto refused = kRefused.find(t.text);
-        if (refused != kRefused.end() && !(i > 0 && (tokens_[i - 1].is(".") || tokens_[i - 1].is("->")))) error(t, refused->second);
-      }
-      if ((!t.is("*") && !t.is("&")) || i == 0 || tokens_[i - 1].kind != Kind::Name) continue;
-      // `T *` is a pointer type if T is a type; the words around T must then name an address space.
-      bool type = false, space = false;
-      size_t first = i;
-      while (first > 0) {
-        const Token& k = tokens_[first - 1];
-        if (k.kind != Kind::Name && !k.is("::")) break;
-        if (kSpaces.count(k.text)) space = true;
-        else if (types_.count(k.text)) type = true;
-        else if (!k.is("const") && !k.is("volatile") && !k.is("::") && !k.is("metal") && !k.is("struct") && !k.is("static") && !k.is("constexpr") && !k.is("inline") && !k.is("METAL_FUNC")) break;
-        --first;
-      }
-      if (type && !space && !(first > 0 && tokens_[first - 1].is("operator")))
-        error(t, std::string(t.is("*") ? "pointer" : "reference") + " type must have explicit address space qualifier");
-    }
   }
 
   size_t closing(size_t open) const {
@@ -207,10 +88,7 @@ class Frontend {
     return text;
   }
   void erase(size_t from, size_t to) {
-    for (size_t i = from; i < to; ++i) {
-      // Line breaks stay.
-      tokens_[i].text.clear();
-    }
+    for (size_t i = from; i < to; ++i) tokens_[i].text.clear();  // the space before it stays, and so do line breaks
   }
 
   /** A kernel whose keyword is at `keyword`; its return type begins at `at`. Returns the last token handled. */
@@ -279,7 +157,8 @@ class Frontend {
   void attributesOfKernel(KernelText& k, size_t open) {
     if (tokens_[open + 1].is("max_total_threads_per_threadgroup") && tokens_[open + 3].kind == Kind::Number)
       k.maxTotalThreads = unsigned(std::stoul(tokens_[open + 3].text));
-    else error(tokens_[open], "attribute '" + tokens_[open + 1].text + "' of a kernel is not supported by the virtual device");
+    else
+      error(tokens_[open], "attribute '" + tokens_[open + 1].text + "' of a kernel is not supported by the virtual device");
   }
 
   void parameter(KernelText& k, size_t first, size_t last, std::set<unsigned>& taken, int& components, std::string& arguments) {
@@ -292,8 +171,10 @@ class Frontend {
         const size_t close = closing(i);
         attribute = tokens_[i + 1].text;
         if (tokens_[i + 2].is("(")) {
-          if (tokens_[i + 3].kind == Kind::Number) index = std::stol(tokens_[i + 3].text);
-          else error(tokens_[i + 3], "an index that is not a literal is not supported by the virtual device");
+          if (tokens_[i + 3].kind == Kind::Number)
+            index = std::stol(tokens_[i + 3].text);
+          else
+            error(tokens_[i + 3], "an index that is not a literal is not supported by the virtual device");
         }
         erase(i, close + 1);
         i = close;
@@ -327,7 +208,8 @@ class Frontend {
       if (index < 0)
         for (index = 0; taken.count(unsigned(index));) ++index;
       if (index > 30) error(name, "'buffer' attribute parameter is out of bounds: must be between 0 and 30");
-      if (!taken.insert(unsigned(index)).second) error(name, "cannot reserve 'buffer' resource location at index " + std::to_string(index));
+      if (!taken.insert(unsigned(index)).second)
+        error(name, "cannot reserve 'buffer' resource location at index " + std::to_string(index));
       p.index = unsigned(index);
       p.constantSpace = has("constant");
       p.readOnly = p.constantSpace || has("const");
@@ -365,22 +247,27 @@ class Frontend {
       size_t end = space;
       bool variable = true;
       while (end < close && !tokens_[end].is(";")) {
-        if (tokens_[end].is("=") || tokens_[end].is("*") || tokens_[end].is("&") || tokens_[end].is("(")) variable = variable && insideBrackets(space, end);
+        if (tokens_[end].is("=") || tokens_[end].is("*") || tokens_[end].is("&") || tokens_[end].is("("))
+          variable = variable && insideBrackets(space, end);
         ++end;
       }
       if (!variable) continue;
       size_t name = space + 1;
-      while (name < end && !(tokens_[name].kind == Kind::Name && (tokens_[name + 1].is("[") || tokens_[name + 1].is(",") || tokens_[name + 1].is(";")))) ++name;
+      while (name < end && !(tokens_[name].kind == Kind::Name &&
+                             (tokens_[name + 1].is("[") || tokens_[name + 1].is(",") || tokens_[name + 1].is(";"))))
+        ++name;
       const std::string type = join(space + 1, name), alignment = aligned ? join(i + 2, space - 1) : "alignof(" + type + ")";
       std::string text;
       while (name < end) {
         size_t stop = name + 1;
         while (tokens_[stop].is("[")) stop = closing(stop) + 1;
         const std::string dims = join(name + 1, stop), n = std::to_string(ordinal);
-        text += "static __constant const unsigned long __msl_variable_" + n + "[4] __attribute__((used, section(\"msl_threadgroup\"))) = {" +
-                std::to_string(kernelIndex) + ", " + n + ", sizeof(" + type + dims + "), " + alignment + "}; ";
+        text += "static __constant const unsigned long __msl_variable_" + n +
+                "[4] __attribute__((used, section(\"msl_threadgroup\"))) = {" + std::to_string(kernelIndex) + ", " + n +
+                ", sizeof(" + type + dims + "), " + alignment + "}; ";
         text += dims.empty() ? "threadgroup " + type + " &" + tokens_[name].text + " = *(threadgroup " + type + "*)"
-                             : "threadgroup " + type + " (&" + tokens_[name].text + ")" + dims + " = *(threadgroup " + type + " (*)" + dims + ")";
+                             : "threadgroup " + type + " (&" + tokens_[name].text + ")" + dims + " = *(threadgroup " + type +
+                                   " (*)" + dims + ")";
         text += "__msl_threadgroup(" + n + ")";
         ++ordinal;
         name = stop + 1;
@@ -405,52 +292,6 @@ class Frontend {
                 "    const unsigned x = i % g->size[0], y = i / g->size[0] % g->size[1], z = i / g->size[0] / g->size[1];\n"
                 "    (void)x, (void)y, (void)z;\n    ::" +
                 k.name + "(" + arguments + ");\n  }\n}\n";
-  }
-
-  /** The rewrites inside expressions. */
-  void rewrite(Tokens& tokens) {
-    std::vector<int> questions;  // depths of the open `?`
-    int depth = 0;
-    for (size_t i = 0; i + 1 < tokens.size(); ++i) {
-      Token& t = tokens[i];
-      if (t.kind == Kind::Directive || t.kind == Kind::Text) continue;
-      if (t.is("(") || t.is("[") || t.is("{")) ++depth;
-      if (t.is(")") || t.is("]") || t.is("}")) {
-        --depth;
-        while (!questions.empty() && questions.back() > depth) questions.pop_back();
-      }
-      if (t.is(";")) questions.clear();
-      if (t.is("?") && vectors_) {
-        questions.push_back(depth);
-        t.text = "? metal::__value *";
-      } else if (t.is(":") && !questions.empty() && questions.back() == depth) {
-        questions.pop_back();
-        t.text = ": metal::__value *";
-      } else if (t.kind == Kind::Number && t.text.size() > 2 && t.text.rfind("0x", 0) != 0 &&
-                 (t.text.compare(t.text.size() - 2, 2, "bf") == 0 || t.text.compare(t.text.size() - 2, 2, "BF") == 0)) {
-        t.text = "metal::bfloat(" + t.text.substr(0, t.text.size() - 2) + "f)";
-      } else if ((t.is(".") || t.is("->")) && tokens[i + 1].kind == Kind::Name && swizzle(tokens[i + 1].text) && !ownFields_.count(tokens[i + 1].text)) {
-        std::string list;
-        for (const char c : tokens[i + 1].text) {
-          const size_t component = c == 'w' ? 3 : c >= 'x' ? size_t(c - 'x') : std::string("rgba").find(c);
-          list += (list.empty() ? "" : ", ") + std::to_string(component);
-        }
-        if (i + 2 < tokens.size() && tokens[i + 2].is("=")) {
-          size_t end = i + 3;
-          int inner = 0;
-          while (end + 1 < tokens.size() && !(inner == 0 && (tokens[end].is(";") || tokens[end].is(",") || tokens[end].is(")")))) {
-            inner += tokens[end].is("(") || tokens[end].is("[") || tokens[end].is("{") ? 1 : tokens[end].is(")") || tokens[end].is("]") || tokens[end].is("}") ? -1 : 0;
-            ++end;
-          }
-          tokens[i + 1].text = "template __assign<" + list + ">";
-          tokens[i + 2].text = "(";
-          tokens[end].space = ")" + tokens[end].space;
-        } else {
-          tokens[i + 1].text = "template __swizzle<" + list + ">()";
-        }
-        ++i;
-      }
-    }
   }
 };
 

@@ -12,7 +12,7 @@ enum class Binding { Buffer, Position };
 struct Parameter {
   std::string name;
   Binding binding = Binding::Buffer;
-  unsigned index = 0;        // of the buffer
+  unsigned index = 0;          // of the buffer
   bool constantSpace = false;  // in the constant address space, whose offsets have their own alignment
   bool readOnly = false;
 };

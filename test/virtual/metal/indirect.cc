@@ -4,25 +4,33 @@
 using namespace vmetal;
 
 void vmetal::defineIndirect() {
-  classNamed("MTLDevice").on("newIndirectCommandBufferWithDescriptor:maxCommandCount:options:", [](Device*, SEL, IndirectDescriptor* d, UInt count, UInt) -> Object* {
-    if (d->types != 1 << 5) die("indirect command buffers: only concurrent dispatches are supported by the virtual device");
-    if (d->inheritBuffers || d->inheritPipeline) die("indirect command buffers: inherited buffers and pipelines are not supported by the virtual device");
-    if (count == 0 || count > 16384) die("indirect command buffers: " + std::to_string(count) + " commands, of 1 to 16384");
-    if (d->maxBindings > kMaxBuffers) die("indirect command buffers: " + std::to_string(d->maxBindings) + " buffer bindings, of at most " + std::to_string(kMaxBuffers));
-    if (without("indirect")) return nullptr;
-    IndirectBuffer* b = make<IndirectBuffer>(classNamed("MTLIndirectCommandBuffer"));
-    for (UInt i = 0; i < count; ++i) {
-      IndirectCommand* c = make<IndirectCommand>(classNamed("MTLIndirectComputeCommand"));
-      c->maxBindings = d->maxBindings;
-      b->commands.emplace_back(c);
-      release(c);
-    }
-    return b;
-  });
+  classNamed("MTLDevice")
+      .on("newIndirectCommandBufferWithDescriptor:maxCommandCount:options:",
+          [](Device*, SEL, IndirectDescriptor* d, UInt count, UInt) -> Object* {
+            if (d->types != 1 << 5)
+              die("indirect command buffers: only concurrent dispatches are supported by the virtual device");
+            if (d->inheritBuffers || d->inheritPipeline)
+              die("indirect command buffers: inherited buffers and pipelines are not supported by the virtual device");
+            if (count == 0 || count > 16384)
+              die("indirect command buffers: " + std::to_string(count) + " commands, of 1 to 16384");
+            if (d->maxBindings > kMaxBuffers)
+              die("indirect command buffers: " + std::to_string(d->maxBindings) + " buffer bindings, of at most " +
+                  std::to_string(kMaxBuffers));
+            if (without("indirect")) return nullptr;
+            IndirectBuffer* b = make<IndirectBuffer>(classNamed("MTLIndirectCommandBuffer"));
+            for (UInt i = 0; i < count; ++i) {
+              IndirectCommand* c = make<IndirectCommand>(classNamed("MTLIndirectComputeCommand"));
+              c->maxBindings = d->maxBindings;
+              b->commands.emplace_back(c);
+              release(c);
+            }
+            return b;
+          });
 
   Class& descriptor = classNamed("MTLIndirectCommandBufferDescriptor");
   defineCommon(descriptor);
-  descriptor.onClass("new", [](Object*, SEL) -> Object* { return make<IndirectDescriptor>(classNamed("MTLIndirectCommandBufferDescriptor")); });
+  descriptor.onClass(
+      "new", [](Object*, SEL) -> Object* { return make<IndirectDescriptor>(classNamed("MTLIndirectCommandBufferDescriptor")); });
   descriptor.on("setCommandTypes:", [](IndirectDescriptor* self, SEL, UInt types) { self->types = types; });
   descriptor.on("setInheritBuffers:", [](IndirectDescriptor* self, SEL, bool on) { self->inheritBuffers = on; });
   descriptor.on("setInheritPipelineState:", [](IndirectDescriptor* self, SEL, bool on) { self->inheritPipeline = on; });
@@ -32,7 +40,9 @@ void vmetal::defineIndirect() {
   defineCommon(buffer);
   buffer.on("setLabel:", [](Object*, SEL, Object*) {});
   buffer.on("indirectComputeCommandAtIndex:", [](IndirectBuffer* self, SEL, UInt i) -> Object* {
-    if (i >= self->commands.size()) die("indirectComputeCommandAtIndex: " + std::to_string(i) + " is beyond the " + std::to_string(self->commands.size()) + " commands");
+    if (i >= self->commands.size())
+      die("indirectComputeCommandAtIndex: " + std::to_string(i) + " is beyond the " + std::to_string(self->commands.size()) +
+          " commands");
     retain(self->commands[i].get());
     return autoreleased(static_cast<Object*>(self->commands[i].get()));
   });
@@ -44,8 +54,11 @@ void vmetal::defineIndirect() {
     self->pipeline = p;
   });
   command.on("setKernelBuffer:offset:atIndex:", [](IndirectCommand* self, SEL, Buffer* b, UInt offset, UInt i) {
-    if (i >= self->maxBindings) die("setKernelBuffer: index " + std::to_string(i) + " is beyond the " + std::to_string(self->maxBindings) + " bindings of the descriptor");
-    if (b && offset >= b->bytes) die("setKernelBuffer: offset " + std::to_string(offset) + " is beyond a buffer of " + std::to_string(b->bytes) + " bytes");
+    if (i >= self->maxBindings)
+      die("setKernelBuffer: index " + std::to_string(i) + " is beyond the " + std::to_string(self->maxBindings) +
+          " bindings of the descriptor");
+    if (b && offset >= b->bytes)
+      die("setKernelBuffer: offset " + std::to_string(offset) + " is beyond a buffer of " + std::to_string(b->bytes) + " bytes");
     self->slots[i] = {b, offset};
   });
   command.on("concurrentDispatchThreadgroups:threadsPerThreadgroup:", [](IndirectCommand* self, SEL, Size groups, Size size) {

@@ -10,8 +10,8 @@ namespace {
 bool nameStart(char c) { return std::isalpha(static_cast<unsigned char>(c)) || c == '_'; }
 bool nameRest(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
 
-constexpr const char* kMarks[] = {"<<=", ">>=", "...", "->", "++", "--", "<<", ">>", "<=", ">=", "==", "!=", "&&", "||",
-                                  "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "::", "[[", "]]"};
+constexpr const char* kMarks[] = {"<<=", ">>=", "...", "->", "++", "--", "<<", ">>", "<=", ">=", "==", "!=", "&&",
+                                  "||",  "+=",  "-=",  "*=", "/=", "%=", "&=", "|=", "^=", "::", "[[", "]]"};
 
 }  // namespace
 
@@ -80,9 +80,9 @@ std::vector<Token> tokenize(const std::string& s) {
     } else if (std::isdigit(static_cast<unsigned char>(c)) ||
                (c == '.' && at + 1 < s.size() && std::isdigit(static_cast<unsigned char>(s[at + 1])))) {
       size_t end = at;
-      while (end < s.size() &&
-             (nameRest(s[end]) || s[end] == '.' || s[end] == '\'' || ((s[end] == '+' || s[end] == '-') && std::strchr("eEpP", s[end - 1]) &&
-                                                   !(s[at] == '0' && at + 1 < s.size() && (s[at + 1] | 32) == 'x' && (s[end - 1] | 32) == 'e'))))
+      while (end < s.size() && (nameRest(s[end]) || s[end] == '.' || s[end] == '\'' ||
+                                ((s[end] == '+' || s[end] == '-') && std::strchr("eEpP", s[end - 1]) &&
+                                 !(s[at] == '0' && at + 1 < s.size() && (s[at + 1] | 32) == 'x' && (s[end - 1] | 32) == 'e'))))
         ++end;
       push(Kind::Number, end);
     } else {

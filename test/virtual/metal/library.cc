@@ -44,11 +44,13 @@ Object* newPipeline(PipelineDescriptor* descriptor, UInt options, Object** refle
   const UInt bytes = threadgroupBytes(k);
   if (bytes > kThreadgroupBytes) {
     setError(error, "AGXMetalVirtual", 3,
-             "kernel '" + k.text.name + "': threadgroup memory size (" + std::to_string(bytes) + ") exceeds the maximum threadgroup memory allowed (" + std::to_string(kThreadgroupBytes) + ")");
+             "kernel '" + k.text.name + "': threadgroup memory size (" + std::to_string(bytes) +
+                 ") exceeds the maximum threadgroup memory allowed (" + std::to_string(kThreadgroupBytes) + ")");
     return nullptr;
   }
   if (k.variables.size() > kMaxVariables) {
-    setError(error, "AGXMetalVirtual", 3, "kernel '" + k.text.name + "': more threadgroup variables than the virtual device has places for");
+    setError(error, "AGXMetalVirtual", 3,
+             "kernel '" + k.text.name + "': more threadgroup variables than the virtual device has places for");
     return nullptr;
   }
   UInt most = kMaxThreads;
@@ -103,9 +105,13 @@ bool readArchive(Archive& archive, const std::string& path, std::string& why) {
 
 void vmetal::defineLibrary() {
   Class& device = classNamed("MTLDevice");
-  device.on("newLibraryWithSource:options:error:", [](Device*, SEL, Object* source, Object* options, Object** error) -> Object* { return newLibrary(source, options, error); });
+  device.on("newLibraryWithSource:options:error:", [](Device*, SEL, Object* source, Object* options, Object** error) -> Object* {
+    return newLibrary(source, options, error);
+  });
   device.on("newComputePipelineStateWithDescriptor:options:reflection:error:",
-            [](Device*, SEL, PipelineDescriptor* d, UInt options, Object** reflection, Object** error) -> Object* { return newPipeline(d, options, reflection, error); });
+            [](Device*, SEL, PipelineDescriptor* d, UInt options, Object** reflection, Object** error) -> Object* {
+              return newPipeline(d, options, reflection, error);
+            });
   device.on("newBinaryArchiveWithDescriptor:error:", [](Device*, SEL, ArchiveDescriptor* d, Object** error) -> Object* {
     Archive* archive = make<Archive>(classNamed("MTLBinaryArchive"));
     std::string why;
@@ -142,7 +148,8 @@ void vmetal::defineLibrary() {
 
   Class& descriptor = classNamed("MTLComputePipelineDescriptor");
   defineCommon(descriptor);
-  descriptor.onClass("new", [](Object*, SEL) -> Object* { return make<PipelineDescriptor>(classNamed("MTLComputePipelineDescriptor")); });
+  descriptor.onClass(
+      "new", [](Object*, SEL) -> Object* { return make<PipelineDescriptor>(classNamed("MTLComputePipelineDescriptor")); });
   descriptor.on("setLabel:", [](Object*, SEL, Object*) {});
   descriptor.on("setComputeFunction:", [](PipelineDescriptor* self, SEL, Function* f) { self->function = Ref<Function>(f); });
   descriptor.on("setSupportIndirectCommandBuffers:", [](PipelineDescriptor* self, SEL, bool on) { self->indirect = on; });
@@ -161,21 +168,23 @@ void vmetal::defineLibrary() {
 
   Class& archiveDescriptor = classNamed("MTLBinaryArchiveDescriptor");
   defineCommon(archiveDescriptor);
-  archiveDescriptor.onClass("new", [](Object*, SEL) -> Object* { return make<ArchiveDescriptor>(classNamed("MTLBinaryArchiveDescriptor")); });
+  archiveDescriptor.onClass(
+      "new", [](Object*, SEL) -> Object* { return make<ArchiveDescriptor>(classNamed("MTLBinaryArchiveDescriptor")); });
   archiveDescriptor.on("setUrl:", [](ArchiveDescriptor* self, SEL, Url* url) { self->path = url ? url->path : ""; });
 
   Class& archive = classNamed("MTLBinaryArchive");
   defineCommon(archive);
   archive.on("setLabel:", [](Object*, SEL, Object*) {});
-  archive.on("addComputePipelineFunctionsWithDescriptor:error:", [](Archive* self, SEL, PipelineDescriptor* d, Object** error) -> bool {
-    if (!d->function) {
-      setError(error, "MTLBinaryArchiveDomain", 3, "the descriptor has no function");
-      return false;
-    }
-    const Compiled& c = d->function->library->compiled;
-    self->objects[c.key + "." + d->function->kernel().text.name] = bytesOf(c.object);
-    return true;
-  });
+  archive.on(
+      "addComputePipelineFunctionsWithDescriptor:error:", [](Archive* self, SEL, PipelineDescriptor* d, Object** error) -> bool {
+        if (!d->function) {
+          setError(error, "MTLBinaryArchiveDomain", 3, "the descriptor has no function");
+          return false;
+        }
+        const Compiled& c = d->function->library->compiled;
+        self->objects[c.key + "." + d->function->kernel().text.name] = bytesOf(c.object);
+        return true;
+      });
   archive.on("serializeToURL:error:", [](Archive* self, SEL, Url* url, Object** error) -> bool {
     const std::string temporary = url->path + ".new";
     std::ofstream out(temporary, std::ios::binary);

@@ -114,7 +114,8 @@ class Pool {
       const uint64_t first = next_.fetch_add(chunk_), last = std::min(first + chunk_, groups_);
       if (first >= groups_) return;
       for (uint64_t i = first; i < last && !stopped_; ++i) {
-        const uint32_t position[3] = {uint32_t(i % d.groups[0]), uint32_t(i / d.groups[0] % d.groups[1]), uint32_t(i / d.groups[0] / d.groups[1])};
+        const uint32_t position[3] = {uint32_t(i % d.groups[0]), uint32_t(i / d.groups[0] % d.groups[1]),
+                                      uint32_t(i / d.groups[0] / d.groups[1])};
         if (worker.run(d, position)) continue;
         std::lock_guard lock(mutex_);
         if (fault_.kind == FaultKind::None) fault_ = worker.fault;

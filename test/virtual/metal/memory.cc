@@ -40,7 +40,8 @@ uint8_t* Memory::allocate(size_t bytes) {
   // Addresses are taken in turn, so that those of a released buffer stay closed for as long as possible.
   for (int round = 0; round < 2; ++round) {
     uintptr_t at = cursor_ + gap;
-    for (auto next = blocks_.lower_bound(at); next != blocks_.end() && next->first < at + mapped + gap; next = blocks_.lower_bound(at))
+    for (auto next = blocks_.lower_bound(at); next != blocks_.end() && next->first < at + mapped + gap;
+         next = blocks_.lower_bound(at))
       at = next->first + next->second.mapped + gap;
     if (at + mapped + gap <= base_ + reserved_) {
       if (mprotect(reinterpret_cast<void*>(at), mapped, PROT_READ | PROT_WRITE) != 0) return nullptr;
@@ -67,7 +68,8 @@ void Memory::release(uint8_t* start) {
   auto it = blocks_.upper_bound(reinterpret_cast<uintptr_t>(start));
   if (it == blocks_.begin()) return;
   --it;
-  mmap(reinterpret_cast<void*>(it->second.mapping), it->second.mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  mmap(reinterpret_cast<void*>(it->second.mapping), it->second.mapped, PROT_NONE,
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   used_ -= it->second.allocation.bytes;
   blocks_.erase(it);
 }
@@ -113,7 +115,8 @@ std::string Memory::damage(uint8_t* start) {
   if (!before && !behind) return "";
   std::memset(low, kCanary, size_t(b.allocation.start - low));
   std::memset(end, kCanary, size_t(high - end));
-  const std::string name = "buffer" + (b.allocation.label.empty() ? "" : " '" + b.allocation.label + "'") + " (" + std::to_string(b.allocation.bytes) + " bytes)";
+  const std::string name = "buffer" + (b.allocation.label.empty() ? "" : " '" + b.allocation.label + "'") + " (" +
+                           std::to_string(b.allocation.bytes) + " bytes)";
   return before ? "a write " + std::to_string(b.allocation.start - before) + " bytes before the start of " + name
                 : "a write " + std::to_string(behind - end) + " bytes past the end of " + name;
 }

@@ -215,7 +215,7 @@ struct CommandBuffer : Object {
   std::vector<std::vector<uint8_t>> handlers;
   std::mutex mutex;
   std::condition_variable changed;
-  UInt status = 0;  // NotEnqueued, Enqueued, Committed, Scheduled, Completed, Error
+  UInt status = 0;        // NotEnqueued, Enqueued, Committed, Scheduled, Completed, Error
   bool finished = false;  // handlers too
   bool encoding = false;
   Failure failure;

@@ -148,22 +148,24 @@ extern "C" __attribute__((visibility("hidden"))) Imp vmetal_find(Object* receive
   const Class* c = isClass ? static_cast<Class*>(receiver) : receiver->isa;
   const auto& methods = isClass ? c->classMethods : c->methods;
   const auto found = methods.find(selector);
-  if (found == methods.end()) die(std::string(isClass ? "+[" : "-[") + c->name + " " + selector->name + "]: unrecognized selector");
+  if (found == methods.end())
+    die(std::string(isClass ? "+[" : "-[") + c->name + " " + selector->name + "]: unrecognized selector");
   return found->second;
 }
 
 #if defined(__x86_64__)
-#define SAVE_AND_FIND(RECEIVER, SELECTOR)                                                                              \
-  "  pushq %rbp\n  movq %rsp, %rbp\n  subq $0xd0, %rsp\n"                                                              \
-  "  movq %rdi, 0(%rsp)\n  movq %rsi, 8(%rsp)\n  movq %rdx, 16(%rsp)\n  movq %rcx, 24(%rsp)\n  movq %r8, 32(%rsp)\n"   \
-  "  movq %r9, 40(%rsp)\n  movq %rax, 48(%rsp)\n"                                                                      \
-  "  movaps %xmm0, 64(%rsp)\n  movaps %xmm1, 80(%rsp)\n  movaps %xmm2, 96(%rsp)\n  movaps %xmm3, 112(%rsp)\n"          \
-  "  movaps %xmm4, 128(%rsp)\n  movaps %xmm5, 144(%rsp)\n  movaps %xmm6, 160(%rsp)\n  movaps %xmm7, 176(%rsp)\n"       \
-  "  movq " RECEIVER ", %rdi\n  movq " SELECTOR ", %rsi\n  call vmetal_find\n  movq %rax, %r11\n"                      \
-  "  movq 0(%rsp), %rdi\n  movq 8(%rsp), %rsi\n  movq 16(%rsp), %rdx\n  movq 24(%rsp), %rcx\n  movq 32(%rsp), %r8\n"   \
-  "  movq 40(%rsp), %r9\n  movq 48(%rsp), %rax\n"                                                                      \
-  "  movaps 64(%rsp), %xmm0\n  movaps 80(%rsp), %xmm1\n  movaps 96(%rsp), %xmm2\n  movaps 112(%rsp), %xmm3\n"          \
-  "  movaps 128(%rsp), %xmm4\n  movaps 144(%rsp), %xmm5\n  movaps 160(%rsp), %xmm6\n  movaps 176(%rsp), %xmm7\n"       \
+#define SAVE_AND_FIND(RECEIVER, SELECTOR)                                                                            \
+  "  pushq %rbp\n  movq %rsp, %rbp\n  subq $0xd0, %rsp\n"                                                            \
+  "  movq %rdi, 0(%rsp)\n  movq %rsi, 8(%rsp)\n  movq %rdx, 16(%rsp)\n  movq %rcx, 24(%rsp)\n  movq %r8, 32(%rsp)\n" \
+  "  movq %r9, 40(%rsp)\n  movq %rax, 48(%rsp)\n"                                                                    \
+  "  movaps %xmm0, 64(%rsp)\n  movaps %xmm1, 80(%rsp)\n  movaps %xmm2, 96(%rsp)\n  movaps %xmm3, 112(%rsp)\n"        \
+  "  movaps %xmm4, 128(%rsp)\n  movaps %xmm5, 144(%rsp)\n  movaps %xmm6, 160(%rsp)\n  movaps %xmm7, 176(%rsp)\n"     \
+  "  movq " RECEIVER ", %rdi\n  movq " SELECTOR                                                                      \
+  ", %rsi\n  call vmetal_find\n  movq %rax, %r11\n"                                                                  \
+  "  movq 0(%rsp), %rdi\n  movq 8(%rsp), %rsi\n  movq 16(%rsp), %rdx\n  movq 24(%rsp), %rcx\n  movq 32(%rsp), %r8\n" \
+  "  movq 40(%rsp), %r9\n  movq 48(%rsp), %rax\n"                                                                    \
+  "  movaps 64(%rsp), %xmm0\n  movaps 80(%rsp), %xmm1\n  movaps 96(%rsp), %xmm2\n  movaps 112(%rsp), %xmm3\n"        \
+  "  movaps 128(%rsp), %xmm4\n  movaps 144(%rsp), %xmm5\n  movaps 160(%rsp), %xmm6\n  movaps 176(%rsp), %xmm7\n"     \
   "  leave\n  jmp *%r11\n"
 asm(".text\n.globl objc_msgSend\n.type objc_msgSend, @function\nobjc_msgSend:\n"
     "  testq %rdi, %rdi\n  jz 1f\n" SAVE_AND_FIND("%rdi", "%rsi")

@@ -36,8 +36,12 @@ namespace {
 
 using Id = void*;
 using UInt = unsigned long;
-struct Size { UInt w, h, d; };
-struct Range { UInt location, length; };
+struct Size {
+  UInt w, h, d;
+};
+struct Range {
+  UInt location, length;
+};
 using Words = std::vector<std::string>;
 
 void* library = nullptr;
@@ -53,13 +57,15 @@ template <class R = void, class... A>
 R send(Id receiver, const char* name, A... arguments) {
   static void* const plain = dlsym(library, "objc_msgSend");
   static void* const memory = dlsym(library, "objc_msgSend_stret");
-  return reinterpret_cast<R (*)(Id, Id, A...)>(sizeof(R*) && std::is_same_v<R, Size> && memory ? memory : plain)(receiver, selector(name), arguments...);
+  return reinterpret_cast<R (*)(Id, Id, A...)>(sizeof(R*) && std::is_same_v<R, Size> && memory ? memory : plain)(
+      receiver, selector(name), arguments...);
 }
 void release(Id object) { function<void(Id)>("objc_release")(object); }
 Id string(const std::string& text) { return send<Id>(type("NSString"), "stringWithUTF8String:", text.c_str()); }
 std::string textOf(Id s) { return s ? send<const char*>(s, "UTF8String") : ""; }
 [[noreturn]] void fail(Id error) {
-  throw std::to_string(send<long>(error, "code")) + " " + textOf(send<Id>(error, "domain")) + ": " + textOf(send<Id>(error, "localizedDescription"));
+  throw std::to_string(send<long>(error, "code")) + " " + textOf(send<Id>(error, "domain")) + ": " +
+      textOf(send<Id>(error, "localizedDescription"));
 }
 
 Id device = nullptr, queue = nullptr, commands = nullptr, encoder = nullptr, counters = nullptr;
@@ -89,11 +95,14 @@ std::string hex(const uint8_t* p, size_t n) {
 }
 std::pair<Id, UInt> place(const std::string& text) {
   const size_t plus = text.find('+');
-  return {find(buffers, text.substr(1, plus == std::string::npos ? plus : plus - 1)), plus == std::string::npos ? 0 : std::stoul(text.substr(plus + 1))};
+  return {find(buffers, text.substr(1, plus == std::string::npos ? plus : plus - 1)),
+          plus == std::string::npos ? 0 : std::stoul(text.substr(plus + 1))};
 }
 Size three(const Words& w, size_t i) { return {number(w, i), number(w, i + 1), number(w, i + 2)}; }
 
-struct BlockDescriptor { UInt reserved, size; };
+struct BlockDescriptor {
+  UInt reserved, size;
+};
 struct Block {
   void* isa;
   int flags, reserved;
@@ -144,7 +153,8 @@ void commit() {
   if (handled != before + 1) throw std::string("the completed handler was not called");
   const UInt status = send<UInt>(commands, "status");
   Id error = send<Id>(commands, "error");
-  if (status == 4 && (error || send<double>(commands, "GPUEndTime") < send<double>(commands, "GPUStartTime") || send<double>(commands, "GPUStartTime") <= 0))
+  if (status == 4 && (error || send<double>(commands, "GPUEndTime") < send<double>(commands, "GPUStartTime") ||
+                      send<double>(commands, "GPUStartTime") <= 0))
     throw std::string("completed with an error or without times");
   release(commands);
   commands = nullptr;
@@ -157,8 +167,9 @@ std::string perform(const Words& w) {
   Id error = nullptr;
   if (c == "device") {
     const Size threads = send<Size>(device, "maxThreadsPerThreadgroup");
-    return textOf(send<Id>(device, "name")) + " " + std::to_string(threads.w) + "x" + std::to_string(threads.h) + "x" + std::to_string(threads.d) + " " +
-           std::to_string(send<UInt>(device, "maxThreadgroupMemoryLength")) + " " + (send<bool>(device, "supportsFamily:", 1007L) ? "apple7" : "-") + " " +
+    return textOf(send<Id>(device, "name")) + " " + std::to_string(threads.w) + "x" + std::to_string(threads.h) + "x" +
+           std::to_string(threads.d) + " " + std::to_string(send<UInt>(device, "maxThreadgroupMemoryLength")) + " " +
+           (send<bool>(device, "supportsFamily:", 1007L) ? "apple7" : "-") + " " +
            (send<bool>(device, "respondsToSelector:", selector("noSuchSelector")) ? "?" : "-");
   }
   if (c == "library") {
@@ -184,7 +195,8 @@ std::string perform(const Words& w) {
     release(f);
     if (!p) fail(error);
     pipelines[w[1]] = p;
-    return std::to_string(send<UInt>(p, "maxTotalThreadsPerThreadgroup")) + " " + std::to_string(send<UInt>(p, "staticThreadgroupMemoryLength"));
+    return std::to_string(send<UInt>(p, "maxTotalThreadsPerThreadgroup")) + " " +
+           std::to_string(send<UInt>(p, "staticThreadgroupMemoryLength"));
   }
   if (c == "buffer") {
     Id b = send<Id>(device, "newBufferWithLength:options:", number(w, 2), UInt(w.size() > 3 ? 2 << 4 : 0));
@@ -254,7 +266,8 @@ std::string perform(const Words& w) {
     for (size_t i = 1; i < w.size(); ++i) all.push_back(find(buffers, w[i]));
     return send(encoder, "useResources:count:usage:", all.data(), UInt(all.size()), UInt(3)), "";
   }
-  if (c == "indirect") return send(encoder, "executeCommandsInBuffer:withRange:", find(indirects, w.at(1)), Range{number(w, 2), number(w, 3)}), "";
+  if (c == "indirect")
+    return send(encoder, "executeCommandsInBuffer:withRange:", find(indirects, w.at(1)), Range{number(w, 2), number(w, 3)}), "";
   if (c == "blit") {
     if (!commands) begin();
     endEncoder();
@@ -262,10 +275,14 @@ std::string perform(const Words& w) {
     return "";
   }
   if (c == "copy") {
-    send(encoder, "copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:", find(buffers, w.at(1)), number(w, 2), find(buffers, w.at(3)), number(w, 4), number(w, 5));
+    send(encoder, "copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:", find(buffers, w.at(1)), number(w, 2),
+         find(buffers, w.at(3)), number(w, 4), number(w, 5));
     return "";
   }
-  if (c == "fill") return send(encoder, "fillBuffer:range:value:", find(buffers, w.at(1)), Range{number(w, 2), number(w, 3)}, uint8_t(number(w, 4))), "";
+  if (c == "fill")
+    return send(encoder, "fillBuffer:range:value:", find(buffers, w.at(1)), Range{number(w, 2), number(w, 3)},
+                uint8_t(number(w, 4))),
+           "";
   if (c == "commit") return commit(), "";
   if (c == "drop") return endEncoder(), release(commands), commands = nullptr, "";
   if (c == "commands") {
@@ -274,7 +291,8 @@ std::string perform(const Words& w) {
     send(d, "setInheritBuffers:", false);
     send(d, "setInheritPipelineState:", false);
     send(d, "setMaxKernelBufferBindCount:", UInt(31));
-    indirects[w.at(1)] = send<Id>(device, "newIndirectCommandBufferWithDescriptor:maxCommandCount:options:", d, number(w, 2), UInt(0));
+    indirects[w.at(1)] =
+        send<Id>(device, "newIndirectCommandBufferWithDescriptor:maxCommandCount:options:", d, number(w, 2), UInt(0));
     release(d);
     return "";
   }

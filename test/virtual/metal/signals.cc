@@ -38,8 +38,10 @@ unsigned divisionLength(const uint8_t* at) {
   if (mod != 3) {
     uint8_t base = uint8_t(rm);
     if (rm == 4) base = *p++ & 7;
-    if (mod == 1) p += 1;
-    else if (mod == 2 || (mod == 0 && base == 5)) p += 4;
+    if (mod == 1)
+      p += 1;
+    else if (mod == 2 || (mod == 0 && base == 5))
+      p += 4;
   }
   return unsigned(p - at);
 }

@@ -17,7 +17,7 @@ namespace {
 
 constexpr size_t kPage = 4096, kSlot = kThreadgroupBytes + 4 * kPage;
 std::string lineText(int place) { return std::to_string(place >> 10); }  // __MSL_HERE
-constexpr uint8_t kPoison = 0xff;  // a NaN in every float type, -1 in integers
+constexpr uint8_t kPoison = 0xff;                                        // a NaN in every float type, -1 in integers
 
 }  // namespace
 
@@ -114,7 +114,7 @@ Stack* Worker::next() {
   if (readyAt_ < readyEnd_) return wake(ready_[readyAt_++]);
   if (group_.next < group_.count) {
     if (free_.empty()) {
-      stacks_.push_back(new Stack());
+      stacks_.push_back(new Stack(unsigned(stacks_.size())));
       free_.push_back(stacks_.back());
     }
     Stack* fresh = free_.back();
@@ -171,7 +171,10 @@ void Worker::releaseBarrier() {
     }
     if (first && lanes_[i].site != first->site) {
       group_.current = i;
-      fail(FaultKind::Other, "threads wait at different threadgroup barriers, of lines " + lineText(first->place) + " and " + lineText(lanes_[i].place), nullptr);
+      fail(FaultKind::Other,
+           "threads wait at different threadgroup barriers, of lines " + lineText(first->place) + " and " +
+               lineText(lanes_[i].place),
+           nullptr);
     }
     if (!first) first = &lanes_[i];
     ++arrived;
@@ -180,7 +183,10 @@ void Worker::releaseBarrier() {
   if (arrived != group_.count) {
     const int place = first->place;
     group_.current = missing;
-    fail(FaultKind::Other, "only " + std::to_string(arrived) + " of " + std::to_string(group_.count) + " threads reach the threadgroup barrier of line " + lineText(place), nullptr);
+    fail(FaultKind::Other,
+         "only " + std::to_string(arrived) + " of " + std::to_string(group_.count) +
+             " threads reach the threadgroup barrier of line " + lineText(place),
+         nullptr);
   }
 }
 
@@ -234,25 +240,31 @@ void Worker::describe() {
       for (const Parameter& p : dispatch_->kernel->text.parameters)
         if (p.binding == Binding::Buffer && dispatch_->buffers[p.index] >= start && dispatch_->buffers[p.index] <= end)
           what += ", bound as '" + p.name + "' [[buffer(" + std::to_string(p.index) + ")]]";
-    } else if (faultAddress_ >= reinterpret_cast<uintptr_t>(arena_) && faultAddress_ < reinterpret_cast<uintptr_t>(arena_) + kSlot * kMaxVariables) {
-      what = "access outside of threadgroup variable " + std::to_string((faultAddress_ - reinterpret_cast<uintptr_t>(arena_)) / kSlot);
+    } else if (faultAddress_ >= reinterpret_cast<uintptr_t>(arena_) &&
+               faultAddress_ < reinterpret_cast<uintptr_t>(arena_) + kSlot * kMaxVariables) {
+      what = "access outside of threadgroup variable " +
+             std::to_string((faultAddress_ - reinterpret_cast<uintptr_t>(arena_)) / kSlot);
     } else {
       const auto* at = reinterpret_cast<const void*>(faultAddress_);
       bool overflow = false;
       for (const Stack* s : stacks_) overflow = overflow || s->overflowed(at);
       char text[64];
-      std::snprintf(text, sizeof text, "access to address 0x%lx, which is of no buffer", static_cast<unsigned long>(faultAddress_));
+      std::snprintf(text, sizeof text, "access to address 0x%lx, which is of no buffer",
+                    static_cast<unsigned long>(faultAddress_));
       // The processor gives no address for a vector that is misaligned, nor for an address that none can have.
       what = overflow ? "stack overflow" : faultAddress_ ? text : "access to a misaligned vector or a wild address";
     }
   }
   const unsigned i = group_.current;
-  const auto three = [](unsigned a, unsigned b, unsigned c) { return "(" + std::to_string(a) + ", " + std::to_string(b) + ", " + std::to_string(c) + ")"; };
+  const auto three = [](unsigned a, unsigned b, unsigned c) {
+    return "(" + std::to_string(a) + ", " + std::to_string(b) + ", " + std::to_string(c) + ")";
+  };
   std::string line = lineOf(faultSite_, *dispatch_->library);
   if (line.empty() && faultPlace_) line = "line " + lineText(faultPlace_);
   fault.text = "kernel '" + dispatch_->kernel->text.name + "': " + what + ", thread " +
-               three(i % group_.size[0], i / group_.size[0] % group_.size[1], i / group_.size[0] / group_.size[1]) + " of threadgroup " +
-               three(group_.position[0], group_.position[1], group_.position[2]) + (line.empty() ? "" : ", " + line);
+               three(i % group_.size[0], i / group_.size[0] % group_.size[1], i / group_.size[0] / group_.size[1]) +
+               " of threadgroup " + three(group_.position[0], group_.position[1], group_.position[2]) +
+               (line.empty() ? "" : ", " + line);
 }
 
 }  // namespace vmetal
@@ -270,7 +282,8 @@ EXPORT uint64_t __msl_threadgroup(unsigned index) { return Worker::current()->va
 EXPORT void __msl_fail(const char* text, int place) { Worker::current()->fail(vmetal::FaultKind::Other, text, nullptr, place); }
 EXPORT void __msl_misaligned(uint64_t address, unsigned bytes) {
   char text[128];
-  std::snprintf(text, sizeof text, "access to a vector of %u bytes at address 0x%lx, which is not a multiple of its size", bytes, static_cast<unsigned long>(address));
+  std::snprintf(text, sizeof text, "access to a vector of %u bytes at address 0x%lx, which is not a multiple of its size", bytes,
+                static_cast<unsigned long>(address));
   // The call does not return: what follows it may be of another line.
   Worker::current()->fail(vmetal::FaultKind::Access, text, static_cast<const char*>(__builtin_return_address(0)) - 1);
 }
