@@ -208,6 +208,7 @@ describe('a branch in a loop', () => {
 });
 
 describe('random programs', () => {
+  const plain = (list: readonly number[]): number[] => list.map((x) => x + 0);
   const start = fc.array(fc.integer({ min: -5, max: 9 }), { minLength: 1, maxLength: 4 });
 
   it('evaluate as plain code does', { timeout: 120_000 }, () => {
@@ -219,7 +220,7 @@ describe('random programs', () => {
         const { outputs, stages } = evaluateStages(graph, { x: f32([x.length], ...x) }, resolvers);
         most = Math.max(most, stages);
         const y = outputs.get('y') as HostTensor;
-        expect(Array.from(y.data as Float32Array)).toEqual(interpret(program, x));
+        expect(plain(Array.from(y.data as Float32Array))).toEqual(plain(interpret(program, x)));
       }),
       { numRuns: 300 },
     );
@@ -234,7 +235,8 @@ describe('random programs', () => {
         const session = await sessionOf(programModel(program));
         for (const x of [...starts, ...starts]) {
           const { y } = await session.run({ x: Tensor.from(x) });
-          expect(numbers(y)).toEqual(interpret(program, x));
+          // A kernel may leave out the addition of a zero, which decides about the sign of zeros.
+          expect(plain(numbers(y))).toEqual(plain(interpret(program, x)));
         }
       }),
       { numRuns: 25 },
