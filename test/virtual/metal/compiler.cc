@@ -184,15 +184,18 @@ const Header& header(bool fast) {
   return h;
 }
 
-/** Compiles and links code to `path`. Throws the compiler's text. */
+/**
+ * Compiles and links code to `path`. Throws the compiler's text. The name of the precompiled header says what is in it:
+ * a check of its files' dates would only refuse a checkout that is newer and the same.
+ */
 void build(const std::string& code, const CompileOptions& options, const Arguments& more, const std::string& path) {
   const std::string base = temporaryName(path), text = base + ".cl", object = base + ".o", linked = base + ".so";
   std::ofstream(text, std::ios::binary) << code;
   Arguments a = flags(options.fastMath);
   a.insert(a.begin(), clang().path);
   a.insert(a.end(), more.begin(), more.end());
-  for (const std::string& last :
-       {std::string("-include-pch"), header(options.fastMath).path, std::string("-c"), text, std::string("-o"), object})
+  for (const std::string& last : {std::string("-Xclang"), std::string("-fno-validate-pch"), std::string("-include-pch"),
+                                  header(options.fastMath).path, std::string("-c"), text, std::string("-o"), object})
     a.push_back(last);
   Outcome o = runProgram(a);
   if (o.status == 0) o = runProgram({"ld", "-shared", "--build-id=none", "-z", "norelro", object, "-o", linked});

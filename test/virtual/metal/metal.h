@@ -218,6 +218,7 @@ struct CommandBuffer : Object {
   UInt status = 0;        // NotEnqueued, Enqueued, Committed, Scheduled, Completed, Error
   bool finished = false;  // handlers too
   bool encoding = false;
+  bool removed = false;  // the device was, at the commit
   Failure failure;
   double start = 0, end = 0;
   void dispose() override;

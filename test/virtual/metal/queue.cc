@@ -10,7 +10,10 @@ using namespace vmetal;
 
 namespace {
 
-/** What tests set to take the device away: while it is 1, every command buffer ends with MTLCommandBufferErrorDeviceRemoved. */
+/**
+ * What tests set to take the device away: while it is 1, every command buffer that is committed ends with
+ * MTLCommandBufferErrorDeviceRemoved. Asked at the commit, on the thread of the test.
+ */
 bool deviceRemoved() {
   const char* set = std::getenv("TUTTI_VIRTUAL_METAL_REMOVED");
   return set && std::strcmp(set, "1") == 0;
@@ -18,7 +21,7 @@ bool deviceRemoved() {
 
 void perform(CommandBuffer& c) {
   c.start = double(now()) * 1e-9;
-  if (deviceRemoved()) c.failure = {kDeviceRemoved, "Device removed (00000003:kIOGPUCommandBufferCallbackErrorDeviceRemoved)"};
+  if (c.removed) c.failure = {kDeviceRemoved, "Device removed (00000003:kIOGPUCommandBufferCallbackErrorDeviceRemoved)"};
   for (const Pass& pass : c.passes) {
     if (c.failure.code) break;
     c.failure = execute(pass);
@@ -129,6 +132,7 @@ void vmetal::defineQueue() {
     if (self->status >= 2) die("commit: the command buffer has been committed before");
     if (self->encoding) die("commit: an encoder of the command buffer has not ended");
     self->status = 2;
+    self->removed = deviceRemoved();
     retain(self);
     std::lock_guard lock(self->state->mutex);
     self->state->committed.push_back(self);
