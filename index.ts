@@ -1,6 +1,8 @@
 /** Tutti: a model goes in once and runs on any hardware. */
 export { TuttiError } from './compiler/error.js';
 export type {
+  Binding,
+  BindingOptions,
   CompileOptions,
   DeviceInfo,
   DeviceList,
@@ -9,12 +11,14 @@ export type {
   ModelInfo,
   ModelSource,
   Numerics,
+  OutputPlace,
   RunOptions,
   RunProfile,
   SessionMemory,
   SessionOptions,
   SessionReport,
   TensorData,
+  TensorLocation,
   TensorType,
   ValueInfo,
 } from './runtime/index.js';
