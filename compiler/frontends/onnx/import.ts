@@ -7,11 +7,12 @@ import { HostBuilder, NotConstant } from '../../graph/host_values.js';
 import type { Graph, SourceAttr, SourceRef, Value } from '../../graph/types.js';
 import { attributesOf, resolveReference } from './attributes.js';
 import type { SourceOperator } from './context.js';
-import { convert, findConversion, isStandardDomain, structuralOperator, supportedOpsets } from './convert.js';
+import { convert, findConversion, isStandardDomain, structuralOperator } from './convert.js';
 import { withNamedInputs } from './gradient.js';
 import { declareInputs, type ShapeOptions } from './inputs.js';
 import { freeNames, liveNodes, orderNodes, type PlacedNode } from './order.js';
 import { type AttributeProto, decode, type FunctionProto, type GraphProto, type ModelProto } from './proto.js';
+import { type Frame, opsetsOf, Scope } from './scope.js';
 import { constantOf, denseOf, type ExternalReader } from './tensors.js';
 
 export interface ImportOptions extends ShapeOptions {
@@ -23,42 +24,6 @@ export interface ImportOptions extends ShapeOptions {
 
 /** Nested functions and subgraphs beyond this are taken for endless. */
 const maximumNesting = 64;
-
-/** Names of values, nested as subgraphs are. */
-class Scope {
-  readonly #values = new Map<string, Value>();
-  readonly #parent?: Scope;
-
-  constructor(parent?: Scope) {
-    this.#parent = parent;
-  }
-
-  get(name: string): Value | undefined {
-    return this.#values.get(name) ?? this.#parent?.get(name);
-  }
-
-  hasOwn(name: string): boolean {
-    return this.#values.has(name);
-  }
-
-  set(name: string, value: Value): void {
-    this.#values.set(name, value);
-  }
-}
-
-/** Where nodes are converted: a graph, a subgraph or the body of a function. */
-interface Frame {
-  /** Of the graph; bodies of operators are graphs of their own. */
-  readonly b: HostBuilder;
-  readonly scope: Scope;
-  /** Versions by domain. */
-  readonly opsets: ReadonlyMap<string, number>;
-  /** Put before node names: the nodes that lead here. */
-  readonly prefix: string;
-  /** Attributes of the function's caller. */
-  readonly attributes?: ReadonlyMap<string, AttributeProto>;
-  readonly depth: number;
-}
 
 /**
  * Imports a model.
@@ -386,25 +351,3 @@ const isSelectable = (x: Value | undefined, y: Value | undefined): boolean =>
   x.type.dtype === y.type.dtype &&
   x.type.dtype !== 'string' &&
   shapeEquals(x.type.shape, y.type.shape);
-
-/** Versions by domain. @throws TuttiError E_UNSUPPORTED for an opset of ai.onnx that is newer than we know */
-function opsetsOf(imports: ModelProto['opsetImport'], owner: string, optional = false): ReadonlyMap<string, number> {
-  const opsets = new Map<string, number>();
-  for (const { domain = '', version = 0n } of imports)
-    opsets.set(isStandardDomain(domain) ? '' : domain, Number(version));
-  const own = opsets.get('');
-  if (own === undefined) {
-    if (optional || opsets.size > 0) return opsets;
-    throw new TuttiError('E_MODEL_FORMAT', `${owner} imports no opset`, {
-      remedy: 'The file may be truncated or of another format',
-    });
-  }
-  if (own < 1 || own > supportedOpsets.max) {
-    throw new TuttiError('E_UNSUPPORTED', `opset ${own} of ${owner} is not supported`, {
-      expected: `${supportedOpsets.min} to ${supportedOpsets.max}`,
-      found: String(own),
-      remedy: 'Convert the model to a supported opset, for instance with onnx.version_converter',
-    });
-  }
-  return opsets;
-}
