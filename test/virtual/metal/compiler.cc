@@ -278,6 +278,7 @@ Compiled compile(const std::string& source, const CompileOptions& options) {
   exportRuntime();
   void* loaded = dlopen(c.object.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!loaded) throw std::runtime_error(dlerror());
+  c.loaded = std::shared_ptr<void>(loaded, [](void* handle) { dlclose(handle); });
   for (const KernelText& k : t.kernels) {
     CompiledKernel kernel;
     kernel.text = k;

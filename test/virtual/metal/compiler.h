@@ -1,6 +1,7 @@
 // Compiles a translated library with clang into a shared object, kept in a cache folder by its content.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,7 @@ struct Compiled {
   std::string key;     // hash of everything that determines it
   std::string code;    // what clang compiled
   CompileOptions options;
+  std::shared_ptr<void> loaded;  // the object in this process; unloaded with the last copy
 };
 
 /** Throws std::runtime_error with the compiler's text. */

@@ -54,6 +54,7 @@ struct LibraryOptions : Object {
 };
 struct Library : Object {
   Compiled compiled;
+  void dispose() override { compiled = {}; }
 };
 struct Function : Object {
   Ref<Library> library;
