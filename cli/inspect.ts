@@ -41,6 +41,8 @@ export interface Inspection {
   readonly bytesMoved: number;
   readonly flops: number;
   readonly placement: PlanReport['placement'];
+  /** Where the plan ends because data decides how to go on: the figures are of what comes before. */
+  readonly waits?: PlanReport['waits'];
 }
 
 interface ValueSummary {
@@ -113,6 +115,7 @@ async function inspectModel(path: string, model: Model, flags: Flags): Promise<I
     bytesMoved: report.bytesMoved,
     flops: report.flops,
     placement: report.placement,
+    ...(report.waits === undefined ? {} : { waits: report.waits }),
   };
 }
 
@@ -141,7 +144,8 @@ function printInspection(inspection: Inspection): void {
       .map(([op, count]) => `${op} ${count}`)
       .join(', ')}`,
   );
-  print(`\nplan for ${target}${Object.keys(assumed).length === 0 ? '' : ` with ${sizes(assumed)}`}`);
+  const until = inspection.waits && `, up to ${inspection.waits.source}, which needs ${inspection.waits.what}`;
+  print(`\nplan for ${target}${Object.keys(assumed).length === 0 ? '' : ` with ${sizes(assumed)}`}${until ?? ''}`);
   print(
     table(
       ['NODES', 'GROUPS', 'KERNELS', 'DISPATCHES', 'FOLDED', 'WEIGHTS', 'ARENA', 'LARGEST LIVE', 'GFLOP', 'MOVED'],
