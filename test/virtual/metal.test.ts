@@ -271,6 +271,13 @@ describe.skipIf(virtualMetalMissing !== undefined)('what goes wrong', () => {
     expect(run(0xffffffff)).toMatch(/^error 3 /);
   });
 
+  it('says which compiler is missing', () => {
+    const [answer] = virtualMetal([`library L ${folder.write(msl('kernel void nobody_compiled_this() {}'))}`], {
+      TUTTI_CLANG: '/nowhere/clang',
+    });
+    expect(answer).toMatch(/^error 3 MTLLibraryErrorDomain: .*\/nowhere\/clang: No such file or directory/);
+  });
+
   it('goes on after a fault', () => {
     const answers = virtualMetal([
       ...pipelines('far'),

@@ -83,7 +83,10 @@ const Clang& clang() {
       const Outcome o = runProgram({name, "--version"});
       const size_t at = o.output.find("clang version ");
       if (o.status == 0 && at != std::string::npos && std::atoi(o.output.c_str() + at + 14) >= 15) return Clang{name, o.output};
-      if (o.status == 0) reasons += name + " is not clang 15 or newer; ";
+      if (o.status == 0)
+        reasons += name + " is not clang 15 or newer; ";
+      else if (own)
+        reasons += o.output;
     }
     return Clang{"", reasons + (own ? "" : "no clang of version 15 or newer was found: install clang-16 or set TUTTI_CLANG")};
   }();
