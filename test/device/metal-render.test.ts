@@ -43,7 +43,9 @@ for (const [name, library] of devices) {
     });
 
     for (const dtype of ['f16', 'bf16', 'f32'] as const) {
-      testContractions(`contracts ${dtype} by matrix tiles`, floatCases(dtype), metalBackend, () => device, dtype);
+      testContractions(`contracts ${dtype} by matrix tiles`, floatCases(dtype), metalBackend, () => device, {
+        operands: dtype,
+      });
     }
 
     it('multiplies tiles of several simdgroup matrices', async (context) => {

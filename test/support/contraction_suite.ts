@@ -4,6 +4,7 @@ import type { Backend, Device } from '../../backends/backend.js';
 import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
 import type { TileScalar } from '../../compiler/kernel/engines.js';
 import { legalize } from '../../compiler/kernel/legalize.js';
+import type { Target } from '../../compiler/kernel/target.js';
 import { verify } from '../../compiler/kernel/verify.js';
 import { built, type ContractionCase, type Execute, runForm } from './contractions.js';
 import { runReference } from './run_groups.js';
@@ -12,9 +13,8 @@ type Renders = Pick<Backend, 'render'>;
 
 /** Runs kernels on a device: their buffers are made, filled and read back around one dispatch. */
 const on =
-  (backend: Renders, device: Device): Execute =>
+  (backend: Renders, device: Device, target: Target): Execute =>
   async (scheduled, memories) => {
-    const { target } = device;
     const kernel = legalize(scheduled, target);
     verify(kernel, { stage: 'legal', target });
     const [loaded] = await device.loadKernels([backend.render(kernel, target)]);
@@ -32,29 +32,36 @@ const on =
     loaded.release();
   };
 
-/**
- * Registers a test for each case: its first form of that kind on the device, against the reference. Skipped where no
- * unit of the device takes `operands`, and where it has no warpgroups if they are asked for.
- */
+export interface ContractionOptions {
+  /** Operands that a unit of the device must take; the cases are skipped where none does. */
+  readonly operands?: TileScalar;
+  /** Which forms: `warpgroups` are skipped where the device has none. */
+  readonly kind?: 'matrix' | 'warpgroups';
+  /** Default: the device's own. */
+  readonly target?: Target;
+}
+
+/** Registers a test for each case: its first form of a kind on the device, against the reference. */
 export function testContractions(
   suite: string,
   cases: readonly ContractionCase[],
   backend: Renders,
   device: () => Device,
-  operands?: TileScalar,
-  kind: 'matrix' | 'warpgroups' = 'matrix',
+  options: ContractionOptions = {},
 ): void {
+  const { operands, kind = 'matrix' } = options;
   for (const example of cases) {
     it(`${suite}: ${example.name}`, async (context) => {
-      const { matrixUnits = [], features } = device().target;
+      const target = options.target ?? device().target;
+      const { matrixUnits = [], features } = target;
       if (kind === 'warpgroups' && !features.has(kind)) return context.skip('no warpgroups');
       if (operands && !matrixUnits.some(({ a }) => a === operands)) return context.skip(`no unit takes ${operands}`);
       const made = built(example);
       const got = await runForm(
         made,
-        device().target,
+        target,
         (forms) => forms.find(({ name }) => name.startsWith(kind)),
-        on(backend, device()),
+        on(backend, device(), target),
       );
       const want = runReference(made.graph, made.inputs).get('y');
       expect(got && [...elementsOf(got)].map(Number)).toEqual(want && [...elementsOf(want)].map(Number));
