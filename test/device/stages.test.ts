@@ -74,11 +74,12 @@ for (const { id } of present) {
 
     it('elements that data selects', { timeout: 300_000 }, async () => {
       await using session = await Session.create(model(selecting), { device });
-      for (const [limit, x] of [
+      const cases: readonly (readonly [limit: number, x: readonly number[]])[] = [
         [3, [1, 5, 2, 4]],
         [40, [41, 0, 42, 43, 7]],
         [9, Array.from({ length: 300 }, (_, i) => (i % 3 === 0 ? 10 : 1))],
-      ] as const) {
+      ];
+      for (const [limit, x] of cases) {
         let expected = x.filter((v) => v > limit);
         do expected = expected.map((v) => v * 2);
         while (expected.reduce((p, q) => p + q, 0) < limit);

@@ -30,7 +30,8 @@ function nested(depth: number): Graph {
   const b = new GraphBuilder(`body ${depth}`);
   const x = b.input('formal', 'f32', [], true);
   const data = b.constant(emptyTensor('f32', [20]), 'inner data');
-  const body = depth === 0 ? {} : { then_branch: nested(depth - 1), else_branch: nested(0) };
+  const body: Readonly<Record<string, Graph>> =
+    depth === 0 ? {} : { then_branch: nested(depth - 1), else_branch: nested(0) };
   const attrs = { domain: '', name: 'If', opset: 13, present: [true], attrs: body };
   const [y] = b.node('source_op', depth === 0 ? [x] : [x, data], attrs, [{ dtype: 'f32', shape: [], unknown: true }]);
   b.output('result', y);
