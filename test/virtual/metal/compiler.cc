@@ -94,7 +94,8 @@ const Clang& clang() {
 }
 
 // Metal's arithmetic: contraction by default unless a pragma says otherwise, integers wrap, float to integer saturates,
-// literals are float. Aliases of any type are possible through casts between pointers.
+// literals are float. Aliases of any type are possible through casts between pointers. Loop strength reduction would take
+// a third of the time of a large kernel, for little here.
 Arguments flags(bool fast) {
   Arguments a = {"-x",
                  "clcpp",
@@ -109,6 +110,8 @@ Arguments flags(bool fast) {
                  "-fno-strict-float-cast-overflow",
                  "-fno-strict-aliasing",
                  "-fno-math-errno",
+                 "-mllvm",
+                 "-disable-lsr",
                  "-fno-asynchronous-unwind-tables",
                  "-Xclang",
                  "-cl-ext=+all",
