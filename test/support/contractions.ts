@@ -196,6 +196,20 @@ export function boxCases(dtype: 'f16' | 'bf16'): readonly ContractionCase[] {
       build: (b, x, w) => relu(b, c.matmul(b, x(dtype, [3, 70, 40]), w(dtype, [3, 40, 144])), w(dtype, [144])),
     },
     {
+      name: 'heads of attention',
+      build: (b, x) => {
+        const heads = (from: Value, order: number[]) => c.transpose(b, c.reshape(b, from, [2, 19, 3, 16]), order);
+        return c.matmul(b, heads(x(dtype, [2, 19, 48]), [0, 2, 1, 3]), heads(x(dtype, [2, 19, 48]), [0, 2, 3, 1]));
+      },
+    },
+    {
+      name: 'a slice',
+      build: (b, x) => {
+        const part = b.op('slice', [x(dtype, [90, 64])], { starts: [3, 8], sizes: [80, 40], steps: [1, 1] })[0];
+        return c.matmul(b, part, x(dtype, [40, 24]));
+      },
+    },
+    {
       name: 'pointwise conv',
       build: (b, x, w) =>
         b.op('conv', [x(dtype, [2, 24, 8, 8]), w(dtype, [72, 24, 1, 1])], {

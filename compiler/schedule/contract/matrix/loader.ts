@@ -6,11 +6,13 @@
  */
 import type { KArray, KBuffer, KValue, Lanes } from '../../../kernel/types.js';
 import { Affine, delinearize } from '../../affine.js';
-import { type Lowering, range } from '../../lowering.js';
+import type { Lowering } from '../../lowering.js';
+import { range } from '../../tensors.js';
 import type { StoredPlace } from '../contraction.js';
 import { vector } from '../tiling.js';
 import { type Along, bytesOf, type MatrixBlock, slotOf } from './blocks.js';
-import type { Memory, Side } from './operands.js';
+import { addressIn, type Memory } from './memory.js';
+import type { Side } from './operands.js';
 
 /** How a side's elements get to shared memory. */
 export type Route =
@@ -27,12 +29,12 @@ export function routeOf(side: Side, k: number, asynchronous: boolean): Route {
   const { memory, rows } = side;
   const bytes = bytesOf(side);
   if (!memory) return bytes === 1 ? { kind: 'turned' } : { kind: 'vectors', along: 'row', lanes: vector };
-  const { strides } = memory;
-  const along: Along = strides.k === 1 || strides.row !== 1 ? 'k' : 'row';
-  const next = along === 'k' ? strides.k : strides.row;
-  const others = along === 'k' ? [strides.row, k] : [strides.k, rows];
-  const aligned = (elements: number): boolean =>
-    next === 1 && [strides.offset, strides.batch, ...others].every((value) => value % elements === 0);
+  const { offset, parts, rowStride, kStride } = memory;
+  const along: Along = kStride === 1 || rowStride !== 1 ? 'k' : 'row';
+  const next = along === 'k' ? kStride : rowStride;
+  const others = along === 'k' ? [rowStride, k] : [kStride, rows];
+  const all = [offset, ...parts.map(({ stride }) => stride), ...others];
+  const aligned = (elements: number): boolean => next === 1 && all.every((value) => value % elements === 0);
   const copied = [16, 8, 4].map((size) => size / bytes).find((elements) => elements >= 1 && aligned(elements));
   if (asynchronous && copied !== undefined && (along === 'k' || bytes > 1)) {
     // Rows of length 1 have no stride to go by, but are aligned all the same.
@@ -104,13 +106,7 @@ export class Loader {
       const within = group.scale(elements);
       const [row, step] = along === 'k' ? [line, within] : [within, line];
       const place = this.#place(staged, stage, row, step, along, elements);
-      const { strides } = memory;
-      const from = side
-        .batchOf(place.batch)
-        .scale(strides.batch)
-        .add(place.row.scale(strides.row))
-        .add(place.k.scale(strides.k))
-        .add(strides.offset);
+      const from = addressIn(memory, { ...place, batch: side.batchOf(place.batch) });
       const copy = {
         op: 'async_copy',
         memory: array,
@@ -273,9 +269,7 @@ export class Loader {
     const { lowering, side, buffer } = this.#o;
     const { b } = lowering;
     if (buffer && side.memory?.binding.kind === 'derived') {
-      const { strides } = side.memory;
-      const batch = side.batchOf(place.batch);
-      const at = batch.scale(strides.batch).add(place.row.scale(strides.row)).add(place.k.scale(strides.k));
+      const at = addressIn(side.memory, { ...place, batch: side.batchOf(place.batch) });
       const base = at.atLane(0);
       return b.load(buffer, base.emit(b), lanes, lanes > 1 && base.divisor() % lanes === 0);
     }

@@ -5,7 +5,7 @@
  * Integers of 8 bits are taken where they are, however they were widened (`narrow.ts`); a zero point z of a side whose
  * other side is constant leaves the products, since Σ(a - z)·b = Σa·b - z·Σb, and Σb is a constant of each row or column.
  */
-import type { ConstantData, Value } from '../../../graph/types.js';
+import type { ConstantData } from '../../../graph/types.js';
 import type { MatrixUnit, TileScalar } from '../../../kernel/engines.js';
 import type { Target } from '../../../kernel/target.js';
 import type { ScalarType } from '../../../kernel/types.js';
@@ -13,20 +13,11 @@ import { emptyTensor } from '../../../tensor.js';
 import type { Affine } from '../../affine.js';
 import type { Group } from '../../group.js';
 import type { DerivedConstant } from '../../lowered.js';
-import { scalarOf } from '../../lowering.js';
+import { scalarOf } from '../../tensors.js';
 import type { Contraction, Operand } from '../contraction.js';
 import { type Narrow, narrowOf } from '../narrow.js';
 import { type Strides, stridesOf } from '../packing.js';
-
-/** Where a side's elements lie: at offset + batch·a + row·b + k·c of a buffer. */
-export interface Memory {
-  readonly binding:
-    | { readonly kind: 'value'; readonly value: Value }
-    | { readonly kind: 'derived'; readonly constant: DerivedConstant };
-  readonly length: number;
-  readonly batches: number;
-  readonly strides: Strides;
-}
+import { type Memory, memoryOf } from './memory.js';
 
 /** One side of the product. */
 export interface Side {
@@ -64,7 +55,14 @@ const largestSum = 2 ** 31;
 export function productOf(group: Group, target: Target, contraction: Contraction): Product | undefined {
   const units = target.matrixUnits ?? [];
   if (units.length === 0 || contraction.k === 0) return undefined;
-  return integerProduct(group, units, contraction) ?? floatProduct(group, units, contraction);
+  const context: Context = { group, target, contraction };
+  return integerProduct(context, units) ?? floatProduct(context, units);
+}
+
+interface Context {
+  readonly group: Group;
+  readonly target: Target;
+  readonly contraction: Contraction;
 }
 
 const find = (units: readonly MatrixUnit[], a: TileScalar, b: TileScalar, accumulator: TileScalar) =>
@@ -72,16 +70,15 @@ const find = (units: readonly MatrixUnit[], a: TileScalar, b: TileScalar, accumu
 
 // Floats --------------------------------------------------------------------------------------------------------------
 
-function floatProduct(group: Group, units: readonly MatrixUnit[], contraction: Contraction): Product | undefined {
+function floatProduct(context: Context, units: readonly MatrixUnit[]): Product | undefined {
+  const { contraction } = context;
   const { lhs, rhs, accumulator } = contraction;
   const [a, b] = [scalarOf(lhs.value), scalarOf(rhs.value)];
   if (accumulator !== 'f32' || a !== b || (a !== 'f16' && a !== 'bf16' && a !== 'f32')) return undefined;
   const unit = find(units, a, a, 'f32') ?? (a === 'f32' ? find(units, 'tf32', 'tf32', 'f32') : undefined);
   if (!unit) return undefined;
   const side = (operand: Operand, batches: number, rows: number, batchOf: Side['batchOf']): Side => {
-    const memory = group.reads.includes(operand.value)
-      ? memoryOf(group, contraction, operand, batches, rows)
-      : undefined;
+    const memory = memoryOf(context.group, context.target, contraction, operand, batches, rows);
     return { operand, scalar: a, rows, batchOf, ...optional('memory', memory) };
   };
   return {
@@ -89,23 +86,6 @@ function floatProduct(group: Group, units: readonly MatrixUnit[], contraction: C
     lhs: side(lhs, contraction.lhsBatches, contraction.m, contraction.lhsBatch),
     rhs: side(rhs, contraction.rhsBatches, contraction.n, contraction.rhsBatch),
   };
-}
-
-/** The operand's own memory, if its elements lie there in a regular way. */
-function memoryOf(
-  group: Group,
-  { k }: Contraction,
-  operand: Operand,
-  batches: number,
-  rows: number,
-  value = operand.value,
-): Memory | undefined {
-  // A slice of a stacked array moves with the loop's iteration.
-  if (group.loop?.homes.has(value.id)) return undefined;
-  const strides = stridesOf(operand, { batches, rows, k, width: 1 });
-  if (!strides) return undefined;
-  const length = (value.type.shape as readonly number[]).reduce((product, extent) => product * extent, 1);
-  return { binding: { kind: 'value', value }, length, batches, strides };
 }
 
 // Integers ------------------------------------------------------------------------------------------------------------
@@ -130,11 +110,12 @@ interface Weights {
   readonly rows: number;
 }
 
-function integerProduct(group: Group, units: readonly MatrixUnit[], contraction: Contraction): Product | undefined {
+function integerProduct(context: Context, units: readonly MatrixUnit[]): Product | undefined {
+  const { contraction } = context;
   const { accumulator, k, lhsBatches, rhsBatches, m, n } = contraction;
   if (accumulator !== 'i32' && accumulator !== 'f32') return undefined;
-  const lhs = integerSide(group, contraction, contraction.lhs, lhsBatches, m);
-  const rhs = lhs && integerSide(group, contraction, contraction.rhs, rhsBatches, n);
+  const lhs = integerSide(context, contraction.lhs, lhsBatches, m);
+  const rhs = lhs && integerSide(context, contraction.rhs, rhsBatches, n);
   if (!lhs || !rhs) return undefined;
   const unit = find(units, lhs.scalar, rhs.scalar, 'i32');
   if (!unit) return undefined;
@@ -158,7 +139,7 @@ function integerProduct(group: Group, units: readonly MatrixUnit[], contraction:
       'memory',
       from.weights
         ? packedWeights(operand, from.weights, k)
-        : narrowMemory(group, contraction, operand, from, batches, rows),
+        : memoryOf(context.group, context.target, contraction, operand, batches, rows, from.narrow),
     ),
   });
   const correction =
@@ -179,8 +160,7 @@ const optional = <K extends string, V>(key: K, value: V | undefined): { readonly
   (value === undefined ? {} : { [key]: value }) as { readonly [P in K]?: V };
 
 function integerSide(
-  group: Group,
-  { k }: Contraction,
+  { group, contraction: { k } }: Context,
   operand: Operand,
   batches: number,
   rows: number,
@@ -215,18 +195,6 @@ function smallIntegers(data: ConstantData): 'i8' | undefined {
   return scalar === 'none' ? undefined : scalar;
 }
 
-function narrowMemory(
-  group: Group,
-  contraction: Contraction,
-  operand: Operand,
-  { narrow }: IntegerSide,
-  batches: number,
-  rows: number,
-): Memory | undefined {
-  const direct = narrow && operand.value.id === narrow.top.id && group.reads.includes(narrow.source);
-  return direct ? memoryOf(group, contraction, operand, batches, rows, narrow.source) : undefined;
-}
-
 /** Elements of a row of packed weights: whole 16-byte vectors. */
 const packedRow = (k: number): number => Math.ceil(k / 16) * 16;
 
@@ -254,8 +222,10 @@ function packedWeights(operand: Operand, weights: Weights, k: number): Memory {
   return {
     binding: { kind: 'derived', constant },
     length,
-    batches,
-    strides: { offset: 0, batch: rows * pitch, row: pitch, k: 1 },
+    offset: 0,
+    parts: batches > 1 ? [{ stride: rows * pitch, extent: batches, of: (batch) => batch }] : [],
+    rowStride: pitch,
+    kStride: 1,
   };
 }
 

@@ -13,11 +13,13 @@ import { type KArray, type KBuffer, scalarBits } from '../../../kernel/types.js'
 import { Affine, delinearize } from '../../affine.js';
 import type { Group } from '../../group.js';
 import type { LoweredKernel } from '../../lowered.js';
-import { Lowering, range } from '../../lowering.js';
+import { Lowering } from '../../lowering.js';
+import { range } from '../../tensors.js';
 import type { Contraction } from '../contraction.js';
 import { trimmed } from '../copy.js';
 import type { Schedule } from '../index.js';
 import type { Along } from './blocks.js';
+import type { BatchPart } from './memory.js';
 import type { Product, Side } from './operands.js';
 import { choose, pickUp } from './results.js';
 
@@ -43,6 +45,8 @@ const groupSteps = 16;
 /** Steps of k of a stage: rows of 128 bytes. */
 const blockK = swizzleRow;
 const [leastStages, mostStages] = [3, 6];
+/** Dimensions of a tensor that boxes are cut from. */
+const mostDims = 5;
 /** Columns of sums that leave at a time, and elements from row to row of them. */
 const chunk = 64;
 const pitch = chunk + 4;
@@ -54,8 +58,8 @@ interface Boxes {
   readonly along: Along;
   readonly value: Side['operand']['value'];
   readonly map: Omit<KTensorMap, 'kind' | 'name' | 'buffer' | 'box'>;
-  /** Whether coordinates have a batch. */
-  readonly batched: boolean;
+  /** Dimensions after the two of the matrix. */
+  readonly parts: readonly BatchPart[];
 }
 
 export function warpgroupSchedules(
@@ -97,27 +101,17 @@ export function warpgroupSchedules(
 /** The side as a tensor that boxes can be cut from; undefined where its memory is not regular or not aligned. */
 function boxesOf({ memory, rows }: Side, k: number): Boxes | undefined {
   if (memory?.binding.kind !== 'value') return undefined;
-  const { strides, batches } = memory;
-  const along: Along | undefined =
-    strides.k === 1 || k === 1 ? 'k' : strides.row === 1 || rows === 1 ? 'row' : undefined;
+  const { offset, parts, rowStride, kStride } = memory;
+  const along: Along | undefined = kStride === 1 || k === 1 ? 'k' : rowStride === 1 || rows === 1 ? 'row' : undefined;
   if (!along) return undefined;
-  const [inner, outer] = along === 'k' ? [k, rows] : [rows, k];
-  const step = along === 'k' ? strides.row : strides.k;
-  const batched = batches > 1 && strides.batch !== 0;
+  const [inner, outer, step] = along === 'k' ? [k, rows, rowStride] : [rows, k, kStride];
   // A dimension of one element has any stride.
   const outerStride = outer === 1 ? Math.ceil(inner / 8) * 8 : step;
-  const all = [strides.offset, outerStride, ...(batched ? [strides.batch] : [])];
-  if (outerStride <= 0 || all.some((elements) => elements % 8 !== 0)) return undefined;
-  return {
-    along,
-    value: memory.binding.value,
-    batched,
-    map: {
-      offset: strides.offset,
-      dims: batched ? [inner, outer, batches] : [inner, outer],
-      strides: batched ? [outerStride, strides.batch] : [outerStride],
-    },
-  };
+  const strides = [outerStride, ...parts.map(({ stride }) => stride)];
+  if (strides.length >= mostDims || strides.some((stride) => stride <= 0)) return undefined;
+  if ([offset, ...strides].some((elements) => elements % 8 !== 0)) return undefined;
+  const dims = [inner, outer, ...parts.map(({ extent }) => extent)];
+  return { along, value: memory.binding.value, parts, map: { offset, dims, strides } };
 }
 
 interface Plan extends Shape {
@@ -170,7 +164,7 @@ class Warpgroups {
     const ring = (name: string, side: Side, boxes: Boxes, extent: number): Ring => {
       const array = b.array(name, 'shared', side.scalar, stages * extent * blockK);
       const buffer = this.#lowering.buffer(boxes.value) as KBuffer;
-      const box = [swizzleRow, boxes.along === 'k' ? extent : blockK, ...(boxes.batched ? [1] : [])];
+      const box = [swizzleRow, boxes.along === 'k' ? extent : blockK, ...boxes.parts.map(() => 1)];
       return { array, boxes, side, extent, map: b.tensorMap({ ...boxes.map, name: `${name}_map`, buffer, box }) };
     };
     this.#left = ring('left', product.lhs, plan.boxes.lhs, blockM);
@@ -299,8 +293,8 @@ class Warpgroups {
     const panels = boxes.along === 'k' ? 1 : extent / swizzleRow;
     for (const panel of range(panels)) {
       const row = first.add(panel * swizzleRow);
-      const at = boxes.along === 'k' ? [k, row] : [row, k];
-      if (boxes.batched) at.push(side.batchOf(batch));
+      const matrix = boxes.along === 'k' ? [k, row] : [row, k];
+      const at = [...matrix, ...boxes.parts.map((part) => part.of(side.batchOf(batch)))];
       const index = slot.scale(extent * blockK).add(panel * swizzleRow * blockK);
       b.engine({
         op: 'tensor_copy',
