@@ -8,47 +8,24 @@
  */
 import { isMiniFloat, isPacked } from '../dtype.js';
 import { TuttiError } from '../error.js';
-import { describe } from '../graph/builder.js';
-import { definitionOf } from '../graph/ops/index.js';
 import { elementsOf, firstElement } from '../graph/ops/reference/data.js';
 import { elementScalar } from '../graph/ops/scalar.js';
-import type { Node, NodeOf, OpKind, Value } from '../graph/types.js';
+import type { Node, Value } from '../graph/types.js';
 import { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
-import {
-  type KBuffer,
-  type KernelFunction,
-  type KScalar,
-  type KValue,
-  type Lanes,
-  type ScalarType,
-  scalarTypes,
-} from '../kernel/types.js';
+import type { KBuffer, KernelFunction, KScalar, KValue, Lanes } from '../kernel/types.js';
 import { type HostTensor, sizeOf } from '../tensor.js';
-import { Affine, delinearize, linearize } from './affine.js';
+import { Affine, linearize } from './affine.js';
+import { elementOf } from './elements.js';
 import { decoded, encoded, loadPacked, memoryLength, memoryScalar, packBytes } from './encoding.js';
 import { type Group, type Home, type LoopVariable, memoryOf, nameOf, sourcesOf } from './group.js';
 import type { Binding, DerivedConstant } from './lowered.js';
-
-export type Index = readonly Affine[];
+import { type Index, range, shapeOf } from './tensors.js';
 
 /** Name of the scalar parameter that is the number of the iteration; `depthOf` reads it back. */
 const iterationName = ({ depth }: LoopVariable): string => `iteration${depth}`;
 /** Which loop around it a scalar parameter of a scheduled kernel belongs to, 0 for the outermost. */
 export const depthOf = ({ name }: KScalar): number => Number(name.slice('iteration'.length));
-
-/** Concrete shape of a value; lowering happens after specialisation. */
-export const shapeOf = (value: Value): readonly number[] => value.type.shape as readonly number[];
-
-/** Kernel IR scalar of a tensor's elements. @throws TuttiError E_UNSUPPORTED for types kernels do not know. */
-export function scalarOf(value: Value, node?: Node): ScalarType {
-  const { dtype } = value.type;
-  if ((scalarTypes as readonly string[]).includes(dtype)) return dtype as ScalarType;
-  throw new TuttiError('E_UNSUPPORTED', `tensors of ${dtype} cannot be computed on a device yet`, {
-    subject: node ? describe(node.source) : value.name,
-    remedy: 'Cast the tensor to a wider type in the model',
-  });
-}
 
 export class Lowering {
   readonly b = new KernelBuilder();
@@ -288,7 +265,7 @@ export class Lowering {
     const override = this.#overrides.get(value.id);
     if (override) return override(index, lanes);
     const node = this.#producers.get(value.id);
-    if (node) return this.#node(node, value, index, lanes);
+    if (node) return elementOf(this, node, value, index, lanes);
     const number = this.group.loop?.numbers.get(value.id);
     if (number) return this.b.convert((this.#iterations.get(number) as Affine).emit(this.b), 'i64');
     const scalar = this.group.scalars.get(value.id);
@@ -360,253 +337,4 @@ export class Lowering {
     const value = b.convert(raw, 'i32');
     return b.select(b.compare('lt', value, b.constant(0)), b.addc(value, extent), value);
   }
-
-  #node(node: Node, output: Value, index: Index, lanes: Lanes): KValue {
-    const { b } = this;
-    const [x, y] = node.inputs;
-    switch (node.op) {
-      case 'reshape':
-        return this.value(x, delinearize(linearize(index, shapeOf(output)), shapeOf(x)), lanes);
-      case 'transpose': {
-        const source: Affine[] = [];
-        node.attrs.permutation.forEach((from, i) => {
-          source[from] = index[i];
-        });
-        return this.value(x, source, lanes);
-      }
-      case 'broadcast': {
-        const offset = index.length - shapeOf(x).length;
-        return this.value(
-          x,
-          shapeOf(x).map((dim, d) => (dim === 1 ? Affine.constant(0) : index[d + offset])),
-          lanes,
-        );
-      }
-      case 'slice': {
-        const { starts, steps } = node.attrs;
-        return this.value(
-          x,
-          index.map((i, d) => i.scale(steps[d]).add(Number(starts[d]))),
-          lanes,
-        );
-      }
-      case 'pad':
-        return this.#pad(node, index, lanes);
-      case 'concat':
-        return this.perLane(index, lanes, (i) => this.#concat(node, i));
-      case 'iota': {
-        const at = index[node.attrs.axis];
-        const coefficient = at.laneCoefficient();
-        const scalar = scalarOf(output);
-        if (lanes === 1 || coefficient === 0) return b.convert(at.atLane(0).emit(b), scalar);
-        return b.convert(b.build(range(lanes).map((lane) => at.atLane(lane).emit(b))), scalar);
-      }
-      case 'gather': {
-        const { axis } = node.attrs;
-        const extra = shapeOf(y).length;
-        return this.perLane(index, lanes, (i) => {
-          const at = this.dataIndex(this.value(y, i.slice(axis, axis + extra), 1), shapeOf(x)[axis]);
-          return this.value(x, [...i.slice(0, axis), at, ...i.slice(axis + extra)], 1);
-        });
-      }
-      case 'gather_elements': {
-        const { axis } = node.attrs;
-        return this.perLane(index, lanes, (i) => {
-          const at = this.dataIndex(this.value(y, i, 1), shapeOf(x)[axis]);
-          return this.value(
-            x,
-            i.map((j, d) => (d === axis ? at : j)),
-            1,
-          );
-        });
-      }
-      case 'gather_nd': {
-        const { batchDims } = node.attrs;
-        const outer = shapeOf(y).length - 1;
-        const depth = shapeOf(y)[outer];
-        return this.perLane(index, lanes, (i) => {
-          const ats = range(depth).map((k) =>
-            this.dataIndex(this.value(y, [...i.slice(0, outer), Affine.constant(k)], 1), shapeOf(x)[batchDims + k]),
-          );
-          return this.value(x, [...i.slice(0, batchDims), ...ats, ...i.slice(outer)], 1);
-        });
-      }
-      default: {
-        const scalar = definitionOf(node.op).scalar;
-        if (!scalar) throw new Error(`${node.op} cannot be lowered inside a ${this.group.family} kernel`);
-        return this.#elementwise(node, output, index, lanes, scalar as ScalarRule);
-      }
-    }
-  }
-
-  #elementwise(node: Node, output: Value, index: Index, lanes: Lanes, rule: ScalarRule): KValue {
-    const args = node.inputs.map((input) => this.value(input, index, lanes));
-    const wide = args.some((arg) => arg.type.lanes > 1) ? lanes : 1;
-    return rule(
-      this.b,
-      args.map((arg) => this.widen(arg, wide)),
-      {
-        attrs: node.attrs as never,
-        inputs: node.inputs.map((input) => input.type.dtype),
-        output: output.type.dtype,
-      },
-    );
-  }
-
-  /**
-   * An element that exists only where every `at[d]` lies in [0, extents[d]); elsewhere `otherwise`. Reads stay in bounds
-   * because `element` gets an index that is limited to the box. Vectors that lie inside as a whole take one branch,
-   * vectors across the border are put together lane by lane.
-   */
-  inside(
-    at: Index,
-    extents: readonly number[],
-    lanes: Lanes,
-    element: (index: Index, lanes: Lanes) => KValue,
-    otherwise: () => KValue,
-  ): KValue {
-    const open = at.map((i, d) => i.range.min < 0 || i.range.max >= extents[d]);
-    if (!open.includes(true)) return element(at, lanes);
-    if (extents.includes(0)) return otherwise();
-    const crossing = at.map((i, d) => (open[d] && i.mentionsLane() ? d : -1)).filter((d) => d >= 0);
-    if (lanes === 1 || crossing.length === 0) return this.#masked(at, extents, open, lanes, element, otherwise);
-    const byLane = () =>
-      this.b.build(
-        range(lanes).map((lane) =>
-          this.#masked(
-            at.map((i) => i.atLane(lane)),
-            extents,
-            open,
-            1,
-            element,
-            otherwise,
-          ),
-        ),
-      );
-    const [d] = crossing;
-    const step = at[d].laneCoefficient();
-    if (crossing.length > 1 || step === undefined || step <= 0 || extents[d] <= step * (lanes - 1)) return byLane();
-    const base = at[d].atLane(0).emit(this.b);
-    const last = extents[d] - 1 - step * (lanes - 1);
-    const whole = this.b.and(
-      this.b.compare('ge', base, this.b.constant(0)),
-      this.b.compare('le', base, this.b.constant(last)),
-    );
-    return this.if(
-      whole,
-      () => {
-        const limited = Affine.of(this.b.assume(base, 0, last), this.b).add(Affine.lane(lanes).scale(step));
-        const index = at.map((i, e) => (e === d ? limited : i));
-        return [
-          this.widen(
-            this.#masked(
-              index,
-              extents,
-              open.map((o, e) => o && e !== d),
-              lanes,
-              element,
-              otherwise,
-            ),
-            lanes,
-          ),
-        ];
-      },
-      () => [byLane()],
-    )[0];
-  }
-
-  /** `inside` by clamping and selecting; the lane is in no dim that is `open`. */
-  #masked(
-    at: Index,
-    extents: readonly number[],
-    open: readonly boolean[],
-    lanes: Lanes,
-    element: (index: Index, lanes: Lanes) => KValue,
-    otherwise: () => KValue,
-  ): KValue {
-    const { b } = this;
-    let valid = b.constant(true, 'bool');
-    const clamped = at.map((i, d) => {
-      if (!open[d]) return i;
-      const value = i.emit(b);
-      valid = b.and(
-        valid,
-        b.and(b.compare('ge', value, b.constant(0)), b.compare('lt', value, b.constant(extents[d]))),
-      );
-      return Affine.of(b.clamp(value, 0, extents[d] - 1), b);
-    });
-    const value = element(clamped, lanes);
-    const wide = value.type.lanes;
-    return b.select(this.widen(valid, wide), value, this.widen(otherwise(), wide));
-  }
-
-  #pad(node: NodeOf<'pad'>, index: Index, lanes: Lanes): KValue {
-    const [x, fill] = node.inputs;
-    const { low, mode } = node.attrs;
-    const extents = shapeOf(x);
-    const shifted = index.map((i, d) => i.sub(Number(low[d])));
-    if (mode === 'constant') {
-      const otherwise = () =>
-        this.value(
-          fill,
-          shapeOf(fill).map(() => Affine.constant(0)),
-          1,
-        );
-      return this.inside(shifted, extents, lanes, (i, width) => this.value(x, i, width), otherwise);
-    }
-    const inBox = (i: Affine, d: number) => i.range.min >= 0 && i.range.max < extents[d];
-    const element = (at: Index, width: Lanes) =>
-      this.value(
-        x,
-        at.map((i, d) => (inBox(i, d) ? i : this.#folded(i, extents[d], mode))),
-        width,
-      );
-    if (shifted.some((i, d) => i.mentionsLane() && !inBox(i, d)))
-      return this.perLane(shifted, lanes, (i) => element(i, 1));
-    return element(shifted, lanes);
-  }
-
-  /** An index outside of [0, extent) brought back as the padding mode says. */
-  #folded(index: Affine, extent: number, mode: 'edge' | 'reflect' | 'wrap'): Affine {
-    const { b } = this;
-    const value = index.emit(b);
-    if (mode === 'edge') return Affine.of(b.clamp(value, 0, extent - 1), b);
-    const period = mode === 'wrap' ? extent : Math.max(1, 2 * (extent - 1));
-    const shift = Math.ceil(Math.max(0, -index.range.min) / period) * period;
-    const turned = b.remc(b.addc(value, shift), period);
-    if (mode === 'wrap') return Affine.of(turned, b);
-    return Affine.of(b.clamp(b.min(turned, b.sub(b.constant(period), turned)), 0, extent - 1), b);
-  }
-
-  #concat(node: NodeOf<'concat'>, index: Index): KValue {
-    const { b } = this;
-    const { axis } = node.attrs;
-    const pick = (from: number, start: number): KValue => {
-      const input = node.inputs[from];
-      const extent = shapeOf(input)[axis];
-      const here = (): KValue => {
-        const local = index[axis].sub(start);
-        const inRange = local.range.min >= 0 && local.range.max < extent;
-        const at = inRange ? local : Affine.of(b.clamp(local.emit(b), 0, Math.max(0, extent - 1)), b);
-        return this.value(
-          input,
-          index.map((i, d) => (d === axis ? at : i)),
-          1,
-        );
-      };
-      if (from === node.inputs.length - 1) return here();
-      if (extent === 0) return pick(from + 1, start);
-      const first = b.compare('lt', index[axis].emit(b), b.constant(start + extent));
-      return this.if(
-        first,
-        () => [here()],
-        () => [pick(from + 1, start + extent)],
-      )[0];
-    };
-    return pick(0, 0);
-  }
 }
-
-type ScalarRule = NonNullable<ReturnType<typeof definitionOf<OpKind>>['scalar']>;
-
-export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);

@@ -13,7 +13,9 @@ import type { KernelFunction, Lanes } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
 import { Affine, delinearize } from './affine.js';
 import type { Group } from './group.js';
-import { type Index, Lowering, shapeOf } from './lowering.js';
+import { inside } from './inside.js';
+import { Lowering } from './lowering.js';
+import { type Index, shapeOf } from './tensors.js';
 
 /** A box of the output with its own source. */
 interface Part {
@@ -60,7 +62,8 @@ function packedPart(output: Value, dtype: PackedDType): Part {
     write(lowering, [at], lanes) {
       const { b } = lowering;
       const byteElements = Array.from({ length: each }, (_, j) =>
-        lowering.inside(
+        inside(
+          lowering,
           [at.scale(each).add(j)],
           [count],
           lanes,

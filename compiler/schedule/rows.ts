@@ -13,9 +13,10 @@ import type { KernelFunction, KValue, Lanes, ScalarType } from '../kernel/types.
 import { sizeOf } from '../tensor.js';
 import { Affine, delinearize } from './affine.js';
 import { type Group, resultIndex } from './group.js';
-import { type Index, Lowering, scalarOf, shapeOf } from './lowering.js';
+import { Lowering } from './lowering.js';
 import { lowerMap } from './map.js';
 import { accumulatorOf, collapse, combine, identity, isNan } from './reduce.js';
+import { type Index, scalarOf, shapeOf } from './tensors.js';
 
 type Fn = 'sum' | 'prod' | 'max' | 'min' | 'and' | 'or';
 type Element = (index: Index, lanes: Lanes) => KValue;

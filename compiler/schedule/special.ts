@@ -10,10 +10,11 @@ import { sizeOf } from '../tensor.js';
 import { Affine, delinearize } from './affine.js';
 import { bindingsOf, type Group } from './group.js';
 import type { LoweredKernel } from './lowered.js';
-import { Lowering, scalarOf, shapeOf } from './lowering.js';
+import { Lowering } from './lowering.js';
 import { lowerMap } from './map.js';
 import { isNan } from './reduce.js';
 import { lowerSuppress } from './suppress.js';
+import { scalarOf, shapeOf } from './tensors.js';
 
 export function lowerSpecial(group: Group, target: Target): readonly LoweredKernel[] {
   const anchor = group.anchor as Node;

@@ -10,7 +10,8 @@ import type { Target } from '../kernel/target.js';
 import type { KernelFunction, KValue } from '../kernel/types.js';
 import { Affine, delinearize } from './affine.js';
 import type { Group } from './group.js';
-import { type Index, Lowering, shapeOf } from './lowering.js';
+import { Lowering } from './lowering.js';
+import { type Index, shapeOf } from './tensors.js';
 
 /** The best box so far and its score; the number of boxes stands for none. */
 type Best = readonly [score: KValue, box: KValue];

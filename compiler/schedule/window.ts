@@ -4,9 +4,11 @@ import type { Target } from '../kernel/target.js';
 import type { KernelFunction, KValue, Lanes } from '../kernel/types.js';
 import { type Affine, linearize } from './affine.js';
 import type { Group } from './group.js';
-import { type Index, type Lowering, scalarOf, shapeOf } from './lowering.js';
+import { inside } from './inside.js';
+import type { Lowering } from './lowering.js';
 import { lowerMap } from './map.js';
 import { accumulatorOf, combine, identity, isNan } from './reduce.js';
+import { type Index, scalarOf, shapeOf } from './tensors.js';
 
 export function lowerWindow(group: Group, target: Target): KernelFunction {
   return lowerMap(group, target, (lowering) => defineWindow(lowering, group.anchor as Node));
@@ -50,7 +52,8 @@ function reduceWindow(lowering: Lowering, node: NodeOf<'reduce_window'>, index: 
   const initial = b.constant(neutral, accumulator, wide);
   const [result] = overWindow(lowering, window, [initial], (offset, [accumulated]) => {
     const at = placeIn(node, index, offset);
-    const element = lowering.inside(
+    const element = inside(
+      lowering,
       at,
       shapeOf(x),
       wide,
@@ -71,7 +74,8 @@ function argmaxWindow(lowering: Lowering, node: NodeOf<'window_argmax'>, index: 
     const [, best] = overWindow(lowering, node.attrs.window, initial, (offset, [value, position]) => {
       const at = placeIn(node, i, offset);
       let flat: KValue | undefined;
-      const element = lowering.inside(
+      const element = inside(
+        lowering,
         at,
         shapeOf(x),
         1,

@@ -9,8 +9,10 @@ import { isFloatScalar, type KValue, type Lanes, type ScalarType } from '../../k
 import { sizeOf } from '../../tensor.js';
 import { type Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
-import { type Index, type Lowering, scalarOf, shapeOf } from '../lowering.js';
+import { inside } from '../inside.js';
+import type { Lowering } from '../lowering.js';
 import { accumulatorOf } from '../reduce.js';
+import { type Index, scalarOf, shapeOf } from '../tensors.js';
 
 /** Flat coordinates; at most one of m, n, k may mention the lane. */
 export interface Place {
@@ -200,7 +202,7 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
       const read = (index: Index, width: Lanes) => lowering.value(x, index, width);
       return dilated
         ? undilated(lowering, at, bounds, inputDilation, lanes, read, outside)
-        : lowering.inside(at, bounds, lanes, read, outside);
+        : inside(lowering, at, bounds, lanes, read, outside);
     },
   };
   return {
@@ -248,7 +250,7 @@ function undilated(
       return shifted.div(step).sub(shift);
     });
     const extents = bounds.map((bound, d) => (d < 2 ? bound : (bound - 1) / dilation[d - 2] + 1));
-    const value = lowering.inside(source, extents, 1, read, zero);
+    const value = inside(lowering, source, extents, 1, read, zero);
     return b.select(exists, value, zero());
   };
   return lowering.perLane(at, lanes, one);

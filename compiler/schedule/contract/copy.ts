@@ -7,8 +7,10 @@ import { type KernelFunction, type KMemory, scalarBits } from '../../kernel/type
 import { memoriesOf, visitKernel } from '../../kernel/walk.js';
 import { Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
+import { inside } from '../inside.js';
 import type { Binding, LoweredKernel, Temporary } from '../lowered.js';
-import { Lowering, range, scalarOf, shapeOf } from '../lowering.js';
+import { Lowering } from '../lowering.js';
+import { range, scalarOf, shapeOf } from '../tensors.js';
 import type { Contraction } from './contraction.js';
 import type { Dim, Geometry } from './geometry.js';
 import { vector } from './tiling.js';
@@ -71,7 +73,8 @@ export function copyPlanes(
             .add(lane + w.minShift)
             .scale(w.stride)
             .add(phaseOf(phasesW, pw));
-          return lowering.inside(
+          return inside(
+            lowering,
             [image, channel, ...spatial(y, x)],
             bounds,
             1,

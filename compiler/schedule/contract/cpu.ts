@@ -13,7 +13,8 @@ import { type KArray, type KValue, type Lanes, scalarBits } from '../../kernel/t
 import { Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
 import type { DerivedConstant, LoweredKernel } from '../lowered.js';
-import { Lowering, range, scalarOf, shapeOf } from '../lowering.js';
+import { Lowering } from '../lowering.js';
+import { range, scalarOf, shapeOf } from '../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd, transposed } from './contraction.js';
 import { packedLhs, packedRhs, stridesOf } from './packing.js';
 import { finish } from './registers.js';

@@ -6,8 +6,9 @@ import type { Target } from '../../kernel/target.js';
 import type { KernelFunction, KValue, Lanes } from '../../kernel/types.js';
 import { type Affine, delinearize, linearize } from '../affine.js';
 import type { Group } from '../group.js';
-import { type Index, type Lowering, scalarOf, shapeOf } from '../lowering.js';
+import type { Lowering } from '../lowering.js';
 import { lowerMap } from '../map.js';
+import { type Index, scalarOf, shapeOf } from '../tensors.js';
 import { type Contraction, contractionOf, kernelExtents, multiplyAdd } from './contraction.js';
 
 export function lowerDirect(group: Group, target: Target): KernelFunction {

@@ -7,7 +7,7 @@
  */
 import { Affine } from '../affine.js';
 import type { Group } from '../group.js';
-import { type Index, range, shapeOf } from '../lowering.js';
+import { type Index, range, shapeOf } from '../tensors.js';
 
 /** One spatial dim. Output o of residue `class` (o = o'·dilation + class) takes plane `phase` at o' + shift. */
 export interface Tap {

@@ -9,7 +9,7 @@
 import type { Target } from '../../kernel/target.js';
 import { bindingsOf, type Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
-import { shapeOf } from '../lowering.js';
+import { shapeOf } from '../tensors.js';
 import { type Contraction, contractionOf } from './contraction.js';
 import { lowerPacked, streams } from './cpu.js';
 import { lowerDirect } from './direct.js';

@@ -10,7 +10,7 @@ import { emptyTensor, sizeOf } from '../../tensor.js';
 import { Affine, linearize } from '../affine.js';
 import type { Group } from '../group.js';
 import type { DerivedConstant } from '../lowered.js';
-import { scalarOf, shapeOf } from '../lowering.js';
+import { scalarOf, shapeOf } from '../tensors.js';
 import type { Contraction, Operand } from './contraction.js';
 import { vector } from './tiling.js';
 

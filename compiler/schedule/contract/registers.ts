@@ -9,7 +9,8 @@ import type { KBuffer, KValue, Lanes } from '../../kernel/types.js';
 import { Affine, delinearize, linearize } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
-import { Lowering, range, scalarOf } from '../lowering.js';
+import { Lowering } from '../lowering.js';
+import { range, scalarOf } from '../tensors.js';
 import {
   type Contraction,
   contractionOf,

@@ -9,7 +9,8 @@ import { isIntScalar, type KArray, type KValue, type Lanes, scalarBits } from '.
 import { Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
-import { Lowering, range } from '../lowering.js';
+import { Lowering } from '../lowering.js';
+import { range } from '../tensors.js';
 import { type Contraction, multiplyAdd, type Operand } from './contraction.js';
 import { trimmed } from './copy.js';
 import { packedLhs, type Reading, readingOf } from './packing.js';

@@ -11,7 +11,8 @@ import { type KArray, type KValue, type Lanes, scalarBits } from '../../kernel/t
 import { Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
 import type { DerivedConstant, LoweredKernel } from '../lowered.js';
-import { type Index, Lowering, range } from '../lowering.js';
+import { Lowering } from '../lowering.js';
+import { type Index, range } from '../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
 import { countOf, type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
 import { packedLhs } from './packing.js';
