@@ -254,6 +254,13 @@ export const byteCases: readonly ContractionCase[] = [
     },
   },
   {
+    name: 'i8 by constants up to 255, held in i32',
+    build: (b, x) => {
+      const weights = Array.from({ length: 44 * 24 }, (_, i) => (i * 97) % 256);
+      return c.matmul(b, c.cast(b, x('i8', [19, 44]), 'i32'), b.constant(tensorOfNumbers('i32', [44, 24], weights)));
+    },
+  },
+  {
     name: 'batched, transposed u8 by u8',
     build: (b, x) =>
       c.matmul(

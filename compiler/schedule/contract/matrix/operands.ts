@@ -138,7 +138,7 @@ function integerProduct(context: Context, units: readonly MatrixUnit[]): Product
     ...optional(
       'memory',
       from.weights
-        ? packedWeights(operand, from.weights, k)
+        ? packedWeights(operand, from.scalar, from.weights, k)
         : memoryOf(context.group, context.target, contraction, operand, batches, rows, from.narrow),
     ),
   });
@@ -169,7 +169,8 @@ function integerSide(
   if (data) {
     const strides = stridesOf(operand, { batches, rows, k, width: 1 });
     const scalar = strides && smallIntegers(data);
-    return scalar && strides && { scalar, zero: 0, largest: 128, weights: { data, strides, batches, rows } };
+    const largest = scalar === 'u8' ? 255 : 128;
+    return scalar && strides && { scalar, zero: 0, largest, weights: { data, strides, batches, rows } };
   }
   const narrow = narrowOf(
     operand.value,
@@ -180,25 +181,27 @@ function integerSide(
   return { scalar: narrow.scalar, zero: narrow.zero, largest: 255, narrow };
 }
 
-const known = new WeakMap<ConstantData, 'i8' | undefined | 'none'>();
+const known = new WeakMap<ConstantData, 'i8' | 'u8' | 'none'>();
 
-/** `i8` if all elements are integers that it holds. Read once for each constant. */
-function smallIntegers(data: ConstantData): 'i8' | undefined {
+/** The type of bytes that holds all elements, which are integers. Read once for each constant. */
+function smallIntegers(data: ConstantData): 'i8' | 'u8' | undefined {
   let scalar = known.get(data);
-  if (scalar === undefined) {
-    const { dtype } = data;
-    const may = dtype === 'i8' || dtype === 'u8' || dtype === 'i32' || dtype === 'f32';
-    const elements = may ? (data.load().data as Float32Array) : [];
-    scalar = may && elements.every((x) => x >= -128 && x <= 127 && Number.isInteger(x)) ? 'i8' : 'none';
-    known.set(data, scalar);
-  }
+  if (scalar === undefined) known.set(data, (scalar = bytesFor(data)));
   return scalar === 'none' ? undefined : scalar;
+}
+
+function bytesFor(data: ConstantData): 'i8' | 'u8' | 'none' {
+  const { dtype } = data;
+  if (dtype !== 'i8' && dtype !== 'u8' && dtype !== 'i32' && dtype !== 'f32') return 'none';
+  const elements = data.load().data as Float32Array;
+  const within = (low: number, high: number) => elements.every((x) => x >= low && x <= high && Number.isInteger(x));
+  return within(-128, 127) ? 'i8' : within(0, 255) ? 'u8' : 'none';
 }
 
 /** Elements of a row of packed weights: whole 16-byte vectors. */
 const packedRow = (k: number): number => Math.ceil(k / 16) * 16;
 
-function packedWeights(operand: Operand, weights: Weights, k: number): Memory {
+function packedWeights(operand: Operand, scalar: 'i8' | 'u8', weights: Weights, k: number): Memory {
   const { batches, rows, data } = weights;
   const pitch = packedRow(k);
   const length = batches * rows * pitch;
@@ -206,11 +209,11 @@ function packedWeights(operand: Operand, weights: Weights, k: number): Memory {
     kind: 'constant',
     name: `${operand.value.name}.rows8`,
     data: {
-      dtype: 'i8',
+      dtype: scalar,
       shape: [length],
       load() {
-        const packed = emptyTensor('i8', [length]);
-        const bytes = packed.data as Int8Array;
+        const packed = emptyTensor(scalar, [length]);
+        const bytes = packed.data as Uint8Array;
         const source = data.load().data as Float32Array;
         forEachRow(weights, (row, from, step) => {
           for (let i = 0; i < k; i++) bytes[row * pitch + i] = source[from + i * step];

@@ -106,12 +106,12 @@ class MatrixTiles {
   }
 
   /** The buffer that a side's memory is, declared here where it is a copy. */
-  #bufferOf(name: string, { memory }: Side): KBuffer | undefined {
+  #bufferOf(name: string, { memory, scalar }: Side): KBuffer | undefined {
     if (!memory) return undefined;
     const { binding, length } = memory;
     if (binding.kind === 'value') return this.#lowering.buffer(binding.value);
     this.#bindings.push(binding.constant);
-    return this.#lowering.b.buffer(`packed_${name}`, 'i8', length, 'read');
+    return this.#lowering.b.buffer(`packed_${name}`, scalar, length, 'read');
   }
 
   lower(): LoweredKernel {
