@@ -7,7 +7,7 @@ export interface ConformanceDevice {
   readonly name: string;
   /** As `--device` takes it. */
   readonly device: string;
-  readonly env: NodeJS.ProcessEnv;
+  readonly env: Readonly<Record<string, string>>;
   /** Why it cannot be run here. */
   readonly missing?: string;
 }
