@@ -75,6 +75,7 @@ kernel void large(device float* out [[buffer(0)]]) {
   out[0] = one[0] + two[0];
 }
 [[max_total_threads_per_threadgroup(64)]] kernel void narrow(device uint* out [[buffer(0)]]) { out[0] = 1; }
+kernel void wide(device long4* out [[buffer(0)]], uint i [[thread_position_in_grid]]) { out[i] = long4(i); }
 `;
 const pipelines = (...names: string[]): string[] => [library, ...names.map((name) => `pipeline ${name} L ${name}`)];
 const word = (value: number): string => `bytes:${toHex([value], 32)}`;
@@ -258,14 +259,14 @@ describe.skipIf(virtualMetalMissing !== undefined)('what goes wrong', () => {
 
   it('reports accesses out of bounds with kernel, buffer, thread and line', () => {
     const run = (index: number) =>
-      error(...pipelines('far'), 'buffer O 100', 'buffer Next 64', `run far 1 1 1 1 1 1 @O ${word(index)}`);
-    expect(run(24)).toBe('ok');
-    expect(run(25)).toMatch(
-      /^error 3 MTLCommandBufferErrorDomain: Caused GPU Address Fault Error: kernel 'far': a write 0 bytes past the end of buffer 'O' \(100 bytes\)/,
+      error(...pipelines('far'), 'buffer O 116', 'buffer Next 64', `run far 1 1 1 1 1 1 @O ${word(index)}`);
+    expect(run(28)).toBe('ok');
+    expect(run(29)).toMatch(
+      /^error 3 MTLCommandBufferErrorDomain: Caused GPU Address Fault Error: kernel 'far': a write 0 bytes past the end of buffer 'O' \(116 bytes\)/,
     );
     // Beyond the twelve bytes up to the guard page.
-    expect(run(28)).toMatch(
-      /kernel 'far': access 12 bytes past the end of buffer 'O' of 100 bytes, bound as 'out' \[\[buffer\(0\)\]\], thread \(0, 0, 0\) of threadgroup \(0, 0, 0\), line 13: out\[index\] = 1;/,
+    expect(run(32)).toMatch(
+      /kernel 'far': access 12 bytes past the end of buffer 'O' of 116 bytes, bound as 'out' \[\[buffer\(0\)\]\], thread \(0, 0, 0\) of threadgroup \(0, 0, 0\), line 13: out\[index\] = 1;/,
     );
     expect(run(0x3fffffff)).toMatch(/^error 3 /);
     expect(run(0xffffffff)).toMatch(/^error 3 /);
@@ -296,6 +297,13 @@ describe.skipIf(virtualMetalMissing !== undefined)('what goes wrong', () => {
     expect(run(5)).toMatch(
       /^error 3 .*kernel 'vectors': access to a vector of 16 bytes at address 0x\w+4, which is not a multiple of its size.*line 16/,
     );
+  });
+
+  it('begins buffers of any size where the widest vectors may', () => {
+    for (const bytes of [32, 36, 48, 80, 92]) {
+      const groups = Math.floor(bytes / 32);
+      expect(error(...pipelines('wide'), `buffer O ${bytes}`, `run wide ${groups} 1 1 1 1 1 @O`)).toBe('ok');
+    }
   });
 
   it('reports threadgroup memory out of bounds, too large, and stacks that overflow', () => {

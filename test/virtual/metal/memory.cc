@@ -36,7 +36,7 @@ Memory::Memory() {
 uint8_t* Memory::allocate(size_t bytes) {
   std::lock_guard lock(mutex_);
   if (bytes == 0 || used_ + bytes > budget_) return nullptr;
-  const size_t mapped = roundUp(bytes + 15, kPage), gap = roundUp(std::max(bytes, size_t(16) << 20), kPage);
+  const size_t mapped = roundUp(bytes + kAlignment - 1, kPage), gap = roundUp(std::max(bytes, size_t(16) << 20), kPage);
   // Addresses are taken in turn, so that those of a released buffer stay closed for as long as possible.
   for (int round = 0; round < 2; ++round) {
     uintptr_t at = cursor_ + gap;
@@ -48,7 +48,7 @@ uint8_t* Memory::allocate(size_t bytes) {
       Block block;
       block.mapping = at;
       block.mapped = mapped;
-      block.allocation.start = reinterpret_cast<uint8_t*>((at + mapped - bytes) & ~uintptr_t(15));
+      block.allocation.start = reinterpret_cast<uint8_t*>((at + mapped - bytes) & ~uintptr_t(kAlignment - 1));
       block.allocation.bytes = bytes;
       std::memset(reinterpret_cast<void*>(at), kCanary, size_t(block.allocation.start - reinterpret_cast<uint8_t*>(at)));
       uint8_t* end = block.allocation.start + bytes;

@@ -9,8 +9,11 @@
 
 namespace vmetal {
 
+/** As the widest vectors of the shading language, long4 and ulong4, need it. */
+constexpr size_t kAlignment = 32;
+
 struct Allocation {
-  uint8_t* start = nullptr;  // 16-byte aligned; the end is at most 15 bytes before the guard page
+  uint8_t* start = nullptr;  // aligned to kAlignment; the end is less than that before the guard page
   size_t bytes = 0;
   std::string label;
 };
