@@ -365,7 +365,7 @@ const useEverything = `
     '                uint3 group [[threadgroup_position_in_grid]]) { x[group.x] += scalars.s0; }',
   ].join('\\n');
   const source = {
-    name: 'add', entry: 'add', text, workgroup: [1, 1, 1], bindings: 1, scalarBytes: 4, subgroupSize: 0,
+    name: 'add', entry: 'add', text, workgroup: [1, 1, 1], bindings: 1, scalarBytes: 4, subgroupSize: 0, dynamicShared: 0, tensorMaps: [],
   };
   const said = [];
   for (const change of [{ text: 'nonsense(' }, { entry: 'none' }])
