@@ -16,15 +16,15 @@ import {
   isMathFn,
   isSignedScalar,
   type KBlock,
-  type KernelFunction,
   type KInst,
-  type KType,
   type KValue,
   type ScalarType,
   scalarBits,
 } from '../../compiler/kernel/types.js';
 import { Arithmetic, type Operand } from './arithmetic.js';
 import { MemoryAccess } from './memory.js';
+import { type Module, warp } from './module.js';
+import { loadParam, paramOf, storeParam } from './params.js';
 import {
   type FunctionText,
   integerLiteral,
@@ -32,63 +32,15 @@ import {
   isLiteral,
   opType,
   type Reg,
-  rawBits,
   type Width,
   widthOf,
 } from './ptx.js';
-import { arrayAlignment, type SharedLayout } from './shared.js';
 import { renderSubgroup } from './subgroup.js';
-import { foldable, type Survey } from './survey.js';
-import type { Arch } from './target.js';
+import { foldable } from './survey.js';
 import { TileRenderer } from './tiles.js';
 
 type Inst<Op extends KInst['op']> = Extract<KInst, { op: Op }>;
 type Lanes = readonly Reg[];
-
-/** Lanes of a subgroup. */
-export const warp = 32;
-
-export interface Module {
-  readonly kernel: KernelFunction;
-  readonly arch: Arch;
-  readonly survey: Survey;
-  readonly shared: SharedLayout;
-  /** Name of the entry. */
-  readonly entry: string;
-  /** Names of the helpers that are functions. */
-  readonly functions: ReadonlyMap<HelperFunction, string>;
-}
-
-// Parameters of functions ---------------------------------------------------------------------------------------------
-
-/** Bytes of one lane in a parameter: predicates and small integers take a word. */
-const laneBytes = (scalar: ScalarType): number => Math.max(widthOf(scalar) === 1 ? 32 : widthOf(scalar), 16) / 8;
-
-export function paramOf({ scalar, lanes }: KType, name: string): string {
-  const bytes = laneBytes(scalar);
-  return lanes === 1
-    ? `.param .b${8 * bytes} ${name}`
-    : `.param .align ${arrayAlignment} .b8 ${name}[${bytes * lanes}]`;
-}
-
-export function loadParam(f: FunctionText, { scalar, lanes }: KType, name: string): Lanes {
-  const bytes = laneBytes(scalar);
-  return Array.from({ length: lanes }, (_, i) => {
-    const width = widthOf(scalar);
-    const held = f.value(width === 1 ? 32 : width, `ld.param.b${8 * bytes}`, `[${name}+${i * bytes}]`);
-    return width === 1 ? f.value(1, 'setp.ne.u32', held, '0') : held;
-  });
-}
-
-export function storeParam(f: FunctionText, { scalar }: KType, name: string, lanes: Lanes): void {
-  const bytes = laneBytes(scalar);
-  lanes.forEach((lane, i) => {
-    const held = widthOf(scalar) === 1 ? f.value(32, 'selp.b32', '1', '0', lane) : rawBits(lane);
-    f.line(`st.param.b${8 * bytes} [${name}+${i * bytes}], ${held};`);
-  });
-}
-
-// Bodies --------------------------------------------------------------------------------------------------------------
 
 export class BodyRenderer {
   readonly memory: MemoryAccess;

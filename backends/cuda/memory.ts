@@ -18,7 +18,7 @@ import {
   type ScalarType,
   scalarBits,
 } from '../../compiler/kernel/types.js';
-import type { Module } from './body.js';
+import type { Module } from './module.js';
 import { type FunctionText, integerOf, opType, type Reg, rawBits, widthOf } from './ptx.js';
 import { arrayAlignment, arrayBytes, blockName, memoryScalar, type SharedLayout } from './shared.js';
 import type { Survey } from './survey.js';

@@ -20,9 +20,9 @@ import {
   tileRows,
 } from '../../compiler/kernel/engines.js';
 import { type KMemory, type KValue, scalarBits } from '../../compiler/kernel/types.js';
-import type { Module } from './body.js';
 import { BulkRenderer } from './bulk.js';
 import type { MemoryAccess } from './memory.js';
+import type { Module } from './module.js';
 import type { FunctionText, Reg } from './ptx.js';
 
 type Access = TileInst & TileAccess;
