@@ -21,7 +21,7 @@ import {
   transpose,
   unsqueeze,
 } from '../../../graph/compose.js';
-import { addDims, type Dim, floorDivDims, maxDims, mulDims, subDims } from '../../../graph/dims.js';
+import { type Dim, floorDivDims, maxDims, mulDims, subDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 import { joinHeads, rotate, scaledDotProduct, splitHeads } from './attention.js';

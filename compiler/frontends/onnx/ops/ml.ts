@@ -147,12 +147,11 @@ function oneHot(c: ConvertContext): Value {
   const given = c.dtype(0) === 'string';
   const categories = given ? words.map((_, i) => i) : (c.ints('cats_int64s') ?? []);
   const x = given
-    ? tensor(
-        c.b,
-        'i64',
-        stringsOf(c, 0).map((word) => words.indexOf(word)),
+    ? c.computed({
+        dtype: 'i64',
         shape,
-      )
+        data: BigInt64Array.from(stringsOf(c, 0), (word) => BigInt(words.indexOf(word))),
+      })
     : cast(c.b, c.input(0), 'i64');
   const hits = binary(c.b, 'eq', reshape(c.b, x, [...shape, 1]), tensor(c.b, 'i64', categories));
   return cast(c.b, hits, 'f32');
@@ -197,17 +196,17 @@ function labelEncoder(c: ConvertContext): Value {
   const count = Math.min(keys.data.length, values.data.length);
   const standard = defaultOf(c, values);
   const shape = c.concreteShape(0);
-  if (keys.dtype === 'string') {
-    const table = new Map(Array.from({ length: count }, (_, i) => [String(keys.data[i]), i]));
-    const places = stringsOf(c, 0).map((word) => table.get(word) ?? count);
+  if (keys.dtype === 'string' || values.dtype === 'string') {
+    const table = new Map(Array.from({ length: count }, (_, i) => [keys.data[i], i]));
+    const given = c.constant(0).data as Iterable<string | number | bigint>;
+    const places = Array.from(given, (key) => table.get(key) ?? count);
     if (values.dtype === 'string') {
       const words = places.map((place) => (place < count ? String(values.data[place]) : String(standard)));
-      return c.b.constant({ dtype: 'string', shape, data: words });
+      return c.computed({ dtype: 'string', shape, data: words });
     }
-    return gather(c.b, extended(c, values, count, standard), tensor(c.b, 'i64', places, shape), 0);
+    const known = c.computed({ dtype: 'i64', shape, data: BigInt64Array.from(places, BigInt) });
+    return gather(c.b, extended(c, values, count, standard), known, 0);
   }
-  if (values.dtype === 'string')
-    return c.unsupported('numbers to strings', 'Give the classes integers and map them after the model');
   // NaN is the greatest key, and equal to itself.
   const number = (i: number): number | bigint => keys.data[i] as number | bigint;
   const isNan = (i: number): boolean => Number.isNaN(number(i));

@@ -37,9 +37,9 @@ function numbered(c: ConvertContext): { readonly tokens: Value; readonly pool: r
     };
   const words = c.strings('pool_strings') ?? [];
   const vocabulary = new Map([...words.entries()].reverse().map(([i, word]) => [word, BigInt(i)]));
-  const tokens = stringsOf(c, 0).map((word) => vocabulary.get(word) ?? -1n);
+  const tokens = BigInt64Array.from(stringsOf(c, 0), (word) => vocabulary.get(word) ?? -1n);
   return {
-    tokens: tensor(c.b, 'i64', tokens, c.constant(0).shape),
+    tokens: c.computed({ dtype: 'i64', shape: c.constant(0).shape, data: tokens }),
     pool: words.map((word) => vocabulary.get(word) as bigint),
   };
 }
