@@ -1,107 +1,142 @@
 /**
- * Benchmarks: `npm run bench -- models [name…]` and `npm run bench -- compile [name…]`. Rows go to bench/results/ with
- * the machine and the date, so that they can be compared later.
+ * Benchmarks: `npm run bench -- gemm`, `npm run bench -- models --device vulkan mobilenet`, `npm run bench -- all`.
+ * Rows go to bench/results/<suite>-<backend>.json (quick runs: to build/bench/results/); `report` writes
+ * docs/benchmarks.md from them, `compare` says which ratios have got worse, `guards` checks what does not depend on time.
  */
-import { execFileSync } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
-import { cpus, loadavg, release } from 'node:os';
+import { loadavg } from 'node:os';
 import { join, resolve } from 'node:path';
-import { Command } from 'commander';
-import { packageRoot } from '../backends/native.js';
+import { Argument, Command, Option } from 'commander';
 import { writeOutput } from '../cli/files.js';
-import { collect } from '../cli/options.js';
-import { describeError, exitCodeOf, note, print } from '../cli/output.js';
-import { benchCompile, type CompileRow, compileTable } from './compile.js';
-import { benchModels, modelNames, modelsTable } from './models.js';
-
-const root = packageRoot() ?? process.cwd();
-/** Reference models: TUTTI_MODELS, or where the tests look for them. */
-const models = resolve(root, process.env.TUTTI_MODELS || '../shared/models');
+import { describeError, exitCodeOf, formatBytes, formatMs, note, print, table } from '../cli/output.js';
+import { TuttiError } from '../compiler/error.js';
+import { committedResults, compareResults, describeChange } from './compare.js';
+import { openContext } from './context.js';
+import { checkGuards, writeGuards } from './guards.js';
+import {
+  circumstances,
+  type Measurement,
+  type Results,
+  type Row,
+  readResults,
+  resultsFolder,
+  resultsOf,
+  root,
+  saveResults,
+  scratchFolder,
+  type Unit,
+} from './record.js';
+import { benchmarkDocs } from './report.js';
+import { type SuiteName, suiteNames, suites } from './suites/index.js';
 
 interface Flags {
   readonly device: string;
-  readonly peer: string | false;
-  readonly target?: readonly string[];
-  readonly iterations: string;
-  readonly duration: string;
+  readonly quick?: true;
+  readonly peers: boolean;
+  readonly out?: string;
 }
 
-/** Without these, figures mean little. */
-function circumstances(): Record<string, unknown> {
-  let commit: string | undefined;
+/** Above this, figures are mostly of other people's work. */
+const quietLoad = 1;
+
+async function runSuites(name: SuiteName | 'all', wanted: readonly string[], flags: Flags): Promise<void> {
+  const quick = flags.quick === true;
+  const folder = flags.out ?? (quick ? join(scratchFolder, 'results') : resultsFolder);
+  if (!quick && loadavg()[0] > quietLoad) note(`the load is ${loadavg()[0].toFixed(1)}: timings will be off`);
+  if (!quick && wanted.length > 0 && flags.out === undefined) {
+    throw new TuttiError('E_USAGE', 'some of the cases are not the results of a suite', {
+      found: wanted.join(' '),
+      remedy: 'Say --quick, or give --out.',
+    });
+  }
+  const context = await openContext(flags.device, { quick, peers: flags.peers, wanted });
   try {
-    commit = execFileSync('git', ['rev-parse', 'HEAD'], {
-      cwd: root,
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'ignore'],
-    }).trim();
-  } catch {
-    // Not a checkout.
+    for (const suite of name === 'all' ? suiteNames : [name]) {
+      note(`${suite}: ${suites[suite].what}`);
+      const at = circumstances();
+      const rows = await suites[suite].run(context);
+      const { id, backend, name: deviceName, driver } = context.handle.device.info;
+      const device = { id, backend, name: deviceName, driver };
+      const results = resultsOf({ at, suite, quick, device, roof: context.roof, rows });
+      print(resultsTable(results));
+      note(`rows: ${saveResults(folder, results)}`);
+    }
+  } finally {
+    await context.handle.release();
   }
-  const [first] = cpus();
-  return {
-    date: new Date().toISOString(),
-    commit,
-    node: process.version,
-    cpu: first?.model,
-    cores: cpus().length,
-    kernel: release(),
-    // Others at work falsify timings, and not of all runtimes alike.
-    loadAverage: loadavg()[0],
-  };
 }
 
-function save(name: string, rows: readonly unknown[]): void {
-  const folder = join(root, 'bench', 'results');
-  mkdirSync(folder, { recursive: true });
-  writeOutput(join(folder, `${name}.json`), `${JSON.stringify({ ...circumstances(), rows }, null, 1)}\n`);
-  note(`rows: bench/results/${name}.json`);
-}
+const formatMeasured = ({ median }: Measurement, unit: Unit): string =>
+  unit === 'ms' ? formatMs(median) : formatBytes(median);
 
-async function runModels(names: readonly string[], flags: Flags): Promise<void> {
-  const more = ['--iterations', flags.iterations, '--duration', flags.duration];
-  const peer = flags.peer === false ? undefined : flags.peer;
-  const rows = await benchModels({
-    root: models,
-    names,
-    device: flags.device,
-    peer,
-    flags: more,
-    onRow: ({ name }) => note(`  ${name}`),
+function resultsTable({ suite, device, rows, geomeans }: Results): string {
+  const lines = rows.map((row: Row) => {
+    if ('error' in row) return [row.name, row.error.slice(0, 80)];
+    const { name, unit, ours, peers, roof } = row;
+    const ratios = peers.map((peer) => ('ratio' in peer ? `${peer.name} ${peer.ratio.toFixed(2)}` : `${peer.name} -`));
+    return [name, formatMeasured(ours, unit), roof ? `${roof.percent.toFixed(0)} %` : '', ratios.join(', ')];
   });
-  print(modelsTable(rows));
-  save(`models-${flags.device.replaceAll(/[^\w.-]+/g, '_')}`, rows);
+  const means = geomeans.map(({ peer, ratio, rows: count }) => `${peer} ${ratio.toFixed(3)} (${count} rows)`);
+  return [
+    table([`${suite} on ${device.backend}`, 'OURS', 'ROOF', 'PEER ÷ OURS'], lines, ['left', 'right', 'right', 'left']),
+    `geometric means: ${means.join(', ') || 'no peer'}`,
+  ].join('\n');
 }
 
-async function runCompile(names: readonly string[], flags: Flags): Promise<void> {
-  const rows: CompileRow[] = [];
-  for (const name of names.length > 0 ? names : ['mobilenetv2-fp32-derived']) {
-    for (const target of flags.target ?? ['cpu', 'vulkan', 'webgpu'])
-      rows.push(await benchCompile(models, name, target));
+function report(): void {
+  for (const [path, text] of benchmarkDocs(readResults(resultsFolder))) {
+    writeOutput(join(root, 'docs', path), text);
+    note(`docs/${path}`);
   }
-  print(compileTable(rows));
-  save('compile', rows);
 }
 
-const program = new Command('bench').description(
-  `models in ${models}: ${modelNames(models).join(', ') || 'none found; set TUTTI_MODELS'}`,
-);
+function compare(base: string | undefined, current: string | undefined, { tolerance }: { tolerance: string }): void {
+  const before = base === undefined ? committedResults() : readResults(resolve(base));
+  const after = readResults(resolve(current ?? resultsFolder));
+  const { worse, better, compared, lost } = compareResults(before, after, Number(tolerance));
+  for (const change of better) print(`better  ${describeChange(change)}`);
+  for (const change of worse) print(`WORSE   ${describeChange(change)}`);
+  for (const name of lost) print(`LOST    ${name}`);
+  print(`${compared} ratios compared, ${worse.length} worse, ${lost.length} lost, ${better.length} better`);
+  if (worse.length + lost.length > 0) process.exitCode = 1;
+}
+
+async function guards({ update }: { readonly update?: true }): Promise<void> {
+  if (update) {
+    for (const line of await writeGuards()) note(line);
+    return;
+  }
+  const broken = await checkGuards();
+  for (const line of broken) print(line);
+  print(broken.length === 0 ? 'all guards hold' : `${broken.length} guards are broken`);
+  if (broken.length > 0) process.exitCode = 1;
+}
+
+const program = new Command('bench').description('Measures beside peers, in turns; see docs/benchmarks.md.');
 program
-  .command('models')
-  .argument('[name...]')
-  .option('--device <id>', 'device id or backend', 'cpu')
-  .option('--peer <name>', 'runtime beside it', 'onnxruntime')
-  .option('--no-peer', 'ours alone')
-  .option('--iterations <n>', 'runs, at least', '30')
-  .option('--duration <seconds>', 'measuring time, at least', '2')
-  .action(runModels);
+  .command('run', { isDefault: true })
+  .description('measure a suite')
+  .addArgument(new Argument('<suite>').choices([...suiteNames, 'all']))
+  .argument('[name...]', 'only cases and models whose name contains one of these')
+  .addOption(new Option('--device <id>', 'device id or backend').default('cpu'))
+  .option('--quick', 'few repetitions, small shapes: whether it works')
+  .option('--no-peers', 'ours alone')
+  .option('--out <folder>', 'where rows go')
+  .action(runSuites);
+program.command('report').description('write docs/benchmarks.md from bench/results').action(report);
 program
-  .command('compile')
-  .argument('[name...]')
-  .option('--target <backend>', 'target (repeatable)', collect)
-  .action(runCompile);
+  .command('compare')
+  .description('compare ratios; exit code 1 if one has got worse')
+  .argument('[base]', 'folder of results (default: those of the last commit)')
+  .argument('[current]', 'folder of results (default: bench/results)')
+  .option('--tolerance <fraction>', 'what may be lost, beyond the spread of the measurements', '0.1')
+  .action(compare);
+program
+  .command('guards')
+  .description('check kernels, bytes moved and memory of the reference models against bench/guards.json')
+  .option('--update', 'take what is measured now for expected')
+  .action(guards);
 program.parseAsync().then(
-  () => process.exit(0),
+  () => process.exit(),
   (error: unknown) => {
     note(describeError(error, true));
     process.exit(exitCodeOf(error));

@@ -1,71 +1,67 @@
-/** Latency of real models beside onnxruntime, each in a process of its own. */
-import { execFile } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import type { BenchResult } from '../cli/bench.js';
-import { formatMs, table } from '../cli/output.js';
+/** The models that suites run: reference models of the test data, light topologies and transformers with seeded weights. */
+import { copyFileSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { writeOutput } from '../cli/files.js';
+import { exportOnnx } from '../compiler/frontends/onnx/index.js';
+import { lightModelBytes, lightModels } from './light.js';
+import { networks } from './networks.js';
+import { root, scratchFolder } from './record.js';
 
-const command = fileURLToPath(new URL('../cli/main.js', import.meta.url));
+/** Reference models: TUTTI_MODELS, or where the tests look for them. */
+export const modelsFolder = resolve(root, process.env.TUTTI_MODELS || '../shared/models');
+/** ONNX's test data: TUTTI_ONNX_DATA, or where the tests look for it. */
+const onnxFolder = resolve(root, process.env.TUTTI_ONNX_DATA || '../shared/onnx');
 
-export interface ModelsOptions {
-  /** Folder that holds a folder for each model. */
-  readonly root: string;
-  /** Default: all. */
-  readonly names: readonly string[];
-  readonly device: string;
-  readonly peer: string | undefined;
-  /** More flags for `tutti bench`. */
-  readonly flags: readonly string[];
-  readonly onRow: (row: ModelRow) => void;
+export interface BenchModel {
+  readonly name: string;
+  /** Makes the file unless it is there. @returns a folder with model.onnx, perhaps with inputs */
+  folder(): string;
 }
 
-export type ModelRow = ({ readonly name: string } & BenchResult) | { readonly name: string; readonly error: string };
+/** Which weights and shapes made files are of: files of other versions are made again. */
+const version = 1;
 
-export const modelNames = (root: string): string[] =>
-  existsSync(root)
-    ? readdirSync(root)
-        .filter((name) => existsSync(join(root, name, 'model.onnx')))
-        .sort()
-    : [];
-
-export async function benchModels({ root, names, device, peer, flags, onRow }: ModelsOptions): Promise<ModelRow[]> {
-  const rows: ModelRow[] = [];
-  for (const name of names.length > 0 ? names : modelNames(root)) {
-    const args = ['bench', join(root, name), '--device', device, '--json', ...flags];
-    const row = await one(name, peer === undefined ? args : [...args, '--peer', peer]);
-    rows.push(row);
-    onRow(row);
-  }
-  return rows;
+function made(name: string, write: (folder: string) => void): BenchModel {
+  return {
+    name,
+    folder() {
+      const folder = join(scratchFolder, `models-${version}`, name);
+      if (!existsSync(join(folder, 'model.onnx'))) {
+        mkdirSync(folder, { recursive: true });
+        write(folder);
+      }
+      return folder;
+    },
+  };
 }
 
-const one = (name: string, args: readonly string[]): Promise<ModelRow> =>
-  new Promise((resolve) => {
-    const options = { maxBuffer: 2 ** 26, timeout: 600_000 };
-    execFile(process.execPath, [command, ...args], options, (error, stdout, stderr) => {
-      if (error) resolve({ name, error: stderr.trim().split('\n')[0] || error.message });
-      else resolve({ ...(JSON.parse(stdout) as BenchResult), name, model: name });
-    });
+const light = (name: (typeof lightModels)[number]): BenchModel =>
+  made(name, (folder) => {
+    mkdirSync(join(folder, 'test_data_set_0'), { recursive: true });
+    copyFileSync(join(onnxFolder, 'light-rand', 'input_0.pb'), join(folder, 'test_data_set_0', 'input_0.pb'));
+    writeOutput(join(folder, 'model.onnx'), lightModelBytes(onnxFolder, name).bytes);
   });
 
-export function modelsTable(rows: readonly ModelRow[]): string {
-  return table(
-    ['MODEL', 'OURS', 'PEER', 'RATIO', 'ROOF %', 'KERNELS', 'COMPILE'],
-    rows.map((row) => {
-      if ('error' in row) return [row.name, row.error.slice(0, 90)];
-      const { ours, peer, ratio, roof, dispatches, compileMs } = row;
-      const ratioText = ratio === undefined ? '' : ratio.toFixed(3);
-      return [
-        row.name,
-        formatMs(ours.medianMs),
-        peer === undefined ? '' : formatMs(peer.medianMs),
-        ratioText,
-        roof.percent.toFixed(1),
-        String(dispatches),
-        formatMs(compileMs),
-      ];
-    }),
-    ['left', 'right', 'right', 'right', 'right', 'right', 'right'],
+/** Those whose data is here. In quick runs only small ones. */
+export function benchModels(quick: boolean): readonly BenchModel[] {
+  const reference = existsSync(modelsFolder)
+    ? readdirSync(modelsFolder)
+        .filter((name) => existsSync(join(modelsFolder, name, 'model.onnx')))
+        .sort()
+        .map((name): BenchModel => ({ name, folder: () => join(modelsFolder, name) }))
+    : [];
+  const lights = existsSync(join(onnxFolder, 'light')) ? lightModels.map(light) : [];
+  const built = networks(quick).map(({ name, graph }) =>
+    made(name, (folder) => writeOutput(join(folder, 'model.onnx'), exportOnnx(graph()))),
   );
+  if (!quick) return [...reference, ...lights, ...built];
+  const small = ['mnist-cnn8', 'dtln-1', 'bert-toy'];
+  return [...reference.filter(({ name }) => small.includes(name)), ...lights.slice(0, 1), ...built];
+}
+
+/** @throws if there is no such model */
+export function modelNamed(name: string): BenchModel {
+  const model = benchModels(false).find((candidate) => candidate.name === name);
+  if (model === undefined) throw new Error(`${name} is not here; set TUTTI_MODELS and TUTTI_ONNX_DATA`);
+  return model;
 }

@@ -137,7 +137,7 @@ async function bestMs(device: string, flops: number, bytes: number): Promise<num
 }
 
 /** From the flags, else from the model's first data set, else random. Named dims without a size are 1. */
-async function feedsOf(
+export async function feedsOf(
   model: Model,
   texts: readonly string[],
   folder: string | undefined,

@@ -7,6 +7,8 @@ import { quantile } from './statistics.js';
 export interface Subject {
   readonly name: string;
   run(): Promise<unknown>;
+  /** Milliseconds of each of so many runs, for those that time themselves: other processes, other clocks. */
+  block?(count: number): Promise<readonly number[]>;
 }
 
 export interface Schedule {
@@ -20,6 +22,8 @@ export interface Schedule {
 
 export interface Timing {
   readonly medianMs: number;
+  readonly q1Ms: number;
+  readonly q3Ms: number;
   readonly p10Ms: number;
   readonly p90Ms: number;
   readonly samples: number;
@@ -33,17 +37,24 @@ const maximumSamples = 100_000;
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
+async function timeBlock(subject: Subject, count: number): Promise<readonly number[]> {
+  if (subject.block !== undefined) return subject.block(count);
+  const times: number[] = [];
+  for (let n = 0; n < count; n++) {
+    const begin = performance.now();
+    await subject.run();
+    times.push(performance.now() - begin);
+  }
+  return times;
+}
+
 /** Timings in the order of the subjects. */
 export async function measure(subjects: readonly Subject[], schedule: Schedule): Promise<readonly Timing[]> {
   const samples: number[][] = subjects.map(() => []);
   const perBlock: number[] = [];
   for (const subject of subjects) {
-    let last = 0;
-    for (let i = 0; i < Math.max(1, schedule.warmup); i++) {
-      const start = performance.now();
-      await subject.run();
-      last = performance.now() - start;
-    }
+    const times = await timeBlock(subject, Math.max(1, schedule.warmup));
+    const last = times[times.length - 1];
     perBlock.push(Math.min(1000, Math.max(1, Math.ceil(blockMs / Math.max(last, 1e-3)))));
     await pause(pauseMs);
   }
@@ -56,16 +67,14 @@ export async function measure(subjects: readonly Subject[], schedule: Schedule):
     for (const i of order) {
       // The first run of a block meets cold caches and sleeping threads: it does not count.
       if (subjects.length > 1) await subjects[i].run();
-      for (let n = 0; n < perBlock[i]; n++) {
-        const begin = performance.now();
-        await subjects[i].run();
-        samples[i].push(performance.now() - begin);
-      }
+      for (const sample of await timeBlock(subjects[i], perBlock[i])) samples[i].push(sample);
       if (subjects.length > 1) await pause(pauseMs);
     }
   }
   return samples.map((times) => ({
     medianMs: quantile(times, 0.5),
+    q1Ms: quantile(times, 0.25),
+    q3Ms: quantile(times, 0.75),
     p10Ms: quantile(times, 0.1),
     p90Ms: quantile(times, 0.9),
     samples: times.length,

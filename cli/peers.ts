@@ -11,28 +11,51 @@ export interface Peer extends Subject {
   release(): Promise<void>;
 }
 
-export const peerNames = ['onnxruntime'] as const;
+/** Peers, and the execution provider each stands for. */
+const providers = { onnxruntime: 'cpu', 'onnxruntime-webgpu': 'webgpu' } as const;
 
-/** As many threads as we use, all graph optimisations, its CPU provider. @throws TuttiError E_USAGE, E_UNSUPPORTED */
-export async function openPeer(name: string, path: string, feeds: Readonly<Record<string, Tensor>>): Promise<Peer> {
-  if (name !== 'onnxruntime') {
+export const peerNames = Object.keys(providers) as readonly (keyof typeof providers)[];
+
+type PeerFeeds = Readonly<Record<string, Tensor>>;
+
+/**
+ * As many threads as we use, all graph optimisations. Several sets of inputs are taken in turn, run by run.
+ * @param source path or bytes of a .onnx file
+ * @throws TuttiError E_USAGE, E_UNSUPPORTED
+ */
+export async function openPeer(
+  name: string,
+  source: string | Uint8Array,
+  feeds: PeerFeeds | readonly PeerFeeds[],
+): Promise<Peer> {
+  const known = peerNames.find((candidate) => candidate === name);
+  if (known === undefined) {
     throw new TuttiError('E_USAGE', 'no such peer', { subject: '--peer', expected: peerNames.join(', '), found: name });
   }
   const ort = await loadOnnxRuntime();
   const count = threads();
   try {
-    const options = count === undefined ? {} : { intraOpNumThreads: count };
-    const session = await ort.InferenceSession.create(path, { ...options, graphOptimizationLevel: 'all' });
-    const inputs = Object.fromEntries(
-      Object.entries(feeds).map(([input, tensor]) => [
-        input,
-        new ort.Tensor(typeOf(tensor.dtype), tensor.data as Float32Array, [...tensor.dims]),
-      ]),
+    const options = {
+      ...(count === undefined ? {} : { intraOpNumThreads: count }),
+      graphOptimizationLevel: 'all',
+      executionProviders: [providers[known]],
+    } as const;
+    const session = await (typeof source === 'string'
+      ? ort.InferenceSession.create(source, options)
+      : ort.InferenceSession.create(source, options));
+    const sets = (Array.isArray(feeds) ? (feeds as readonly PeerFeeds[]) : [feeds as PeerFeeds]).map((set) =>
+      Object.fromEntries(
+        Object.entries(set).map(([input, tensor]) => [
+          input,
+          new ort.Tensor(typeOf(tensor.dtype), tensor.data as Float32Array, [...tensor.dims]),
+        ]),
+      ),
     );
+    let next = 0;
     return {
       name,
       version: versionOf('onnxruntime-node'),
-      run: () => session.run(inputs),
+      run: () => session.run(sets[next++ % sets.length]),
       release: () => session.release(),
     };
   } catch (cause) {
@@ -52,7 +75,8 @@ async function loadOnnxRuntime(): Promise<typeof import('onnxruntime-node')> {
   }
 }
 
-function versionOf(name: string): string {
+/** As its package says, or `unknown`. */
+export function versionOf(name: string): string {
   try {
     return createRequire(import.meta.url)(`${name}/package.json`).version;
   } catch {
