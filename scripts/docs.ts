@@ -91,19 +91,21 @@ function totals(results: readonly Results[]): string[] {
   );
 }
 
-/** Every case that does not pass, with its reason; one line for all devices where they agree. */
+/** Every case that does not pass, with the reason that the first such device gives. */
 function remaining(results: readonly Results[]): string[] {
-  const lines = new Map<string, string[]>();
+  const lines = new Map<string, { readonly reason: string; readonly names: string[] }>();
   for (const { name, report } of results) {
     for (const { suite, name: test, status, reason = '' } of report.cases) {
       if (status === 'passed') continue;
-      const line = `\`${suite}/${test}\` ${status}: ${reason.replaceAll('|', '\\|').replaceAll(/\s+/g, ' ').slice(0, 200)}`;
-      lines.set(line, [...(lines.get(line) ?? []), name]);
+      const key = `\`${suite}/${test}\` ${status}`;
+      const line = lines.get(key) ?? { reason: reason.replaceAll(/\s+/g, ' ').slice(0, 200), names: [] };
+      line.names.push(name);
+      lines.set(key, line);
     }
   }
   if (lines.size === 0) return ['None.'];
   return sorted(lines).map(
-    ([line, names]) => `- ${line} (${names.length === results.length ? 'all' : names.join(', ')})`,
+    ([key, { reason, names }]) => `- ${key} (${names.length === results.length ? 'all' : names.join(', ')}): ${reason}`,
   );
 }
 
