@@ -3,6 +3,7 @@
  * Rows go to bench/results/<suite>-<backend>.json (quick runs: to build/bench/results/); `report` writes
  * docs/benchmarks.md from them, `compare` says which ratios have got worse, `guards` checks what does not depend on time.
  */
+import { mkdirSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { join, resolve } from 'node:path';
 import { Argument, Command, Option } from 'commander';
@@ -83,6 +84,7 @@ function resultsTable({ suite, device, rows, geomeans }: Results): string {
 }
 
 function report(): void {
+  mkdirSync(join(root, 'docs', 'benchmarks'), { recursive: true });
   for (const [path, text] of benchmarkDocs(readResults(resultsFolder))) {
     writeOutput(join(root, 'docs', path), text);
     note(`docs/${path}`);

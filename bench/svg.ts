@@ -72,7 +72,7 @@ export function ratioChart({ title, caption, peers, geomean, bars }: RatioChart)
   const logs = bars.flatMap(({ ratio, others }) =>
     [ratio, ...others.map((other) => other.ratio)].flatMap((value) => (value === undefined ? [] : Math.log2(value))),
   );
-  const low = Math.min(-1, Math.floor(Math.min(...logs, 0) - 0.2));
+  const low = Math.min(-1, Math.floor(Math.min(...logs, 0) - 0.4));
   const high = Math.max(1, Math.ceil(Math.max(...logs, 0) + 0.4));
   const x = (ratio: number): number => size.label + ((Math.log2(ratio) - low) / (high - low)) * size.plot;
   const bottom = size.head + bars.length * size.row;
@@ -95,8 +95,8 @@ export function ratioChart({ title, caption, peers, geomean, bars }: RatioChart)
       const [from, to] = [x(Math.min(1, ratio)), x(Math.max(1, ratio))];
       const box = `x="${at(from)}" y="${top + 3}" width="${at(Math.max(1, to - from))}" height="${size.row - 6}"`;
       parts.push(`<rect class="${ratio >= 1 ? 'better' : 'worse'}" ${box} rx="2"/>`);
-      const beyond = ratio >= 1 ? to + 4 : x(1) + 4;
-      parts.push(text(beyond, middle + 4, formatRatio(ratio)));
+      const [end, anchor] = ratio >= 1 ? [to + 4, 'start'] : [from - 4, 'end'];
+      parts.push(text(end, middle + 4, formatRatio(ratio), `text-anchor="${anchor}"`));
     }
     for (const other of others) {
       parts.push(`<circle class="dot dot${(other.peer - 1) % 4}" cx="${at(x(other.ratio))}" cy="${middle}" r="4"/>`);

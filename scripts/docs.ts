@@ -1,11 +1,14 @@
 /**
  * Writes the support matrix from the operator table of the ONNX frontend and the results of `npm run conformance`
- * (bench/results/conformance-<device>.json): docs/ops.md to read, docs/ops.json with element types as well.
+ * (bench/results/conformance-<device>.json): docs/ops.md to read, docs/ops.json with element types as well. Beside it
+ * docs/benchmarks.md with its charts, from the other rows in bench/results.
  * `--check` only says whether the files are up to date.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { packageRoot } from '../backends/native.js';
+import { readResults as readBenchmarks } from '../bench/record.js';
+import { benchmarkDocs } from '../bench/report.js';
 import type { ConformanceReport } from '../cli/conformance/verb.js';
 import { writeOutput } from '../cli/files.js';
 import { supportedOperators, supportedOpsets } from '../compiler/frontends/onnx/index.js';
@@ -142,7 +145,9 @@ function markdown(results: readonly Results[]): string {
 }
 
 const results = readResults();
+mkdirSync(join(root, 'docs', 'benchmarks'), { recursive: true });
 const files: readonly (readonly [string, string])[] = [
+  ...benchmarkDocs(readBenchmarks(join(root, 'bench', 'results'))),
   ['ops.md', markdown(results)],
   ['ops.json', `${JSON.stringify(matrixOf(results), null, 1)}\n`],
 ];

@@ -45,7 +45,8 @@ export type Spec =
       readonly width: number;
       readonly causal: boolean;
       readonly dtype: DType;
-    };
+    }
+  | { readonly op: 'model'; readonly model: string; readonly dtype: DType };
 
 export type RowsKind =
   | 'softmax'
@@ -59,9 +60,15 @@ export type RowsKind =
   | 'columnsum';
 export type MapKind = 'saxpy' | 'gelu' | 'chain' | 'bias' | 'transpose' | 'concat' | 'widen';
 
-export interface Case {
+/** What a peer has to know to say whether it has such work. */
+export interface Work {
   readonly name: string;
   readonly spec: Spec;
+  /** As in `Case`. */
+  readonly cold: boolean;
+}
+
+export interface Case extends Work {
   /** Inputs are taken in turn from more memory than caches hold: work that is bound by memory. */
   readonly cold: boolean;
   graph(): Graph;

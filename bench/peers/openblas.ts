@@ -1,6 +1,6 @@
 /** OpenBLAS where its headers and library are installed. */
 import { threads } from '../../runtime/environment.js';
-import type { Case } from '../cases/types.js';
+import type { Work } from '../cases/types.js';
 import { compiled, LineProcess } from './process.js';
 import type { KernelPeer, KernelSubject } from './types.js';
 
@@ -24,7 +24,7 @@ export const openblas: KernelPeer = {
   name: 'openblas',
   /** Only products of f32 matrices, one at a time. */
   takes: ({ spec }) => spec.op === 'gemm' && spec.dtype === 'f32' && spec.batch === 1,
-  async open({ spec }: Case): Promise<KernelSubject> {
+  async open({ spec }: Work): Promise<KernelSubject> {
     if (spec.op !== 'gemm') throw new Error('no matrix product');
     program ??= start();
     const child = await program;

@@ -3,7 +3,7 @@
  * plain CUDA kernels, and is asked line by line in JSON.
  */
 import { join } from 'node:path';
-import type { Case } from '../cases/types.js';
+import type { Work } from '../cases/types.js';
 import { root } from '../record.js';
 import { LineProcess } from './process.js';
 import type { KernelPeer } from './types.js';
@@ -34,12 +34,12 @@ export const torchRoof = (): Promise<{ copyGBs: number; gflops: Readonly<Record<
   ask({ do: 'roof' });
 
 const implementations = {
-  'torch eager': ['gemm', 'conv', 'rows', 'map', 'attention'],
-  'torch.compile': ['conv', 'rows', 'map', 'attention'],
+  'torch eager': ['conv', 'rows', 'map', 'attention', 'model'],
+  'torch.compile': ['conv', 'rows', 'map', 'attention', 'model'],
   cublaslt: ['gemm'],
   sdpa: ['attention'],
   'plain cuda': ['gemm', 'rows', 'map'],
-} as const satisfies Readonly<Record<string, readonly Case['spec']['op'][]>>;
+} as const satisfies Readonly<Record<string, readonly Work['spec']['op'][]>>;
 
 export const torchPeers: readonly KernelPeer[] = Object.entries(implementations).map(([name, ops]) => ({
   name,

@@ -1,7 +1,7 @@
 /** What runs a case beside us. */
 import type { Peer } from '../../cli/peers.js';
 import type { Tensor } from '../../runtime/tensor.js';
-import type { Case } from '../cases/types.js';
+import type { Work } from '../cases/types.js';
 
 export type KernelSubject = Peer;
 
@@ -11,16 +11,14 @@ export interface Prepared {
   onnx(): Uint8Array;
   /** Taken in turn, run by run. */
   readonly feeds: readonly Readonly<Record<string, Tensor>>[];
-  /** Our first output for the first feeds, to compare with. */
-  readonly output: Tensor;
 }
 
 export interface KernelPeer {
   readonly name: string;
   /** Whether it has such work at all: if not, it gets no row. */
-  takes(one: Case): boolean;
+  takes(one: Work): boolean;
   /** @throws with the reason why it cannot run here, which the row then says */
-  open(one: Case, prepared: Prepared): Promise<KernelSubject>;
+  open(one: Work, prepared: Prepared): Promise<KernelSubject>;
   /** Lets go of what is shared between cases. */
   close(): Promise<void>;
 }

@@ -6,9 +6,9 @@ import { sizeOf } from '../../compiler/tensor.js';
 import { compile } from '../../runtime/model.js';
 import { Session } from '../../runtime/session.js';
 import type { Tensor } from '../../runtime/tensor.js';
-import type { Case } from '../cases/types.js';
+import type { Case, Work } from '../cases/types.js';
 import { type Context, casesOf } from '../context.js';
-import type { KernelPeer, KernelSubject, Prepared } from '../peers/types.js';
+import type { KernelSubject } from '../peers/types.js';
 import { type BenchDType, randomInput } from '../random.js';
 import { firstLine, measurementOf, type PeerResult, peerResult, type Row, skipped } from '../record.js';
 import { leastTime } from '../roof.js';
@@ -38,10 +38,8 @@ export function describeRow(row: Row): string {
 }
 
 async function benchCase(context: Context, one: Case): Promise<Row> {
-  const { handle, scale, schedule, roof } = context;
   const graph = one.graph();
-  const session = await Session.create(await compile(graph), { device: handle });
-  const opened: KernelSubject[] = [];
+  const session = await Session.create(await compile(graph), { device: context.handle });
   try {
     const inputs = session.inputs.map(({ name, dtype, shape }) => ({
       name,
@@ -54,14 +52,30 @@ async function benchCase(context: Context, one: Case): Promise<Row> {
         inputs.map(({ name, dtype, shape }, i) => [name, randomInput(dtype, shape, 1 + 101 * set + i)]),
       ),
     );
-    const { y } = await session.run(feeds[0]);
-    const prepared: Prepared = { onnx: () => exportOnnx(graph), feeds, output: y };
+    return await benchSession(context, one, session, feeds, () => exportOnnx(graph));
+  } finally {
+    await session.close();
+  }
+}
+
+/** A session and the peers that have such work, in turns. Sets of inputs are taken in turn too. */
+export async function benchSession(
+  { peers, scale, schedule, roof }: Context,
+  one: Work,
+  session: Session,
+  feeds: readonly Feeds[],
+  onnx: () => Uint8Array,
+): Promise<Row> {
+  const opened: KernelSubject[] = [];
+  try {
+    const results = await session.run(feeds[0]);
+    const output = results[session.outputNames[0]];
     const refused: PeerResult[] = [];
-    for (const peer of context.peers.filter((candidate) => candidate.takes(one))) {
+    for (const peer of peers.filter((candidate) => candidate.takes(one))) {
       try {
-        const subject = await peer.open(one, prepared);
+        const subject = await peer.open(one, { onnx, feeds });
         opened.push(subject);
-        await agree(peer, subject, y);
+        await agree(subject, session.outputNames[0], output);
       } catch (error) {
         const failed = opened.findIndex(({ name }) => name === peer.name);
         if (failed >= 0) await opened.splice(failed, 1)[0].release();
@@ -71,8 +85,9 @@ async function benchCase(context: Context, one: Case): Promise<Row> {
     const ours = scale.gpu ? await boundSubject(session, feeds, inFlight) : hostSubject(session, feeds);
     const [mine, ...theirs] = (await timeSubjects([ours, ...opened], schedule)).map(measurementOf);
     const { plan } = session.report().specialisations[0];
-    const outputBytes = bytesOf(y.dtype, y.size);
-    const work = { flops: plan.flops, bytes: setBytes + plan.weightsBytes + outputBytes };
+    const moved = [...Object.values(feeds[0]), ...Object.values(results)];
+    const bytes = moved.reduce((sum, { dtype, size }) => sum + bytesOf(dtype, size), plan.weightsBytes);
+    const work = { flops: plan.flops, bytes };
     const least = leastTime(roof, work, one.spec.dtype);
     return {
       name: one.name,
@@ -90,7 +105,6 @@ async function benchCase(context: Context, one: Case): Promise<Row> {
     };
   } finally {
     for (const peer of opened) await peer.release();
-    await session.close();
   }
 }
 
@@ -101,11 +115,11 @@ function setsBeyondCaches({ handle: { device } }: Context, bytes: number): numbe
 }
 
 /** Before anything is timed: the same answer, within what the types allow. Peers that take no tensors are not asked. */
-async function agree(peer: KernelPeer, subject: KernelSubject, ours: Tensor): Promise<void> {
-  const answer = (await subject.run()) as Readonly<Record<string, { readonly data?: unknown }>> | readonly number[];
-  if (Array.isArray(answer) || ours.dtype === 'f16' || ours.dtype === 'bf16') return;
-  const theirs = (answer as Readonly<Record<string, { readonly data?: ArrayLike<number | bigint> }>>).y?.data;
-  if (theirs === undefined) throw new Error(`${peer.name} gave no output y`);
+async function agree(subject: KernelSubject, name: string, ours: Tensor): Promise<void> {
+  const answer = (await subject.run()) as Answer | readonly number[];
+  if (isTimes(answer) || ours.dtype === 'f16' || ours.dtype === 'bf16') return;
+  const theirs = answer[name]?.data;
+  if (theirs === undefined) throw new Error(`it gave no output ${name}`);
   const own = ours.data as ArrayLike<number | bigint>;
   let [error, norm] = [0, 0];
   for (let i = 0; i < own.length; i++) {
@@ -117,3 +131,7 @@ async function agree(peer: KernelPeer, subject: KernelSubject, ours: Tensor): Pr
     throw new Error(`results differ by ${Math.sqrt(error / norm).toExponential(1)} of their norm`);
   }
 }
+
+type Answer = Readonly<Record<string, { readonly data?: ArrayLike<number | bigint> }>>;
+
+const isTimes = (answer: Answer | readonly number[]): answer is readonly number[] => Array.isArray(answer);

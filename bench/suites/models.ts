@@ -1,13 +1,18 @@
 /** Latency of whole models beside ONNX Runtime: `tutti bench` in a process for each, so that none warms another's caches. */
 import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { BenchResult } from '../../cli/bench.js';
+import { type BenchResult, feedsOf } from '../../cli/bench.js';
 import { note } from '../../cli/output.js';
+import { compile } from '../../runtime/model.js';
+import { Session } from '../../runtime/session.js';
+import type { Work } from '../cases/types.js';
 import { type Context, isWanted } from '../context.js';
 import { type BenchModel, benchModels } from '../models.js';
 import { firstLine, measurementOf, peerResult, type Row, skipped } from '../record.js';
 import { leastTime } from '../roof.js';
-import { describeRow } from './kernels.js';
+import { benchSession, describeRow } from './kernels.js';
 
 const command = fileURLToPath(new URL('../../cli/main.js', import.meta.url));
 const timeoutMs = 600_000;
@@ -16,7 +21,8 @@ export async function runModels(context: Context): Promise<Row[]> {
   const rows: Row[] = [];
   for (const model of benchModels(context.scale.quick)) {
     if (!isWanted(context, model.name)) continue;
-    rows.push(await benchModel(context, model));
+    // An accelerator's peers are other processes anyway.
+    rows.push(await (context.scale.gpu ? benchBound(context, model) : benchModel(context, model)));
     note(`  ${describeRow(rows[rows.length - 1])}`);
   }
   return rows;
@@ -59,6 +65,23 @@ async function benchModel(context: Context, model: BenchModel): Promise<Row> {
         compileMs: result.compileMs,
       },
     };
+  } catch (error) {
+    return { name, error: firstLine(error) };
+  }
+}
+
+async function benchBound(context: Context, { name, folder }: BenchModel): Promise<Row> {
+  try {
+    const path = join(folder(), 'model.onnx');
+    const model = await compile(path);
+    const feeds = await feedsOf(model, [], folder());
+    const session = await Session.create(model, { device: context.handle });
+    try {
+      const work: Work = { name, spec: { op: 'model', model: name, dtype: 'f32' }, cold: false };
+      return await benchSession(context, work, session, [feeds], () => readFileSync(path));
+    } finally {
+      await session.close();
+    }
   } catch (error) {
     return { name, error: firstLine(error) };
   }
