@@ -21,7 +21,7 @@ function byTinybench(subject: Subject): Subject {
   };
 }
 
-export const full: Schedule = { warmup: 5, iterations: 20, duration: 1500 };
+export const full: Schedule = { warmup: 5, iterations: 20, duration: 1000 };
 export const quick: Schedule = { warmup: 1, iterations: 3, duration: 100 };
 
 /** In the order of the subjects. */
