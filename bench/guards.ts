@@ -122,6 +122,6 @@ export async function writeGuards(): Promise<string[]> {
       lines.push(`${one.name}: ${instructions[one.name]} instructions for each unit`);
     }
   }
-  writeOutput(path, `${JSON.stringify({ plans, instructions } satisfies Expected, null, 1)}\n`);
+  writeOutput(path, `${JSON.stringify({ plans, instructions } satisfies Expected, null, 2)}\n`);
   return lines;
 }

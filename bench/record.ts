@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { packageRoot } from '../backends/native.js';
 import { writeOutput } from '../cli/files.js';
 import type { Timing } from '../cli/measure.js';
+import { quantile } from '../cli/statistics.js';
 import type { Roof } from './roof.js';
 
 export const root = packageRoot() ?? process.cwd();
@@ -97,6 +98,13 @@ export const measurementOf = ({ medianMs, q1Ms, q3Ms, samples }: Timing): Measur
   samples,
 });
 
+export const measurementOfTimes = (times: readonly number[]): Measurement => ({
+  median: quantile(times, 0.5),
+  q1: quantile(times, 0.25),
+  q3: quantile(times, 0.75),
+  samples: times.length,
+});
+
 /** A quantity that does not vary. */
 export const exactly = (value: number): Measurement => ({ median: value, q1: value, q3: value, samples: 1 });
 
@@ -111,6 +119,10 @@ export const skipped = (name: string, reason: unknown): PeerResult => ({ name, s
 
 export const firstLine = (reason: unknown): string =>
   (reason instanceof Error ? reason.message : String(reason)).trim().split('\n')[0];
+
+/** What a process of ours that failed says of it: drivers may have written to stderr too. */
+export const failureOf = (error: Error, stderr: string): Error =>
+  new Error(stderr.split('\n').find((line) => /^(internal error|error E_|\w*Error)\b/.test(line)) ?? firstLine(error));
 
 /** By peer, in the order in which they first occur. */
 export function geomeansOf(rows: readonly Row[]): Geomean[] {

@@ -10,7 +10,7 @@ import { importOnnx } from '../../compiler/frontends/onnx/index.js';
 import type { Plan } from '../../compiler/plan.js';
 import { type Context, isWanted } from '../context.js';
 import { modelNamed } from '../models.js';
-import { firstLine, type Measurement, peerResult, type Row, skipped } from '../record.js';
+import { firstLine, measurementOfTimes, peerResult, type Row, skipped } from '../record.js';
 import { describeRow } from './kernels.js';
 
 const models = ['mobilenetv2-fp32-derived', 'light_resnet50', 'bert-qa-24l-tiny', 'yolox-nano'];
@@ -76,7 +76,7 @@ async function benchCompile({ scale, peers }: Context, name: string, targetName:
       samples.map((sample) => sample[key]),
       0.5,
     );
-  const ours = measured(samples.map((sample) => sample.importMs + sample.planMs + sample.renderMs));
+  const ours = measurementOfTimes(samples.map((sample) => sample.importMs + sample.planMs + sample.renderMs));
   const { report } = samples[0].planned;
   const peer = 'onnxruntime session';
   return {
@@ -87,7 +87,7 @@ async function benchCompile({ scale, peers }: Context, name: string, targetName:
       first === undefined
         ? []
         : theirs.length > 0
-          ? [peerResult(peer, versionOf('onnxruntime-node'), measured(theirs), ours)]
+          ? [peerResult(peer, versionOf('onnxruntime-node'), measurementOfTimes(theirs), ours)]
           : [skipped(peer, reason)],
     facts: {
       importMs: of('importMs'),
@@ -101,13 +101,6 @@ async function benchCompile({ scale, peers }: Context, name: string, targetName:
     },
   };
 }
-
-const measured = (times: readonly number[]): Measurement => ({
-  median: quantile(times, 0.5),
-  q1: quantile(times, 0.25),
-  q3: quantile(times, 0.75),
-  samples: times.length,
-});
 
 /** Milliseconds to a session of ONNX Runtime's on the CPU, or why there is none. */
 async function ortCreation(bytes: Uint8Array): Promise<number | Error> {

@@ -10,7 +10,7 @@ import { Session } from '../../runtime/session.js';
 import type { Work } from '../cases/types.js';
 import { type Context, isWanted } from '../context.js';
 import { type BenchModel, benchModels } from '../models.js';
-import { firstLine, measurementOf, peerResult, type Row, skipped } from '../record.js';
+import { failureOf, firstLine, measurementOf, peerResult, type Row, skipped } from '../record.js';
 import { leastTime } from '../roof.js';
 import { benchSession, describeRow } from './kernels.js';
 
@@ -94,7 +94,7 @@ const tutti = (args: readonly string[]): Promise<BenchResult> =>
   new Promise((resolve, reject) => {
     const options = { maxBuffer: 2 ** 26, timeout: timeoutMs };
     execFile(process.execPath, [command, ...args], options, (error, stdout, stderr) => {
-      if (error) reject(new Error(firstLine(stderr) || firstLine(error)));
+      if (error) reject(failureOf(error, stderr));
       else resolve(JSON.parse(stdout) as BenchResult);
     });
   });

@@ -6,11 +6,20 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { note } from '../../cli/output.js';
 import { versionOf } from '../../cli/peers.js';
-import { quantile } from '../../cli/statistics.js';
 import type { ChildResult } from '../child.js';
 import { type Context, isWanted } from '../context.js';
 import { modelNamed } from '../models.js';
-import { exactly, firstLine, type Measurement, type PeerResult, peerResult, type Row, skipped } from '../record.js';
+import {
+  exactly,
+  failureOf,
+  firstLine,
+  type Measurement,
+  measurementOfTimes,
+  type PeerResult,
+  peerResult,
+  type Row,
+  skipped,
+} from '../record.js';
 import { describeRow } from './kernels.js';
 
 const program = fileURLToPath(new URL('../child.js', import.meta.url));
@@ -24,7 +33,7 @@ const child = (runtime: string, folder: string, device: string, cache?: string):
       [program, runtime, folder, device],
       { env, timeout: 300_000 },
       (error, stdout, stderr) => {
-        if (error) reject(new Error(firstLine(stderr) || firstLine(error)));
+        if (error) reject(failureOf(error, stderr));
         else resolve(JSON.parse(stdout) as ChildResult);
       },
     );
@@ -48,13 +57,6 @@ async function eachModel(
   }
   return rows;
 }
-
-const summary = (values: readonly number[]): Measurement => ({
-  median: quantile(values, 0.5),
-  q1: quantile(values, 0.25),
-  q3: quantile(values, 0.75),
-  samples: values.length,
-});
 
 /** From nothing to the first result, Node's own start included: with an empty cache, and with what that run has left. */
 export function runStartup(context: Context): Promise<Row[]> {
@@ -84,7 +86,7 @@ export function runStartup(context: Context): Promise<Row[]> {
       }
     }
     const row = (how: string, values: readonly number[]): Row => {
-      const ours = summary(values);
+      const ours = measurementOfTimes(values);
       const peers = !hasPeer(context) ? [] : [beside(theirs, ours, refusal)];
       return { name: `${name}, ${how}`, unit: 'ms', ours, peers };
     };
@@ -93,7 +95,9 @@ export function runStartup(context: Context): Promise<Row[]> {
 }
 
 const beside = (theirs: readonly number[], ours: Measurement, refusal: unknown): PeerResult =>
-  theirs.length === 0 ? skipped(peer, refusal) : peerResult(peer, versionOf('onnxruntime-node'), summary(theirs), ours);
+  theirs.length === 0
+    ? skipped(peer, refusal)
+    : peerResult(peer, versionOf('onnxruntime-node'), measurementOfTimes(theirs), ours);
 
 /** Largest resident memory of a process that loads a model and runs it, and how close the arena is to its least size. */
 export function runMemory(context: Context): Promise<Row[]> {
