@@ -2,7 +2,7 @@
  * The whole of what a backend is: a description of devices, a renderer and a driver.
  *
  * Everything above this file is the same for every device; everything below differs. A backend is one folder in
- * `backends/`, one in `native/` if it has a native driver, and one line in `registry.ts`.
+ * `backends/`, one in `native/` if it has a native driver, and one line in `node.ts`.
  */
 import type { BackendName, Target } from '../compiler/kernel/target.js';
 import type { KernelFunction } from '../compiler/kernel/types.js';
@@ -13,8 +13,11 @@ export interface Backend {
   readonly name: BackendName;
   /** Data from data: what the scheduler may assume about a device. Throws nothing, does no I/O. */
   describe(info: DeviceInfo): Target;
-  /** Target of a device that need not be here, from a name such as `spirv` or `sm_90a`; undefined if unknown. */
-  target(arch: string): Target | undefined;
+  /**
+   * Target of a device that need not be here, from a name such as `spirv` or `sm_90a`; undefined if unknown. Without a
+   * name: what kernels are made for where nobody says more.
+   */
+  target(arch?: string): Target | undefined;
   /** Pure, synchronous, no I/O. The kernel is legal for the target. */
   render(kernel: KernelFunction, target: Target): KernelCode;
   /** Opens the driver. Never rejects because of missing hardware: that is `probe`'s answer. */

@@ -1,10 +1,16 @@
-/** All backends, one line each. Each is loaded when it is first asked for. */
+/** All backends by name. Each is loaded when it is first asked for. */
 import type { Backend, BackendName } from './backend.js';
 
-export const backends: Readonly<Partial<Record<BackendName, () => Promise<Backend>>>> = {
-  cpu: async () => (await import('./cpu/index.js')).cpuBackend,
-  cuda: async () => (await import('./cuda/index.js')).cudaBackend,
-  metal: async () => (await import('./metal/index.js')).metalBackend,
-  vulkan: async () => (await import('./vulkan/index.js')).vulkanBackend,
-  webgpu: async () => (await import('./webgpu/index.js')).webgpuBackend,
-};
+export type Backends = Readonly<Partial<Record<BackendName, () => Promise<Backend>>>>;
+
+const webgpu = async (): Promise<Backend> => (await import('./webgpu/index.js')).webgpuBackend;
+
+/**
+ * Best first: what to prefer where several backends offer the same hardware. The CPU comes last.
+ * @param node False in a browser, which has webgpu alone.
+ */
+export async function backends(node: boolean): Promise<Backends> {
+  if (!node) return { webgpu };
+  const { cpu, ...others } = (await import('./node.js')).nodeBackends;
+  return { ...others, webgpu, cpu };
+}

@@ -59,23 +59,15 @@ export async function findTarget(name: string): Promise<NamedTarget> {
   const arch = rest.join(':');
   const unknown = (expected: string): TuttiError =>
     new TuttiError('E_USAGE', 'no such target', { subject: '--target', expected, found: name });
-  const entry = Object.entries(backends).find(([candidate]) => candidate === backendName);
-  if (entry === undefined) throw unknown(`one of ${Object.keys(backends).join(', ')}, or backend:arch`);
-  const backend = await entry[1]();
-  const target = backend.target(arch === '' ? (defaultArch[backendName] ?? '') : arch);
+  const registered = await backends(true);
+  const load = Object.hasOwn(registered, backendName) ? registered[backendName] : undefined;
+  if (load === undefined) throw unknown(`one of ${Object.keys(registered).sort().join(', ')}, or backend:arch`);
+  const backend = await load();
+  const target = backend.target(arch === '' ? undefined : arch);
   if (target === undefined)
-    throw unknown(`an architecture that ${backendName} knows, for instance ${backendName}:${defaultArch[backendName]}`);
+    throw unknown(`an architecture that ${backendName} knows, for instance ${backendName}:${backend.target()?.arch}`);
   return { name, backend, target };
 }
-
-/** What a backend's kernels are made for where nobody says more. */
-const defaultArch: Readonly<Record<string, string>> = {
-  cpu: process.arch === 'arm64' ? 'aarch64' : 'x86-64-v3',
-  cuda: 'sm_80',
-  metal: 'apple7',
-  vulkan: 'spirv1.3',
-  webgpu: 'wgsl',
-};
 
 /** A model lowered for a target, without a device. */
 export interface Lowered {

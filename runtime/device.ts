@@ -8,10 +8,8 @@ import { TuttiError } from '../compiler/error.js';
 import type { DeviceList, DevicesOptions } from './api.js';
 import { defaultDevice, isNode, log, threads } from './environment.js';
 
-/** Best first: what to prefer where several backends offer the same hardware. */
-const preference: readonly BackendName[] = ['cuda', 'metal', 'vulkan', 'webgpu', 'cpu'];
-/** In a browser there are no native drivers. */
-const candidates = (): readonly BackendName[] => (isNode() ? preference : ['webgpu']);
+/** Names of the backends, best first. In a browser there are no native drivers. */
+const candidates = async (): Promise<readonly BackendName[]> => Object.keys(await backends(isNode()));
 
 /** A share in an open device. */
 export interface DeviceHandle {
@@ -40,15 +38,14 @@ const closing = new Map<string, Promise<void>>();
 export async function devices(options: DevicesOptions = {}): Promise<DeviceList> {
   const found: DeviceInfo[] = [];
   const missing: { backend: BackendName; reason: string }[] = [];
-  for (const name of candidates()) {
+  const names = await candidates();
+  for (const name of options.backends === undefined ? names : new Set([...names, ...options.backends])) {
     if (options.backends !== undefined && !options.backends.includes(name)) continue;
     const result = await devicesOf(name);
-    if ('reason' in result) {
-      // A backend that this build does not have is only worth a word to those who ask for it.
-      if (backends[name] !== undefined || options.backends !== undefined) missing.push({ backend: name, ...result });
-    } else found.push(...result.devices);
+    if ('reason' in result) missing.push({ backend: name, ...result });
+    else found.push(...result.devices);
   }
-  return { devices: found.sort(byRank), missing };
+  return { devices: found.sort(byRank(names)), missing };
 }
 
 /**
@@ -112,7 +109,7 @@ const borrow = ({ backend, device }: DeviceHandle): DeviceHandle => handleOf(bac
 
 /** A WebGPU device of the caller: neither shared nor found by others. */
 async function adopt(gpuDevice: object): Promise<DeviceHandle> {
-  const factory = backends.webgpu;
+  const factory = (await backends(isNode())).webgpu;
   if (factory === undefined) throw new TuttiError('E_DEVICE_UNKNOWN', 'this build has no webgpu backend');
   const backend = await factory();
   const driver = await backend.driver({ ...(await driverOptions()), gpuDevice });
@@ -126,7 +123,7 @@ function load(name: BackendName): Promise<Loaded> {
   let loaded = drivers.get(name);
   if (loaded === undefined) {
     loaded = (async () => {
-      const factory = backends[name];
+      const factory = (await backends(isNode()))[name];
       if (factory === undefined) throw new Error('not part of this build');
       const backend = await factory();
       return { backend, driver: await backend.driver(await driverOptions()) };
@@ -162,18 +159,20 @@ function classOf({ backend, software, virtual }: DeviceInfo): number {
   return software ? 2 : 0;
 }
 
-const byRank = (a: DeviceInfo, b: DeviceInfo): number =>
-  classOf(a) - classOf(b) ||
-  preference.indexOf(a.backend) - preference.indexOf(b.backend) ||
-  b.memoryBytes - a.memoryBytes ||
-  (a.id < b.id ? -1 : 1);
+/** @param names Of the backends, best first. */
+const byRank =
+  (names: readonly BackendName[]) =>
+  (a: DeviceInfo, b: DeviceInfo): number =>
+    classOf(a) - classOf(b) ||
+    names.indexOf(a.backend) - names.indexOf(b.backend) ||
+    b.memoryBytes - a.memoryBytes ||
+    (a.id < b.id ? -1 : 1);
 
 /** Asks one backend after the other and stops as soon as no better device can follow: drivers are slow to load. */
 async function bestDevice(): Promise<DeviceInfo | undefined> {
   const gpuPossible = !isNode() || (await import('./node.js')).mayHaveGpu();
-  const order = gpuPossible
-    ? candidates()
-    : [...candidates()].sort((a, b) => Number(b === 'cpu') - Number(a === 'cpu'));
+  const names = await candidates();
+  const order = gpuPossible ? names : [...names].sort((a, b) => Number(b === 'cpu') - Number(a === 'cpu'));
   const enough = gpuPossible ? 0 : 1;
   const found: DeviceInfo[] = [];
   for (const name of order) {
@@ -182,16 +181,17 @@ async function bestDevice(): Promise<DeviceInfo | undefined> {
     found.push(...result.devices);
     if (result.devices.some((info) => classOf(info) <= enough)) break;
   }
-  return found.sort(byRank)[0];
+  return found.sort(byRank(names))[0];
 }
 
 async function findDevice(selector: string): Promise<DeviceInfo | undefined> {
   const [prefix] = selector.split(':', 1);
-  const name = candidates().find((candidate) => candidate === prefix);
+  const names = await candidates();
+  const name = names.find((candidate) => candidate === prefix);
   if (name === undefined) return undefined;
   const result = await devicesOf(name);
   if (!('devices' in result)) return undefined;
-  const sorted = [...result.devices].sort(byRank);
+  const sorted = [...result.devices].sort(byRank(names));
   return sorted.find(({ id }) => id === selector) ?? (selector === name ? sorted[0] : undefined);
 }
 

@@ -56,8 +56,10 @@ export function describe(info: DeviceInfo): Target {
   });
 }
 
+const standardArch: Arch = globalThis.process?.arch === 'arm64' ? 'aarch64' : 'x86-64-v3';
+
 /** The target of a CPU that need not be here. */
-export function targetOf(arch: string): Target | undefined {
+export function targetOf(arch: string = standardArch): Target | undefined {
   return Object.hasOwn(units, arch) ? makeTarget(arch as Arch, unknownMachine) : undefined;
 }
 

@@ -163,7 +163,7 @@ export function describe(info: DeviceInfo): Target {
 }
 
 /** `sm_75`, `sm_80`, `sm_90a`, …: a device of that architecture of middling size. */
-export function target(name: string): Target | undefined {
+export function target(name = 'sm_80'): Target | undefined {
   const arch = archNamed(name);
   if (!arch) return undefined;
   const described = describe({

@@ -103,7 +103,7 @@ export function describe(info: DeviceInfo): Target {
 }
 
 /** `apple7` to `apple10`, or `mac2`: a device of that family of middling size. */
-export function target(name: string): Target | undefined {
+export function target(name = 'apple7'): Target | undefined {
   if (name !== leastFamily.name && !appleFamilies.some((family) => family.name === name)) return undefined;
   return describe({
     id: 'metal:none',

@@ -124,7 +124,7 @@ export function describe(info: DeviceInfo): Target {
 }
 
 /** `spirv`: what every Vulkan 1.1 device has. */
-export function target(arch: string): Target | undefined {
+export function target(arch = 'spirv1.3'): Target | undefined {
   if (arch !== 'spirv' && arch !== 'spirv1.3') return undefined;
   const least = describe({
     id: 'vulkan:none',

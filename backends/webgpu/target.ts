@@ -46,7 +46,7 @@ export const describeWebGpu = (info: DeviceInfo): Target =>
   targetOf({ limits: info.limits, features: new Set(info.features), software: info.software });
 
 /** `wgsl`, optionally with `+f16`: the specification's default limits on an unknown GPU. */
-export function webGpuTarget(arch: string): Target | undefined {
+export function webGpuTarget(arch = 'wgsl'): Target | undefined {
   const [base, ...options] = arch.split('+');
   if (base !== 'wgsl' || options.some((option) => option !== 'f16')) return undefined;
   return targetOf({

@@ -2,7 +2,8 @@
 import type { MatrixUnit } from './engines.js';
 import type { ScalarType } from './types.js';
 
-export type BackendName = 'cpu' | 'cuda' | 'vulkan' | 'metal' | 'webgpu';
+/** As the registry of backends names it. */
+export type BackendName = string;
 
 export type Feature =
   | 'fma' // fused multiply-add is as fast as a multiply

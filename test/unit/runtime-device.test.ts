@@ -13,7 +13,12 @@ vi.mock('../../runtime/node.js', async (original) => ({
   ...(await original<typeof import('../../runtime/node.js')>()),
   mayHaveGpu: () => machine.gpu,
 }));
-vi.mock('../../backends/registry.js', () => ({ backends: registry }));
+/** As the registry orders them. */
+const order = ['cuda', 'metal', 'vulkan', 'webgpu', 'cpu'];
+vi.mock('../../backends/registry.js', () => ({
+  backends: async () =>
+    Object.fromEntries(Object.entries(registry).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b))),
+}));
 
 interface Made {
   readonly opened: { id: string; device: InterpreterDevice; closed: number }[];
