@@ -1,5 +1,5 @@
 // Real models and full topologies on devices, against their reference outputs: the quick ones always, all of them with
-// TUTTI_MODELS_ALL=1 (TUTTI_MODELS_DEVICES names the devices, default cpu,vulkan,webgpu).
+// TUTTI_MODELS_ALL=1 (TUTTI_MODELS_DEVICES names the devices; CUDA and Metal are the virtual ones where there are no others).
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -9,9 +9,11 @@ import { compile, devices, Session, Tensor } from '../../index.js';
 import { modelsData, onnxData } from '../support/data.js';
 import { lightModel, lightModels } from '../support/light_models.js';
 import { readTensor } from '../support/onnx_cases.js';
+import { useVirtualDevices } from '../support/virtual_devices.js';
 
 const all = process.env.TUTTI_MODELS_ALL !== undefined;
-const wanted = (process.env.TUTTI_MODELS_DEVICES ?? 'cpu,vulkan,webgpu').split(',');
+const wanted = (process.env.TUTTI_MODELS_DEVICES ?? 'cpu,vulkan,webgpu,cuda,metal').split(',');
+useVirtualDevices();
 const { devices: present, missing } = await devices();
 const found = wanted.filter((name) => present.some(({ backend }) => backend === name));
 for (const { backend, reason } of missing) {

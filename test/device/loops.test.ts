@@ -16,7 +16,9 @@ import {
   trials,
 } from '../support/recurrent_cases.js';
 import { accumulation, loopGraph, scanCase } from '../support/scan_cases.js';
+import { useVirtualDevices } from '../support/virtual_devices.js';
 
+useVirtualDevices();
 const { devices: present } = await devices();
 const hosts = (results: Readonly<Record<string, Tensor>>): Map<string, HostTensor> =>
   new Map(Object.entries(results).map(([name, tensor]) => [name, tensor.toHost()]));

@@ -14,9 +14,9 @@ import { type DeviceHandle, openDevice } from '../../runtime/device.js';
 import { repository } from '../support/data.js';
 import { chooserOf } from '../support/graph_cases.js';
 import { inputsFor, randomGraph } from '../support/random_graphs.js';
+import { useVirtualDevices } from '../support/virtual_devices.js';
 
-process.env.TUTTI_CUDA_LIBRARY ??= join(repository, 'build', 'virtual', 'libcuda.so.1');
-process.env.TUTTI_METAL_LIBRARY ??= join(repository, 'build', 'virtual', 'libmetal.so');
+useVirtualDevices();
 const { devices: present } = await devices();
 /** `TUTTI_RANDOM_GRAPHS=1000` looks for more. */
 const runs = Number(process.env.TUTTI_RANDOM_GRAPHS ?? 25);

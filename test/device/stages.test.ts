@@ -8,7 +8,9 @@ import { type DeviceHandle, openDevice } from '../../runtime/device.js';
 import { typeOfDType } from '../../runtime/tensor.js';
 import { grow, growth, names, scalar } from '../support/control_cases.js';
 import { f32, type ModelInit, model, node, value } from '../support/onnx_model.js';
+import { useVirtualDevices } from '../support/virtual_devices.js';
 
+useVirtualDevices();
 const { devices: present } = await devices();
 const feeds = (inputs: Readonly<Record<string, HostTensor>>): Record<string, Tensor> =>
   Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, Tensor.fromHost(tensor)]));
