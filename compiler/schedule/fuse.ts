@@ -13,6 +13,7 @@ import { shapeEquals } from '../graph/dims.js';
 import { definitionOf } from '../graph/ops/index.js';
 import type { ConstantData, Graph, Node, OpKind, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
+import { isMathFn } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
 import { chainOf, multipliesBytes } from './contract/narrow.js';
 import { type Group, isView, resultPath } from './group.js';
@@ -30,33 +31,9 @@ interface Draft {
   readonly sides: Value[];
 }
 
-/** Ops whose recomputation costs more than reading their result. */
-const costly: ReadonlySet<OpKind> = new Set<OpKind>([
-  'exp',
-  'exp2',
-  'log',
-  'log2',
-  'sqrt',
-  'rsqrt',
-  'recip',
-  'sin',
-  'cos',
-  'tan',
-  'asin',
-  'acos',
-  'atan',
-  'sinh',
-  'cosh',
-  'asinh',
-  'acosh',
-  'atanh',
-  'tanh',
-  'erf',
-  'div',
-  'rem',
-  'pow',
-  'atan2',
-]);
+const slow: readonly OpKind[] = ['sqrt', 'rsqrt', 'recip', 'div', 'rem'];
+/** Whether computing an op again costs more than reading its result. */
+const isCostly = (op: OpKind): boolean => isMathFn(op) || slow.includes(op);
 /** Families whose results may be worked on before they are written. */
 const withEpilogue: ReadonlySet<FamilyName> = new Set<FamilyName>(['rows', 'contract', 'window']);
 
@@ -202,7 +179,7 @@ class Fusion {
     if (node.op === 'concat') return false; // its parts are written in place instead
     if (this.#feedsAnchor(draft, consumers)) return this.#admitsPrologue(draft, node);
     const growth = elements(draft.output) / Math.max(1, elements(node.outputs[0]));
-    return isView(node.op) || growth < 4 || elements(node.outputs[0]) === 1 || !costly.has(node.op);
+    return isView(node.op) || growth < 4 || elements(node.outputs[0]) === 1 || !isCostly(node.op);
   }
 
   #admitsPrologue(draft: Draft, node: Node): boolean {
