@@ -72,6 +72,13 @@ std::shared_ptr<Api> load(const std::string& path) {
       found = symbolOf(library, "cuTensorMapEncodeTiled");
     api->cuTensorMapEncodeTiled = reinterpret_cast<decltype(api->cuTensorMapEncodeTiled)>(found);
   }
+  const auto optional = [&](auto& function, const char* plain, const char* symbol) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(address(plain, symbol));
+  };
+  optional(api->cuLinkCreate, "cuLinkCreate", "cuLinkCreate_v2");
+  optional(api->cuLinkAddData, "cuLinkAddData", "cuLinkAddData_v2");
+  optional(api->cuLinkComplete, "cuLinkComplete", "cuLinkComplete");
+  optional(api->cuLinkDestroy, "cuLinkDestroy", "cuLinkDestroy");
   if (!missing.empty()) throw Error("E_DEVICE", std::string(name) + " has no " + missing);
   switch (const CUresult result = api->cuInit(0)) {
     case kSuccess:

@@ -26,6 +26,7 @@ using CUdevice = int;
 using CUdeviceptr = uint64_t;
 using CUcontext = struct CUctx_st*;
 using CUmodule = struct CUmod_st*;
+using CUlinkState = struct CUlinkState_st*;
 using CUfunction = struct CUfunc_st*;
 using CUstream = struct CUstream_st*;
 using CUevent = struct CUevent_st*;
@@ -145,6 +146,12 @@ struct Api {
                                                      const uint64_t* dims, const uint64_t* strides, const uint32_t* box,
                                                      const uint32_t* steps, int interleave, int swizzle, int promotion,
                                                      int fill) = nullptr;
+  /** The linker of the JIT, which hands out machine code. May be null. */
+  CUresult(TUTTI_CUDA_CALL* cuLinkCreate)(unsigned count, int* options, void** values, CUlinkState* state) = nullptr;
+  CUresult(TUTTI_CUDA_CALL* cuLinkAddData)(CUlinkState state, int type, void* data, size_t bytes, const char* name,
+                                            unsigned count, int* options, void** values) = nullptr;
+  CUresult(TUTTI_CUDA_CALL* cuLinkComplete)(CUlinkState state, void** code, size_t* bytes) = nullptr;
+  CUresult(TUTTI_CUDA_CALL* cuLinkDestroy)(CUlinkState state) = nullptr;
   int cudaVersion = 0;
 
   /** Throws Error E_DEVICE, E_DEVICE_LOST or E_OUT_OF_MEMORY in the driver's words, unless `result` is success. */

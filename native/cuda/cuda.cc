@@ -24,10 +24,10 @@ class Driver final : public gpu::Driver {
   }
 
   std::shared_ptr<gpu::Device> open(const std::string& library, const std::string& id,
-                                    const gpu::OpenOptions&) const override {
+                                    const gpu::OpenOptions& options) const override {
     const auto api = openApi(library);
     for (DeviceFacts& facts : enumerateDevices(*api))
-      if (facts.id == id) return std::make_shared<Device>(api, std::move(facts));
+      if (facts.id == id) return std::make_shared<Device>(api, std::move(facts), options.cache);
     return nullptr;
   }
 };

@@ -10,8 +10,11 @@ Batch& own(gpu::Batch& batch) { return static_cast<Batch&>(batch); }
 
 }  // namespace
 
-Device::Device(std::shared_ptr<const Api> driver, DeviceFacts described)
-    : gpu::Device(false), api(std::move(driver)), facts(std::move(described)) {
+Device::Device(std::shared_ptr<const Api> driver, DeviceFacts described, const std::string& cache)
+    : gpu::Device(false),
+      api(std::move(driver)),
+      facts(std::move(described)),
+      cubins(*api, cache, facts.name + ";" + std::to_string(api->cudaVersion)) {
   api->check(api->cuDevicePrimaryCtxRetain(&context_, facts.device), "opening the device");
   try {
     api->check(api->cuCtxSetCurrent(context_), "using the device");

@@ -8,6 +8,7 @@
 
 #include "../common/device.h"
 #include "api.h"
+#include "cubins.h"
 #include "tensor_map.h"
 
 namespace tutti::cuda {
@@ -41,6 +42,8 @@ class Kernel final : public gpu::Kernel {
   const std::vector<TensorMapSource> tensorMaps;
 
  private:
+  void compile(const gpu::KernelSource& source);
+
   Device& device_;
 };
 
@@ -73,11 +76,13 @@ struct Batch final : gpu::Batch {
 
 class Device final : public gpu::Device {
  public:
-  Device(std::shared_ptr<const Api> api, DeviceFacts facts);
+  /** `cache`: folder for machine code, or empty. */
+  Device(std::shared_ptr<const Api> api, DeviceFacts facts, const std::string& cache);
   ~Device() override { shutDown(); }
 
   const std::shared_ptr<const Api> api;
   const DeviceFacts facts;
+  const Cubins cubins;
 
  private:
   void* enter() noexcept override;

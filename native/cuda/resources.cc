@@ -27,18 +27,8 @@ Kernel::Kernel(const std::shared_ptr<Device>& device, const gpu::KernelSource& s
       tensorMaps(toTensorMaps(source.tensorMaps, source.bindings)),
       device_(*device) {
   const Api& api = *device_.api;
-  std::string information(8 << 10, '\0');
-  std::string errors(8 << 10, '\0');
-  int options[] = {kJitInfoLog, kJitInfoLogBytes, kJitErrorLog, kJitErrorLogBytes};
-  void* values[] = {information.data(), reinterpret_cast<void*>(information.size()), errors.data(),
-                    reinterpret_cast<void*>(errors.size())};
-  const CUresult result = api.cuModuleLoadDataEx(&module, source.text.c_str(), 4, options, values);
-  if (result != kSuccess) {
-    module = nullptr;
-    std::string log = errors.c_str();
-    while (!log.empty() && (log.back() == '\n' || log.back() == ' ')) log.pop_back();
-    api.fail(result, "compiling PTX" + (log.empty() ? std::string() : " (" + log + ")"));
-  }
+  module = device_.cubins.load(source.text);
+  if (module == nullptr) compile(source);
   if (const CUresult found = api.cuModuleGetFunction(&function, module, source.entry.c_str()); found != kSuccess) {
     api.cuModuleUnload(module);
     module = nullptr;
@@ -50,6 +40,23 @@ Kernel::Kernel(const std::shared_ptr<Device>& device, const gpu::KernelSource& s
     api.cuModuleUnload(module);
     module = nullptr;
     api.fail(set, "asking for " + std::to_string(dynamicShared) + " bytes of shared memory");
+  }
+}
+
+/** By the driver's JIT compiler, whose words an error carries. */
+void Kernel::compile(const gpu::KernelSource& source) {
+  const Api& api = *device_.api;
+  std::string information(8 << 10, '\0');
+  std::string errors(8 << 10, '\0');
+  int options[] = {kJitInfoLog, kJitInfoLogBytes, kJitErrorLog, kJitErrorLogBytes};
+  void* values[] = {information.data(), reinterpret_cast<void*>(information.size()), errors.data(),
+                    reinterpret_cast<void*>(errors.size())};
+  const CUresult result = api.cuModuleLoadDataEx(&module, source.text.c_str(), 4, options, values);
+  if (result != kSuccess) {
+    module = nullptr;
+    std::string log = errors.c_str();
+    while (!log.empty() && (log.back() == '\n' || log.back() == ' ')) log.pop_back();
+    api.fail(result, "compiling PTX" + (log.empty() ? std::string() : " (" + log + ")"));
   }
 }
 

@@ -1,4 +1,7 @@
 /** Rendered PTX against the interpreter, bit for bit, and what is special of the CUDA driver. */
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Device } from '../../backends/backend.js';
 import { cudaBackend } from '../../backends/cuda/index.js';
@@ -127,6 +130,48 @@ for (const [name, library] of devices) {
     });
 
     testRendered(cudaBackend, () => device, numberTypes);
+
+    it('keeps machine code on disk, whole and checked', async () => {
+      const folder = mkdtempSync(join(tmpdir(), 'tutti-cubins-'));
+      const files = () => readdirSync(join(folder, 'cuda')).sort();
+      const k = new KernelBuilder();
+      const x = k.buffer('x', 'u32', 4, 'readwrite');
+      const at = k.builtin('workgroup_id', 0, 4);
+      k.store(x, at, k.addc(k.load(x, at), 7));
+      const kernel = k.finish({ name: 'adds', sources: [], grid: [4, 1, 1], workgroup: [1, 1, 1] });
+      const run = async (): Promise<Uint32Array> => {
+        const opened = await openCuda(library, { cacheDirectory: folder });
+        const [loaded] = await opened.loadKernels([cudaBackend.render(kernel, opened.target)]);
+        const buffer = opened.allocate(16);
+        const range = { buffer, offset: 0, bytes: 16 };
+        const list = await opened.record([{ kind: 'dispatch', kernel: loaded, grid: kernel.grid, bindings: [range] }]);
+        const into = new Uint8Array(16);
+        await opened.queue.submit({ list, reads: [{ from: range, into }] });
+        await opened.close();
+        return new Uint32Array(into.buffer);
+      };
+      try {
+        const sevens = Uint32Array.of(7, 7, 7, 7);
+        expect(await run()).toEqual(sevens);
+        const written = files();
+        expect(written).toEqual([expect.stringMatching(/^[0-9a-f]{32}\.cubin$/)]);
+        const path = join(folder, 'cuda', written[0]);
+        const whole = readFileSync(path);
+        const { mtimeMs } = statSync(path);
+        expect(await run()).toEqual(sevens);
+        expect(statSync(path).mtimeMs).toBe(mtimeMs);
+        const flipped = Buffer.from(whole);
+        flipped[flipped.length - 3] ^= 1;
+        for (const damaged of [whole.subarray(0, 20), whole.subarray(0, whole.length - 1), flipped, Buffer.alloc(0)]) {
+          writeFileSync(path, damaged);
+          expect(await run()).toEqual(sevens);
+          expect(readFileSync(path)).toEqual(whole);
+        }
+        expect(files()).toEqual(written);
+      } finally {
+        rmSync(folder, { recursive: true, force: true });
+      }
+    });
 
     it('renders what is called often as functions', () => {
       const { kernel } = callingRun('f32');

@@ -12,6 +12,9 @@ namespace {
 
 constexpr int kNewestPtx = 90;
 
+/** What this device's linker calls machine code: the PTX, marked. */
+constexpr std::string_view kCubin = "VIRTUAL-CUBIN\n";
+
 /** The JIT options that have an effect here. */
 struct JitOptions {
   char* errorLog = nullptr;
@@ -119,6 +122,7 @@ LoadedFunction* findFunction(Context& context, const void* handle) {
 using namespace vcuda;
 
 API int cuDeviceGetAttribute(int* value, int attribute, int device);
+API int cuModuleUnload(LoadedModule* module);
 API int cuCtxSynchronize();
 
 API int cuModuleLoadDataEx(LoadedModule** module, const void* image, unsigned count, int* options, void** values) {
@@ -128,6 +132,7 @@ API int cuModuleLoadDataEx(LoadedModule** module, const void* image, unsigned co
   const auto start = std::chrono::steady_clock::now();
   const JitOptions jit = readOptions(count, options, values);
   const char* text = static_cast<const char*>(image);
+  if (std::memcmp(text, kCubin.data(), kCubin.size()) == 0) text += kCubin.size();
   if (std::memcmp(text, "\x7f" "ELF", 4) == 0 || uint32_t(*static_cast<const uint32_t*>(image)) == 0xBA55ED50u) {
     putLog(jit.errorLog, jit.errorBytes, jit.errorSize, "this device executes PTX only; the image is a binary");
     return kNoBinaryForGpu;
@@ -157,6 +162,45 @@ API int cuModuleLoadDataEx(LoadedModule** module, const void* image, unsigned co
     putLog(jit.errorLog, jit.errorBytes, jit.errorSize, std::string("error   : ") + e.what());
     return kInvalidPtx;
   }
+}
+
+// The linker of the JIT: one input of PTX, checked when it is added.
+
+struct LinkState {
+  std::string code;
+};
+
+API int cuLinkCreate_v2(unsigned, int*, void**, LinkState** state) {
+  Context* context;
+  if (const int e = enter(context)) return e;
+  if (!state) return kInvalidValue;
+  *state = new LinkState;
+  return kSuccess;
+}
+
+API int cuLinkAddData_v2(LinkState* state, int type, void* data, size_t bytes, const char*, unsigned, int*, void**) {
+  Context* context;
+  if (const int e = enter(context)) return e;
+  constexpr int kPtx = 1;
+  if (!state || type != kPtx || !data || bytes == 0 || !state->code.empty()) return kInvalidValue;
+  LoadedModule* module = nullptr;
+  const std::string text(static_cast<const char*>(data), bytes);
+  if (const int e = cuModuleLoadDataEx(&module, text.c_str(), 0, nullptr, nullptr)) return e;
+  cuModuleUnload(module);
+  state->code = std::string(kCubin) + text;
+  return kSuccess;
+}
+
+API int cuLinkComplete(LinkState* state, void** code, size_t* bytes) {
+  if (!state || !code || !bytes || state->code.empty()) return kInvalidValue;
+  *code = state->code.data();
+  *bytes = state->code.size();
+  return kSuccess;
+}
+
+API int cuLinkDestroy(LinkState* state) {
+  delete state;
+  return kSuccess;
 }
 
 API int cuModuleLoadData(LoadedModule** module, const void* image) { return cuModuleLoadDataEx(module, image, 0, nullptr, nullptr); }
