@@ -18,7 +18,6 @@ class Cubins {
   CUmodule load(const std::string& ptx) const;
 
  private:
-  std::string fileFor(const std::string& ptx) const;
   CUmodule read(const std::string& file, const std::string& ptx) const;
   CUmodule link(const std::string& file, const std::string& ptx) const;
   void write(const std::string& file, const std::string& ptx, const void* code, size_t bytes) const;

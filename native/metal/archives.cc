@@ -2,9 +2,9 @@
 
 #include "archives.h"
 
-#include <chrono>
-#include <cstdio>
 #include <filesystem>
+
+#include "../common/cache_file.h"
 
 namespace tutti::metal {
 
@@ -12,24 +12,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/** FNV-1a. */
-uint64_t hash(uint64_t state, const std::string& text) {
-  for (const char byte : text) state = (state ^ static_cast<uint8_t>(byte)) * 0x100000001b3ull;
-  return (state ^ 0xffu) * 0x100000001b3ull;
-}
-
 }  // namespace
 
 std::string Archives::fileFor(const gpu::KernelSource& source) const {
   const uint32_t threads = source.workgroup[0] * source.workgroup[1] * source.workgroup[2];
-  const std::string parts[] = {origin_, source.text, source.entry, std::to_string(threads)};
-  uint64_t first = 0xcbf29ce484222325ull, second = 0x84222325cbf29ce4ull;
-  for (const std::string& text : parts) first = hash(first, text), second = hash(second, text);
-  char name[64];
-  std::snprintf(name, sizeof name, "%016llx%016llx.metalarchive", static_cast<unsigned long long>(first),
-                static_cast<unsigned long long>(second));
-  const auto path = (fs::u8path(folder_) / name).u8string();
-  return {path.begin(), path.end()};
+  return cacheFile(folder_, {origin_, source.text, source.entry, std::to_string(threads)}, ".metalarchive");
 }
 
 /** The archive in a file, or a new one if there is none that the system takes. */
@@ -45,9 +32,7 @@ void Archives::save(id archive, const std::string& file) const {
   try {
     const fs::path target = fs::u8path(file);
     fs::create_directories(target.parent_path());
-    const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
-    const std::string temporary =
-        file + "." + std::to_string(reinterpret_cast<uintptr_t>(archive) ^ static_cast<uintptr_t>(now)) + ".tmp";
+    const std::string temporary = temporaryFor(file, archive);
     id error = nullptr;
     std::error_code failed;
     if (rt_.send.serializeToURL(archive, rt_.send.fileURLWithPath(rt_.classes.NSURL, rt_.string(temporary)), &error))

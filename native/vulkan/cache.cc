@@ -2,12 +2,11 @@
 
 #ifndef TUTTI_NO_VULKAN_HEADERS
 
-#include <chrono>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 
+#include "../common/cache_file.h"
 #include "device.h"
 
 namespace tutti::vulkan {
@@ -22,12 +21,6 @@ struct CacheHeader {
   uint64_t bytes, hash;
 };
 constexpr char kCacheMagic[8] = {'T', 'U', 'T', 'T', 'I', 'V', 'P', '1'};
-
-uint64_t fnv1a(const uint8_t* data, size_t bytes) {
-  uint64_t hash = 0xcbf29ce484222325ull;
-  for (size_t i = 0; i < bytes; ++i) hash = (hash ^ data[i]) * 0x100000001b3ull;
-  return hash;
-}
 
 CacheHeader cacheHeader(const DeviceFacts& facts, const std::vector<uint8_t>& data) {
   CacheHeader header{};
@@ -79,34 +72,9 @@ void Device::saveCache() {
   if (vk.vkGetPipelineCacheData(device, pipelineCache, &size, data.data()) != VK_SUCCESS) return;
   data.resize(size);
   try {
-    namespace fs = std::filesystem;
-    const fs::path target = fs::u8path(cacheFile_);
-    fs::create_directories(target.parent_path());
-    char suffix[64];
-    std::snprintf(suffix, sizeof suffix, ".%llx.tmp",
-                  static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(this)) ^
-                      static_cast<unsigned long long>(std::chrono::steady_clock::now().time_since_epoch().count()));
-    fs::path temporary = target;
-    temporary += suffix;
     const CacheHeader header = cacheHeader(facts, data);
-    {
-      std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-      file.write(reinterpret_cast<const char*>(&header), sizeof header);
-      file.write(reinterpret_cast<const char*>(data.data()), static_cast<std::streamsize>(data.size()));
-      file.close();
-      if (!file) {
-        std::error_code ignored;
-        fs::remove(temporary, ignored);
-        return;
-      }
-    }
-    std::error_code failed;
-    fs::rename(temporary, target, failed);
-    if (failed) {
-      fs::remove(temporary, failed);
-      return;
-    }
-    savedCacheBytes_ = size;
+    if (writeWhole(cacheFile_, {bytesOf(header), {reinterpret_cast<const char*>(data.data()), data.size()}}))
+      savedCacheBytes_ = size;
   } catch (const std::exception&) {
   }
 }
