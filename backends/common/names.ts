@@ -5,6 +5,7 @@
  * be named in ways of their own. Asking for what was never named is a bug of whoever made the kernel.
  */
 import type { HelperFunction, KernelFunction, KMemory, KScalar, KValue } from '../../compiler/kernel/types.js';
+import type { Frame } from './frame.js';
 
 export class Names<Value, Memory = string, Helper = string, Scalar = string> {
   readonly #kernel: KernelFunction;
@@ -46,6 +47,15 @@ export class Names<Value, Memory = string, Helper = string, Scalar = string> {
   #missing(what: string): never {
     throw new Error(`kernel ${this.#kernel.name}: ${what}`);
   }
+}
+
+/** Names the parts of a kernel where scalars are members of a struct `scalars`. */
+export function nameParts<Value>(names: Names<Value>, { arrays, helpers }: KernelFunction, frame: Frame): void {
+  for (const [i, buffer] of frame.buffers.entries()) names.setMemory(buffer, `b${i}`);
+  for (const [i, scalar] of frame.scalars.entries()) names.setScalar(scalar, `scalars.s${i}`);
+  for (const [i, array] of arrays.entries()) names.setMemory(array, `${array.space}${i}`);
+  // Not f: f32 is a type in WGSL.
+  for (const [i, helper] of helpers.entries()) names.setHelper(helper, `helper${i}`);
 }
 
 /** The error for what must not reach the renderer of `backend`. */

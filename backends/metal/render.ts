@@ -16,6 +16,7 @@ import type { KernelCode, Target } from '../backend.js';
 import { forHeader, unrollCount } from '../common/c_family.js';
 import { fmodHelper } from '../common/fmod.js';
 import { arrayBytes, type Frame, frameOf, kernelCode } from '../common/frame.js';
+import { nameParts } from '../common/names.js';
 import { commentText, type Syntax, writeFor, writeIf, writeLoop } from '../common/structured.js';
 import { binary, bitcast, compare, convert, fma, select, unary } from './arithmetic.js';
 import { alignmentOf, atomic, compareExchange, load, store } from './memory.js';
@@ -96,7 +97,7 @@ class Renderer {
 
   render(): KernelCode {
     const { name, sources, body } = this.#kernel;
-    this.#name();
+    nameParts(this.#scope.names, this.#kernel, this.#frame);
     const helpers = this.#kernel.helpers.map((helper) => this.#helper(helper));
     this.#scope.lines.take();
     this.#arrays();
@@ -134,22 +135,6 @@ class Renderer {
   }
 
   // --- declarations ------------------------------------------------------------------------------------------------
-
-  #name(): void {
-    const { names } = this.#scope;
-    this.#frame.buffers.forEach((buffer, i) => {
-      names.setMemory(buffer, `b${i}`);
-    });
-    this.#frame.scalars.forEach((scalar, i) => {
-      names.setScalar(scalar, `scalars.s${i}`);
-    });
-    this.#kernel.arrays.forEach((array, i) => {
-      names.setMemory(array, `${array.space}${i}`);
-    });
-    this.#kernel.helpers.forEach((helper, i) => {
-      names.setHelper(helper, `helper${i}`);
-    });
-  }
 
   #parameters(): readonly string[] {
     const { buffers, scalars } = this.#frame;

@@ -23,7 +23,7 @@ import type {
 } from '../../compiler/kernel/types.js';
 import type { KernelCode, Target } from '../backend.js';
 import { arrayBytes, type Frame, frameOf, kernelCode } from '../common/frame.js';
-import { unexpected } from '../common/names.js';
+import { nameParts, unexpected } from '../common/names.js';
 import { commentText, type Syntax, writeFor, writeIf, writeLoop } from '../common/structured.js';
 import { binary, compare, convert, unary } from './arithmetic.js';
 import { atomic, compareExchange, load, store } from './memory.js';
@@ -73,23 +73,7 @@ class Renderer {
       condition: (value) => scope.value(value),
       block: (block) => this.#block(block),
     };
-    this.#name();
-  }
-
-  #name(): void {
-    const { names } = this.#scope;
-    this.#frame.buffers.forEach((buffer, i) => {
-      names.setMemory(buffer, `b${i}`);
-    });
-    this.#frame.scalars.forEach((scalar, i) => {
-      names.setScalar(scalar, `scalars.s${i}`);
-    });
-    this.#kernel.arrays.forEach((array, i) => {
-      names.setMemory(array, `${array.space}${i}`);
-    });
-    this.#kernel.helpers.forEach((helper, i) => {
-      names.setHelper(helper, `helper${i}`); // not f: f32 is a type
-    });
+    nameParts(this.#scope.names, this.#kernel, this.#frame);
   }
 
   render(): KernelCode {

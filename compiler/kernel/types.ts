@@ -62,24 +62,26 @@ export interface KValue {
 
 /** `abs neg sign`, rounding and roots are exact; the others are expanded by `expandMath` before rendering. */
 export type ExactUnaryFn = 'neg' | 'abs' | 'not' | 'floor' | 'ceil' | 'round' | 'trunc' | 'sqrt' | 'popcount' | 'clz';
-export type MathFn =
-  | 'exp'
-  | 'exp2'
-  | 'log'
-  | 'log2'
-  | 'sin'
-  | 'cos'
-  | 'tan'
-  | 'asin'
-  | 'acos'
-  | 'atan'
-  | 'sinh'
-  | 'cosh'
-  | 'asinh'
-  | 'acosh'
-  | 'atanh'
-  | 'tanh'
-  | 'erf';
+export const mathFns = [
+  'exp',
+  'exp2',
+  'log',
+  'log2',
+  'sin',
+  'cos',
+  'tan',
+  'asin',
+  'acos',
+  'atan',
+  'sinh',
+  'cosh',
+  'asinh',
+  'acosh',
+  'atanh',
+  'tanh',
+  'erf',
+] as const;
+export type MathFn = (typeof mathFns)[number];
 export type UnaryFn = ExactUnaryFn | MathFn;
 /** `not` is logical on bool and bitwise on integers; so are `and or xor`. `mulhi` is the high half of the product (u32, i32). */
 export type BinaryFn =
@@ -300,26 +302,6 @@ export const isIntScalar = (scalar: ScalarType): boolean => scalar !== 'bool' &&
 export const isSignedScalar = (scalar: ScalarType): boolean => scalar.startsWith('i') || isFloatScalar(scalar);
 export const ktype = (scalar: ScalarType, lanes: Lanes = 1): KType => ({ scalar, lanes });
 export const sameType = (a: KType, b: KType): boolean => a.scalar === b.scalar && a.lanes === b.lanes;
-export const isMathFn = (fn: string): fn is MathFn | MathBinaryFn => mathFns.has(fn);
+export const isMathFn = (fn: string): fn is MathFn | MathBinaryFn => expanded.has(fn);
 
-const mathFns: ReadonlySet<string> = new Set<MathFn | MathBinaryFn>([
-  'exp',
-  'exp2',
-  'log',
-  'log2',
-  'sin',
-  'cos',
-  'tan',
-  'asin',
-  'acos',
-  'atan',
-  'sinh',
-  'cosh',
-  'asinh',
-  'acosh',
-  'atanh',
-  'tanh',
-  'erf',
-  'pow',
-  'atan2',
-]);
+const expanded: ReadonlySet<string> = new Set<MathFn | MathBinaryFn>([...mathFns, 'pow', 'atan2']);
