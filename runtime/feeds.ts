@@ -64,16 +64,29 @@ function checkFeed(info: ValueInfo, feeds: Feeds): Tree<Tensor> {
   const isList = container !== undefined && Array.isArray(given) && given.every((element) => element instanceof Tensor);
   if (isList && container !== 'optional') return (given as readonly Tensor[]).map((tensor) => checkType(info, tensor));
   if (given === null && container?.startsWith('optional')) return null;
-  const what = { sequence: 'a list of tensors', optional_sequence: 'a list of tensors, or null', optional: '' };
   if (given === undefined || given === null || (container !== undefined && container !== 'optional')) {
-    const shape = container === undefined ? ` of shape [${info.shape.join(', ')}]` : '';
     throw new TuttiError('E_INPUT', given === undefined ? 'input is missing' : 'input is of another kind', {
       subject: info.name,
-      expected: container === undefined || container === 'optional' ? `${info.type}${shape}` : what[container],
+      expected: expectedKind(info),
       remedy: `Pass { '${info.name}': ${container === undefined ? 'tensor' : 'value'} } to run.`,
     });
   }
   return checkType(info, given instanceof Tensor ? given : wrap(given as TensorData, info));
+}
+
+function expectedKind({ container, type, shape }: ValueInfo): string {
+  switch (container) {
+    case undefined:
+      return `${type} of shape [${shape.join(', ')}]`;
+    case 'optional':
+      return type;
+    case 'sequence':
+      return 'a list of tensors';
+    case 'optional_sequence':
+      return 'a list of tensors, or null';
+    default:
+      return container satisfies never;
+  }
 }
 
 function checkType(info: ValueInfo, tensor: Tensor): Tensor {
