@@ -32,7 +32,8 @@ type ArrayConstructor = {
   readonly BYTES_PER_ELEMENT: number;
 };
 
-const constructors: Readonly<Record<Exclude<DType, 'string'>, ArrayConstructor>> = {
+/** What holds the data of a tensor, by element type. */
+export const dataArrays = {
   f64: Float64Array,
   f32: Float32Array,
   f16: Uint16Array,
@@ -56,7 +57,9 @@ const constructors: Readonly<Record<Exclude<DType, 'string'>, ArrayConstructor>>
   u4: Uint8Array,
   u2: Uint8Array,
   bool: Uint8Array,
-};
+} as const satisfies Record<Exclude<DType, 'string'>, ArrayConstructor>;
+
+const constructors: Readonly<Record<Exclude<DType, 'string'>, ArrayConstructor>> = dataArrays;
 
 /** Number of elements of a shape; 1 for a scalar. */
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((product, dim) => product * dim, 1);

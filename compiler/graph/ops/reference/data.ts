@@ -17,7 +17,7 @@ import {
 } from '../../../dtype.js';
 import { decodeMiniFloat, encodeMiniFloat, type MiniFloatRounding } from '../../../minifloat.js';
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../../../numeric.js';
-import { type HostTensor, sizeOf } from '../../../tensor.js';
+import { dataArrays, type HostTensor, sizeOf } from '../../../tensor.js';
 
 export type NumberArray =
   | Float64Array
@@ -37,31 +37,8 @@ export const isBig = (dtype: DType): dtype is 'i64' | 'u64' => dtype === 'i64' |
 /** NaN among values that may be bigints. */
 export const isNotANumber = (value: number | bigint): boolean => typeof value === 'number' && Number.isNaN(value);
 
-const elementArrays = {
-  f64: Float64Array,
-  f32: Float32Array,
-  f16: Uint16Array,
-  bf16: Uint16Array,
-  f8e4m3: Uint8Array,
-  f8e5m2: Uint8Array,
-  f8e4m3fnuz: Uint8Array,
-  f8e5m2fnuz: Uint8Array,
-  f8e8m0: Uint8Array,
-  f4e2m1: Uint8Array,
-  i64: BigInt64Array,
-  i32: Int32Array,
-  i16: Int16Array,
-  i8: Int8Array,
-  i4: Int8Array,
-  i2: Int8Array,
-  u64: BigUint64Array,
-  u32: Uint32Array,
-  u16: Uint16Array,
-  u8: Uint8Array,
-  u4: Uint8Array,
-  u2: Uint8Array,
-  bool: Uint8Array,
-} as const;
+/** The arrays of tensors, but signed elements that are unpacked are bytes with a sign. */
+const elementArrays = { ...dataArrays, i4: Int8Array, i2: Int8Array } as const;
 
 /** A zeroed array for the elements of a tensor. */
 export const newElements = (dtype: DType, count: number): Elements =>
