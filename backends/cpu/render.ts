@@ -215,6 +215,10 @@ class KernelRenderer {
         return binary(scope, inst);
       case 'fma':
         return scope.let(inst.result, fma(scope, inst.result.type, scope.c(inst.a), scope.c(inst.b), scope.c(inst.c)));
+      case 'dot4': {
+        const callee = scope.prelude.dot4(inst.left, inst.right, inst.result.type.lanes);
+        return scope.let(inst.result, `${callee}(${scope.c(inst.a)}, ${scope.c(inst.b)}, ${scope.c(inst.c)})`);
+      }
       case 'compare':
         return compare(scope, inst);
       case 'select':

@@ -1,5 +1,5 @@
 /** What a CPU can do, as data: from the facts of this machine, or from the name of an architecture level. */
-import type { CacheLevel, Feature, Target } from '../../compiler/kernel/target.js';
+import type { ByteMix, CacheLevel, Feature, Target } from '../../compiler/kernel/target.js';
 import { scalarTypes } from '../../compiler/kernel/types.js';
 import type { DeviceInfo } from '../backend.js';
 
@@ -13,6 +13,14 @@ interface VectorUnit {
   /** f32 multiply-adds that a core starts in a cycle, in registers. */
   readonly issue: number;
 }
+
+/** Features of processors with an instruction for four products of bytes, and which bytes it takes. */
+const byteDots: readonly (readonly [feature: string, mixes: readonly ByteMix[]])[] = [
+  ['avx512vnni', ['i8·u8']],
+  ['avxvnni', ['i8·u8']],
+  ['dotprod', ['i8·i8', 'u8·u8']],
+  ['i8mm', ['i8·u8']],
+];
 
 const units: Readonly<Record<Arch, VectorUnit>> = {
   'x86-64-v4': { lanes: 16, registers: 32, fma: true, issue: 2 },
@@ -47,13 +55,18 @@ const unknownMachine: Machine = {
 /** The target of a CPU as its driver found it. Features and limits are those of `cpuDeviceInfo`. */
 export function describe(info: DeviceInfo): Target {
   const known = (name: keyof Machine) => info.limits[name] || unknownMachine[name];
-  return makeTarget(archOf(info.features), {
-    cores: known('cores'),
-    memoryBytes: info.memoryBytes || unknownMachine.memoryBytes,
-    l1dBytes: known('l1dBytes'),
-    l2Bytes: known('l2Bytes'),
-    l3Bytes: info.limits.l3Bytes ?? 0,
-  });
+  const mixes = byteDots.filter(([feature]) => info.features.includes(feature)).flatMap(([, some]) => some);
+  return makeTarget(
+    archOf(info.features),
+    {
+      cores: known('cores'),
+      memoryBytes: info.memoryBytes || unknownMachine.memoryBytes,
+      l1dBytes: known('l1dBytes'),
+      l2Bytes: known('l2Bytes'),
+      l3Bytes: info.limits.l3Bytes ?? 0,
+    },
+    mixes,
+  );
 }
 
 const standardArch: Arch = globalThis.process?.arch === 'arm64' ? 'aarch64' : 'x86-64-v3';
@@ -72,7 +85,7 @@ function archOf(features: readonly string[]): Arch {
   return 'generic';
 }
 
-function makeTarget(arch: Arch, machine: Machine): Target {
+function makeTarget(arch: Arch, machine: Machine, mixes: readonly ByteMix[] = []): Target {
   const unit = units[arch];
   const features = new Set<Feature>(['vectors', 'timestamps']);
   if (unit.fma) features.add('fma');
@@ -102,6 +115,7 @@ function makeTarget(arch: Arch, machine: Machine): Target {
     storage: every,
     vectorLanes: unit.lanes,
     vectorRegisters: unit.registers,
+    ...(mixes.length === 0 ? {} : { byteDots: new Set(mixes) }),
     subgroup: { min: 1, max: 1 },
     caches,
     parallelism: machine.cores,

@@ -7,6 +7,7 @@
  */
 import {
   type BinaryFn,
+  type ByteType,
   type CompareFn,
   type ExactUnaryFn,
   isFloatScalar,
@@ -223,6 +224,12 @@ export class Arithmetic {
 
   fma(scalar: ScalarType, a: Reg, b: Reg, c: Reg): Reg {
     return this.#f.value(widthOf(scalar), `fma.rn.${opType(scalar)}`, a, b, c);
+  }
+
+  /** c + the products of the bytes of two words. */
+  dot4(left: ByteType, right: ByteType, a: Reg, b: Reg, c: Reg): Reg {
+    const word = (type: ByteType) => (type === 'i8' ? 's32' : 'u32');
+    return this.#f.value(32, `dp4a.${word(left)}.${word(right)}`, a, b, c);
   }
 
   /** `scalar` is the type of the operands. */

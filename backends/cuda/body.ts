@@ -141,6 +141,10 @@ export class BodyRenderer {
         const [a, b, c] = [this.lanes(inst.a), this.lanes(inst.b), this.lanes(inst.c)];
         return each((lane) => math.fma(type.scalar, a[lane], b[lane], c[lane]));
       }
+      case 'dot4': {
+        const [a, b, c] = [this.lanes(inst.a), this.lanes(inst.b), this.lanes(inst.c)];
+        return each((lane) => math.dot4(inst.left, inst.right, a[lane], b[lane], c[lane]));
+      }
       case 'compare': {
         const [a, b] = [this.lanes(inst.a), this.lanes(inst.b)];
         return each((lane) => math.compare(inst.fn, inst.a.type.scalar, a[lane], b[lane]));

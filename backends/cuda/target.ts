@@ -5,7 +5,7 @@
  * run on a real card yet; rates are estimates from clocks and widths.
  */
 import type { MatrixUnit, TileScalar } from '../../compiler/kernel/engines.js';
-import type { Feature, Target } from '../../compiler/kernel/target.js';
+import type { ByteMix, Feature, Target } from '../../compiler/kernel/target.js';
 import type { DeviceInfo } from '../backend.js';
 
 export interface Arch {
@@ -146,6 +146,7 @@ export function describe(info: DeviceInfo): Target {
     arithmetic: new Set(['bool', 'i8', 'u8', 'i16', 'u16', 'i32', 'u32', 'i64', 'u64', 'f16', 'f32', 'f64']),
     // bf16 is left to the legaliser, which computes it in f32 over u16 memory.
     storage: new Set(['bool', 'i8', 'u8', 'i16', 'u16', 'i32', 'u32', 'i64', 'u64', 'f16', 'f32', 'f64']),
+    byteDots: new Set<ByteMix>(['i8·i8', 'u8·u8', 'i8·u8']),
     vectorLanes: 4,
     vectorRegisters: 16,
     subgroup: { min: 32, max: 32 },

@@ -202,6 +202,8 @@ class Renderer {
         return scope.define(inst.result, binary(scope, inst));
       case 'fma':
         return scope.define(inst.result, fma(scope, inst));
+      case 'dot4':
+        throw scope.unexpected('dot4');
       case 'compare':
         return scope.define(inst.result, compare(scope, inst));
       case 'select':

@@ -235,6 +235,8 @@ class Renderer {
         if (!helper) return math.fma(type, ...operands);
         return asm.value(Op.FunctionCall, math.type(type), [scope.names.helper(helper), ...operands]);
       }
+      case 'dot4':
+        throw unexpected(scope.kernel, 'vulkan', 'dot4');
       case 'compare':
         return math.compare(inst.fn, inst.a.type, scope.operand(inst.a), scope.operand(inst.b));
       case 'select':

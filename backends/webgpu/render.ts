@@ -189,6 +189,8 @@ class Renderer {
         const args = [inst.a, inst.b, inst.c].map((value) => scope.value(value)).join(', ');
         return scope.define(inst.result, `${scope.use('fma', inst.a.type)}(${args})`);
       }
+      case 'dot4':
+        throw unexpected(scope.kernel, 'webgpu', 'dot4');
       case 'compare':
         return scope.define(inst.result, compare(scope, inst.fn, inst.a, inst.b));
       case 'select':

@@ -9,6 +9,7 @@ import {
   type AtomicFn,
   type BinaryFn,
   type Builtin,
+  type ByteType,
   type Carried,
   type CompareFn,
   type HelperFunction,
@@ -192,6 +193,11 @@ export class KernelBuilder {
   }
   fma(a: KValue, b: KValue, c: KValue): KValue {
     return this.emit({ op: 'fma', a, b, c }, a.type);
+  }
+
+  /** c + Σ of the products of four bytes of `a` and `b` (u32), in i32; `left` and `right` say which are signed. */
+  dot4(a: KValue, b: KValue, c: KValue, left: ByteType, right: ByteType): KValue {
+    return this.emit({ op: 'dot4', a, b, c, left, right }, c.type);
   }
 
   /** Integer helpers with a constant second operand of `a`'s type. */

@@ -3,6 +3,7 @@ import type {
   AtomicFn,
   BinaryFn,
   Builtin,
+  ByteType,
   CompareFn,
   KArray,
   KBuffer,
@@ -42,4 +43,5 @@ export const subgroupFns = allNames<SubgroupFn>()([
 export const builtins = allNames<Builtin>()(['workgroup_id', 'local_id', 'subgroup_lane', 'subgroup_size']);
 export const accesses = allNames<KBuffer['access']>()(['read', 'write', 'readwrite']);
 export const spaces = allNames<KArray['space']>()(['shared', 'private']);
+export const byteTypes = allNames<ByteType>()(['i8', 'u8']);
 export const paramScalars = allNames<KScalar['scalar']>()(['u32', 'i32', 'f32']);

@@ -16,6 +16,7 @@ import {
   atomicFns,
   binaryFns,
   builtins,
+  byteTypes,
   compareFns,
   paramScalars,
   spaces,
@@ -507,6 +508,10 @@ class Parser {
       }
       case 'fma':
         return { op, result, a: this.#value(), b: this.#operand(), c: this.#operand() };
+      case 'dot4': {
+        const [left, right] = [this.#oneOf(byteTypes, 'i8 or u8'), this.#oneOf(byteTypes, 'i8 or u8')];
+        return { op, result, left, right, a: this.#value(), b: this.#operand(), c: this.#operand() };
+      }
       case 'select':
         return { op, result, condition: this.#value(), a: this.#operand(), b: this.#operand() };
       case 'convert':

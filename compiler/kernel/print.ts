@@ -172,6 +172,8 @@ function expression(inst: Extract<KInst, { readonly result: KValue }>, name: Nam
       return `${inst.fn}${inst.fast ? '.fast' : ''} ${name(inst.a)}, ${name(inst.b)}`;
     case 'fma':
       return `fma ${name(inst.a)}, ${name(inst.b)}, ${name(inst.c)}`;
+    case 'dot4':
+      return `dot4 ${inst.left} ${inst.right} ${name(inst.a)}, ${name(inst.b)}, ${name(inst.c)}`;
     case 'compare':
       return `${inst.fn} ${name(inst.a)}, ${name(inst.b)}`;
     case 'select':

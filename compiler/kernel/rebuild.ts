@@ -205,6 +205,9 @@ export class Rebuilder {
       case 'fma':
         this.set(inst.result, b.fma(this.get(inst.a), this.get(inst.b), this.get(inst.c)));
         return;
+      case 'dot4':
+        this.set(inst.result, b.dot4(this.get(inst.a), this.get(inst.b), this.get(inst.c), inst.left, inst.right));
+        return;
       case 'select': {
         const { condition, a, b: other, result } = inst;
         this.set(

@@ -1,6 +1,6 @@
 /** What a device can do, as data. The scheduler and the legaliser obey it; renderers and drivers never meet more. */
 import type { MatrixUnit } from './engines.js';
-import type { ScalarType } from './types.js';
+import type { ByteType, ScalarType } from './types.js';
 
 /** As the registry of backends names it. */
 export type BackendName = string;
@@ -12,6 +12,11 @@ export type Feature =
   | 'warpgroups' // signals, tensor copies and products of warpgroups (`bulk.ts`)
   | 'async_copy' // copies from global to shared memory that do not pass through registers
   | 'vectors'; // wide vectors (lanes up to vectorLanes) map to SIMD registers
+
+/** Types of the two operands of a `dot4`, in any order. */
+export type ByteMix = 'i8·i8' | 'u8·u8' | 'i8·u8';
+export const byteMix = (left: ByteType, right: ByteType): ByteMix =>
+  left !== right ? 'i8·u8' : left === 'i8' ? 'i8·i8' : 'u8·u8';
 
 export interface Limits {
   readonly workgroupInvocations: number;
@@ -54,6 +59,8 @@ export interface Target {
   readonly vectorRegisters: number;
   /** Products of tiles that subgroups compute together (`engines.ts`); none if absent. */
   readonly matrixUnits?: readonly MatrixUnit[];
+  /** The `dot4`s that are an instruction; the legaliser spells out the others. None if absent. */
+  readonly byteDots?: ReadonlySet<ByteMix>;
   readonly subgroup: { readonly min: number; readonly max: number };
   readonly caches: readonly CacheLevel[];
   /** Compute units that run workgroups at once: cores, SMs. */

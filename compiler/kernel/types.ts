@@ -16,6 +16,8 @@
  * - `compare` is false with NaN, except `ne`, which is true.
  * - `convert`: int→int wraps; int→float rounds to nearest even; float→float rounds to nearest even (overflow gives
  *   Inf); float→int truncates, saturates at the type's range, NaN gives 0; anything→bool is `!= 0`; bool→x is 0 or 1.
+ * - `dot4` takes each u32 of `a` and `b` as four bytes, signed or not as `left` and `right` say: its lane is
+ *   c + Σ aᵢ·bᵢ, wrapping modulo 2^32.
  * - `load`/`store` with `lanes > 1` touch consecutive elements `index … index+lanes-1`; `aligned` promises that
  *   `index` is a multiple of the lanes. Bool tensors are memory of `u8` holding 0 or 1.
  * - Matrix tiles and asynchronous copies have their semantics in `engines.ts`.
@@ -101,6 +103,8 @@ export type BinaryFn =
 /** Expanded by `expandMath` like the `MathFn`s. */
 export type MathBinaryFn = 'pow' | 'atan2';
 export type CompareFn = 'eq' | 'ne' | 'lt' | 'le' | 'gt' | 'ge';
+/** How the four bytes of a word count. */
+export type ByteType = Extract<ScalarType, 'i8' | 'u8'>;
 export type AtomicFn = 'add' | 'min' | 'max' | 'and' | 'or' | 'xor' | 'exchange';
 export type SubgroupFn = 'add' | 'min' | 'max' | 'broadcast_first' | 'shuffle_xor' | 'shuffle_down';
 export type Builtin = 'workgroup_id' | 'local_id' | 'subgroup_lane' | 'subgroup_size';
@@ -154,6 +158,16 @@ export type KInst =
       readonly fast?: boolean;
     }
   | { readonly op: 'fma'; readonly result: KValue; readonly a: KValue; readonly b: KValue; readonly c: KValue }
+  /** `a` and `b` are u32, `c` and the result i32. */
+  | {
+      readonly op: 'dot4';
+      readonly result: KValue;
+      readonly a: KValue;
+      readonly b: KValue;
+      readonly c: KValue;
+      readonly left: ByteType;
+      readonly right: ByteType;
+    }
   | { readonly op: 'compare'; readonly result: KValue; readonly fn: CompareFn; readonly a: KValue; readonly b: KValue }
   | {
       readonly op: 'select';

@@ -73,6 +73,8 @@ function keyOf(body: Exclude<PureBody, { op: 'unary' | 'binary' | 'compare' }>, 
       return `${head}|${body.memory.name}|${body.index.id}|${body.aligned}`;
     case 'fma':
       return `${head}|${body.a.id}|${body.b.id}|${body.c.id}`;
+    case 'dot4':
+      return `${head}|${body.left}${body.right}|${body.a.id}|${body.b.id}|${body.c.id}`;
     case 'select':
       return `${head}|${body.condition.id}|${body.a.id}|${body.b.id}`;
     case 'convert':

@@ -8,7 +8,7 @@ import { checkBounds } from './bounds.js';
 import { isEngineInst } from './engines.js';
 import { printInstruction, printType } from './print.js';
 import { integerBounds } from './semantics.js';
-import type { Target } from './target.js';
+import { byteMix, type Target } from './target.js';
 import {
   type Carried,
   type HelperFunction,
@@ -306,6 +306,17 @@ class Verifier {
         for (const value of [inst.b, inst.c, inst.result])
           this.#same(value.type, inst.a.type, 'an operand or the result', inst);
         return;
+      case 'dot4': {
+        const { lanes } = inst.a.type;
+        for (const value of [inst.a, inst.b]) this.#same(value.type, ktype('u32', lanes), 'four bytes', inst);
+        for (const value of [inst.c, inst.result]) this.#same(value.type, ktype('i32', lanes), 'the sum', inst);
+        this.#require(
+          !this.#legal || this.#target?.byteDots?.has(byteMix(inst.left, inst.right)) === true,
+          'the target has no such dot4',
+          inst,
+        );
+        return;
+      }
       case 'compare':
         this.#require(
           inst.a.type.scalar !== 'bool' || inst.fn === 'eq' || inst.fn === 'ne',

@@ -24,6 +24,7 @@ export function operandsOf(inst: KInst): readonly KValue[] {
     case 'compare':
       return [inst.a, inst.b];
     case 'fma':
+    case 'dot4':
       return [inst.a, inst.b, inst.c];
     case 'select':
       return [inst.condition, inst.a, inst.b];
@@ -187,6 +188,7 @@ export function mapInstruction(inst: KInst, map: InstructionMap): KInst {
     case 'compare':
       return { ...inst, a: use(inst.a), b: use(inst.b), result: define(inst.result) };
     case 'fma':
+    case 'dot4':
       return { ...inst, a: use(inst.a), b: use(inst.b), c: use(inst.c), result: define(inst.result) };
     case 'select':
       return {

@@ -9,6 +9,7 @@ import {
   type KBuffer,
   type KernelFunction,
   type KValue,
+  ktype,
   type Lanes,
   type MathFn,
   type ScalarType,
@@ -144,6 +145,17 @@ export function arithmeticRuns(scalar: NumberType, types: readonly NumberType[])
     add(fn, [x, right], (b, [a, c]) => b.binary(fn, a, c));
   }
   if (float) add('fma', [x, y, z], (b, [p, q, r]) => b.fma(p, q, r));
+  if (scalar === 'u32') {
+    for (const [left, right] of [
+      ['i8', 'i8'],
+      ['u8', 'u8'],
+      ['u8', 'i8'],
+      ['i8', 'u8'],
+    ] as const)
+      add(`dot4 of ${left} and ${right}`, [x, y, z], (b, [p, q, r]) =>
+        b.bitcast(b.dot4(p, q, b.bitcast(r, ktype('i32', r.type.lanes)), left, right), r.type),
+      );
+  }
   for (const fn of ['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const) {
     add(fn, [x, y], (b, [a, c]) => b.convert(b.compare(fn, a, c), 'u8'), 'u8');
   }

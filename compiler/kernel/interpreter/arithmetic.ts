@@ -10,7 +10,7 @@ import {
   unaryBig,
   unaryNumber,
 } from '../semantics.js';
-import { type KInst, type KValue, type ScalarType, scalarBits } from '../types.js';
+import { type ByteType, type KInst, type KValue, type ScalarType, scalarBits } from '../types.js';
 import { type Frame, type Op, perLane, sequence } from './frame.js';
 import { reader, viewTypes, writer } from './memory.js';
 
@@ -58,6 +58,19 @@ export function fma(frame: Frame, inst: Inst<'fma'>): Op {
   return perLane(inst.a.type.lanes, (lane) => (base) => {
     const at = base + lane;
     f[at + r] = apply(f[at + a], f[at + b], f[at + c]);
+  });
+}
+
+export function dot4(frame: Frame, inst: Inst<'dot4'>): Op {
+  const { f } = frame.registers;
+  const [a, b, c, r] = [inst.a, inst.b, inst.c, inst.result].map((value) => frame.slot(value));
+  const byte = (type: ByteType, word: number, i: number) =>
+    type === 'i8' ? (word << (24 - 8 * i)) >> 24 : (word >>> (8 * i)) & 255;
+  return perLane(inst.a.type.lanes, (lane) => (base) => {
+    const [x, y] = [f[base + a + lane], f[base + b + lane]];
+    let sum = f[base + c + lane];
+    for (let i = 0; i < 4; i++) sum += byte(inst.left, x, i) * byte(inst.right, y, i);
+    f[base + r + lane] = sum | 0;
   });
 }
 

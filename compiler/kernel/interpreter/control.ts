@@ -101,6 +101,8 @@ export class BlockCompiler {
         return plain(arithmetic.binary(this.#frame, inst));
       case 'fma':
         return plain(arithmetic.fma(this.#frame, inst));
+      case 'dot4':
+        return plain(arithmetic.dot4(this.#frame, inst));
       case 'compare':
         return plain(arithmetic.compare(this.#frame, inst));
       case 'select':

@@ -1,6 +1,16 @@
 /** Arithmetic, comparison and selection on values in their legal representation. */
 import { rangeOf } from '../builder.js';
-import { type BinaryFn, type CompareFn, type ExactUnaryFn, type KType, type KValue, scalarBits } from '../types.js';
+import { byteMix } from '../target.js';
+import {
+  type BinaryFn,
+  type ByteType,
+  type CompareFn,
+  type ExactUnaryFn,
+  type KInst,
+  type KType,
+  type KValue,
+  scalarBits,
+} from '../types.js';
 import { oddSumF32 } from './float16.js';
 import * as f64 from './float64.js';
 import * as int64 from './int64.js';
@@ -210,6 +220,28 @@ function wideBinary(r: Representations, fn: BinaryFn, scalar: int64.Wide, x: Rep
     }
   });
   return r.fromWide(type, out, result.range);
+}
+
+/** Where the target lacks it, byte by byte: both words' bytes are moved to the top and back, which extends them. */
+export function dot4(r: Representations, inst: KInst & { readonly op: 'dot4' }, x: Rep, y: Rep, z: Rep): Rep {
+  const { b } = r;
+  const { left, right, result } = inst;
+  const parts = x.parts.map((part, i) => {
+    if (r.target.byteDots?.has(byteMix(left, right))) return b.dot4(part, y.parts[i], z.parts[i], left, right);
+    const { lanes } = part.type;
+    const byte = (word: KValue, type: ByteType, at: number): KValue => {
+      const scalar = type === 'i8' ? 'i32' : 'u32';
+      const shift = (fn: 'shl' | 'shr', value: KValue, by: number): KValue =>
+        by === 0 ? value : b.binary(fn, value, b.constant(by, scalar, lanes));
+      const top = shift('shl', b.convert(word, scalar), 24 - 8 * at);
+      return b.convert(shift('shr', top, 24), 'i32');
+    };
+    return [0, 1, 2, 3].reduce(
+      (sum, at) => b.add(sum, b.mul(byte(part, left, at), byte(y.parts[i], right, at))),
+      z.parts[i],
+    );
+  });
+  return r.chunks(result.type, parts);
 }
 
 export function fma(r: Representations, x: Rep, y: Rep, z: Rep): Rep {

@@ -6,7 +6,7 @@ import { TuttiError } from '../../error.js';
 import { bitsOfF64 } from '../../numeric.js';
 import { KernelBuilder } from '../builder.js';
 import { type EngineInst, isEngineInst } from '../engines.js';
-import { mathBinary, mathUnary } from '../math.js';
+import { dialectOf, mathBinary, mathUnary } from '../math.js';
 import type { Target } from '../target.js';
 import {
   type BinaryFn,
@@ -299,6 +299,8 @@ export class Lowerer {
         );
       case 'fma':
         return arithmetic.fma(this.#r, this.#r.get(inst.a), this.#r.get(inst.b), this.#r.get(inst.c));
+      case 'dot4':
+        return arithmetic.dot4(this.#r, inst, this.#r.get(inst.a), this.#r.get(inst.b), this.#r.get(inst.c));
       case 'compare':
         return arithmetic.compare(this.#r, inst.fn, this.#r.get(inst.a), this.#r.get(inst.b), type);
       case 'select':
@@ -442,10 +444,12 @@ export class Lowerer {
       });
       return { kind: args[0].kind, type, parts };
     }
+    const dialect = dialectOf(this.#r.target);
     const parts = args[0].parts.map((_, i) => {
       const [x, y] = args.map((arg) => arg.parts[i]);
       const binary = fn === 'pow' || fn === 'atan2';
-      return this.#r.finish(type, binary ? mathBinary(this.#r.b, fn, x, y) : mathUnary(this.#r.b, fn, x));
+      const { b } = this.#r;
+      return this.#r.finish(type, binary ? mathBinary(b, fn, x, y, dialect) : mathUnary(b, fn, x, dialect));
     });
     return this.#r.chunks(type, parts);
   }
