@@ -14,12 +14,13 @@ import type { Graph, NodeOf, OpAttrs, OpKind, SourceRef, TensorType, Value } fro
  * - `map`: each output element from input elements at computed places
  * - `rows`: reductions over axes
  * - `contract`: dot and conv
+ * - `attend`: softmax of a product, times values (found by fusion; no op is of this family by itself)
  * - `window`: small reductions per output element (pooling)
  * - `special`: an algorithm of its own (sort, scatter)
  * - `loop`: a body of kernels of its own, run several times
  * - `host`: on the host, at compile time or between kernels
  */
-export type FamilyName = 'map' | 'rows' | 'contract' | 'window' | 'special' | 'loop' | 'host';
+export type FamilyName = 'map' | 'rows' | 'contract' | 'attend' | 'window' | 'special' | 'loop' | 'host';
 
 export interface InferContext<K extends OpKind> {
   readonly attrs: OpAttrs[K];

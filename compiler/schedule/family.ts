@@ -3,6 +3,7 @@ import { TuttiError } from '../error.js';
 import { describe } from '../graph/builder.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction } from '../kernel/types.js';
+import { lowerAttend } from './attend/index.js';
 import { lowerContract } from './contract/index.js';
 import { bindingsOf, type Group } from './group.js';
 import type { LoweredKernel } from './lowered.js';
@@ -23,6 +24,8 @@ export function lowerGroup(group: Group, target: Target): readonly LoweredKernel
       return whole(lowerWindow(group, target));
     case 'contract':
       return lowerContract(group, target);
+    case 'attend':
+      return lowerAttend(group, target);
     case 'special':
       return lowerSpecial(group, target);
     case 'loop':

@@ -15,6 +15,8 @@ import type { ConstantData, Graph, Node, OpKind, Value } from '../graph/types.js
 import type { Target } from '../kernel/target.js';
 import { isMathFn } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
+import { attends } from './attend/index.js';
+import { attentionAt, type Pattern } from './attend/pattern.js';
 import { chainOf, multipliesBytes } from './contract/narrow.js';
 import { type Group, isView, resultPath } from './group.js';
 
@@ -27,6 +29,8 @@ interface Draft {
   readonly prologue: Set<Node>;
   /** Nodes whose element is computed wherever the result's element of the same index is. */
   readonly aligned: Set<Node>;
+  /** Of attention: what logits are computed with. */
+  readonly logits: Set<Node>;
   /** Values of aligned nodes that are results of the graph by themselves. */
   readonly sides: Value[];
 }
@@ -35,7 +39,7 @@ const slow: readonly OpKind[] = ['sqrt', 'rsqrt', 'recip', 'div', 'rem'];
 /** Whether computing an op again costs more than reading its result. */
 const isCostly = (op: OpKind): boolean => isMathFn(op) || slow.includes(op);
 /** Families whose results may be worked on before they are written. */
-const withEpilogue: ReadonlySet<FamilyName> = new Set<FamilyName>(['rows', 'contract', 'window']);
+const withEpilogue: ReadonlySet<FamilyName> = new Set<FamilyName>(['rows', 'contract', 'attend', 'window']);
 
 const elements = (value: Value): number => sizeOf(value.type.shape as readonly number[]);
 
@@ -58,6 +62,8 @@ class Fusion {
   readonly #groups = new Map<Node, Draft[]>();
   readonly #drafts: Draft[] = [];
   readonly #scalars = new Map<number, ConstantData>();
+  /** By the last product. */
+  readonly #attentions = new Map<Node, Pattern>();
 
   constructor(graph: Graph, target: Target) {
     this.#graph = graph;
@@ -73,6 +79,7 @@ class Fusion {
       }
     });
     for (const [id, constant] of graph.constants) if (sizeOf(constant.shape) === 1) this.#scalars.set(id, constant);
+    this.#findAttentions();
   }
 
   run(): Group[] {
@@ -84,7 +91,22 @@ class Fusion {
       .map(({ draft }) => this.#finish(draft));
   }
 
+  #findAttentions(): void {
+    const graph = {
+      producer: ({ id }: Value) => this.#producers.get(id),
+      consumers: ({ id }: Value) => this.#consumers.get(id) ?? [],
+      isResult: ({ id }: Value) => this.#results.has(id),
+    };
+    for (const node of this.#graph.nodes) {
+      const pattern = attentionAt(node, graph);
+      if (!pattern || !attends(pattern, this.#target)) continue;
+      const buffers = this.#reads(new Set([node, ...pattern.inner])).length + 1;
+      if (buffers <= this.#target.limits.storageBuffers) this.#attentions.set(node, pattern);
+    }
+  }
+
   #place(node: Node): void {
+    if (this.#groups.has(node)) return; // inside of an attention
     const consumers = [...new Set(node.outputs.flatMap((output) => this.#consumers.get(output.id) ?? []))];
     const isResult = node.outputs.some((output) => this.#results.has(output.id));
     if (!isResult && consumers.every((consumer) => !this.#groups.has(consumer))) return; // dead
@@ -108,7 +130,7 @@ class Fusion {
   }
 
   #begin(node: Node): Draft {
-    const { family } = definitionOf(node.op);
+    const family = this.#familyOf(node);
     if (family === 'host') {
       throw new TuttiError(
         'E_UNSUPPORTED',
@@ -127,21 +149,40 @@ class Fusion {
       nodes: new Set([node]),
       prologue: new Set(),
       aligned: new Set(keepsPlaces(node) ? [node] : []),
+      logits: new Set(),
       sides: [],
     };
+    this.#joinAttention(draft, node);
     this.#drafts.push(draft);
     return draft;
   }
 
   #join(draft: Draft, node: Node, consumers: readonly Node[]): void {
-    const { family } = definitionOf(node.op);
+    const family = this.#familyOf(node);
     if (family !== 'map') {
       draft.family = family;
       draft.anchor = node;
+      this.#joinAttention(draft, node);
     } else if (this.#feedsAnchor(draft, consumers)) draft.prologue.add(node);
+    if (family === 'map' && consumers.some((consumer) => draft.logits.has(consumer))) draft.logits.add(node);
     if (keepsPlaces(node) && !draft.prologue.has(node) && consumers.some((consumer) => draft.aligned.has(consumer)))
       draft.aligned.add(node);
     draft.nodes.add(node);
+  }
+
+  #familyOf(node: Node): FamilyName {
+    return this.#attentions.has(node) ? 'attend' : definitionOf(node.op).family;
+  }
+
+  /** With the last product of an attention come all nodes before it. */
+  #joinAttention(draft: Draft, product: Node): void {
+    const pattern = this.#attentions.get(product);
+    for (const node of pattern?.inner ?? []) {
+      draft.nodes.add(node);
+      draft.prologue.add(node);
+      this.#groups.set(node, [draft]);
+    }
+    for (const node of pattern?.logits ?? []) draft.logits.add(node);
   }
 
   /** A result that is computed on the way to another one is written by the same kernel. */
@@ -167,7 +208,7 @@ class Fusion {
 
   #admits(draft: Draft, node: Node, consumers: readonly Node[]): boolean {
     if (this.#bindings(draft, node) > this.#target.limits.storageBuffers) return false;
-    const { family } = definitionOf(node.op);
+    const family = this.#familyOf(node);
     if (family !== 'map') {
       return (
         withEpilogue.has(family) &&
@@ -177,14 +218,17 @@ class Fusion {
       );
     }
     if (node.op === 'concat') return false; // its parts are written in place instead
-    if (this.#feedsAnchor(draft, consumers)) return this.#admitsPrologue(draft, node);
+    if (this.#feedsAnchor(draft, consumers)) return this.#admitsPrologue(draft, node, consumers);
     const growth = elements(draft.output) / Math.max(1, elements(node.outputs[0]));
     return isView(node.op) || growth < 4 || elements(node.outputs[0]) === 1 || !isCostly(node.op);
   }
 
-  #admitsPrologue(draft: Draft, node: Node): boolean {
+  #admitsPrologue(draft: Draft, node: Node, consumers: readonly Node[]): boolean {
     if (isView(node.op)) return draft.family !== 'special' && draft.family !== 'loop';
     if (draft.family === 'contract') return this.#widensBytes(node);
+    // Masks are computed where the scores are.
+    if (draft.family === 'attend')
+      return !isCostly(node.op) && consumers.every((consumer) => draft.logits.has(consumer));
     return draft.family === 'rows' && node.op !== 'gather_nd' && node.op !== 'gather_elements';
   }
 
@@ -200,7 +244,7 @@ class Fusion {
 
   /** Storage buffers of the draft's kernel if `node` joined it. */
   #bindings(draft: Draft, node: Node): number {
-    const nodes = new Set([...draft.nodes, node]);
+    const nodes = new Set([...draft.nodes, node, ...(this.#attentions.get(node)?.inner ?? [])]);
     return this.#reads(nodes).length + (draft.anchor ?? node).outputs.length + draft.sides.length;
   }
 

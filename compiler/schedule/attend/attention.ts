@@ -1,0 +1,132 @@
+/**
+ * Attention as schedules see it: extents, operands in flat coordinates, logits of raw scores, and where results go.
+ *
+ * Rows are the queries that share keys: those of one head, or of all query heads of one key head. Schedules take them as
+ * `outer` × `inner`: inner ones are consecutive in the innermost dim, outer ones are done one after the other.
+ */
+import type { Node, NodeOf } from '../../graph/types.js';
+import type { KValue, Lanes, ScalarType } from '../../kernel/types.js';
+import { sizeOf } from '../../tensor.js';
+import { Affine } from '../affine.js';
+import type { Contraction } from '../contract/contraction.js';
+import { finish } from '../contract/registers.js';
+import type { Group } from '../group.js';
+import type { Lowering } from '../lowering.js';
+import { type Index, scalarOf, shapeOf } from '../tensors.js';
+import { attentionAt, contractionsOf, operandIndex, type Pattern, scoreAt, weightIndex } from './pattern.js';
+
+export interface Attention {
+  readonly pattern: Pattern;
+  readonly batch: number;
+  readonly rows: number;
+  /** The innermost dim of the rows. */
+  readonly inner: number;
+  readonly keys: number;
+  /** Summed over in a score. */
+  readonly depth: number;
+  /** Of the values. */
+  readonly width: number;
+  /** Of scores, softmax and results. */
+  readonly accumulator: ScalarType;
+  readonly product: Contraction;
+  readonly scores: Contraction;
+}
+
+/** The attention that a group of its family computes. */
+export function attentionOf(group: Group): Attention {
+  const producers = new Map<number, Node>();
+  for (const node of group.nodes) for (const { id } of node.outputs) producers.set(id, node);
+  const pattern = attentionAt(group.anchor as NodeOf<'dot'>, {
+    producer: ({ id }) => producers.get(id),
+    consumers: ({ id }) => group.nodes.filter(({ inputs }) => inputs.some((input) => input.id === id)),
+    isResult: ({ id }) => group.writes.some((value) => value.id === id),
+  });
+  if (!pattern) throw new Error('the group is no attention');
+  const { product, scores } = contractionsOf(pattern, group);
+  const operand = pattern.product.inputs[pattern.weights];
+  const { lhsBatch, rhsBatch, lhsContract, rhsContract } = pattern.product.attrs;
+  const bound = pattern.weights === 0 ? [...lhsBatch, ...lhsContract] : [...rhsBatch, ...rhsContract];
+  const rowShape = shapeOf(operand).filter((_, d) => !bound.includes(d));
+  return {
+    pattern,
+    batch: product.batch,
+    rows: sizeOf(rowShape),
+    inner: [...rowShape].reverse().find((extent) => extent > 1) ?? 1,
+    keys: product.k,
+    depth: scores.k,
+    width: product.n,
+    accumulator: product.accumulator,
+    product,
+    scores,
+  };
+}
+
+/** Index into the logits and weights. */
+export const logitIndex = ({ pattern }: Attention, batch: Affine, row: Affine, key: Affine): Index =>
+  weightIndex(pattern, operandIndex(pattern, batch, row, key));
+
+/** An element of the queries, in the accumulators' type. */
+export function queryAt(
+  l: Lowering,
+  attention: Attention,
+  batch: Affine,
+  row: Affine,
+  d: Affine,
+  lanes: Lanes,
+): KValue {
+  const place = scoreAt(attention.pattern, logitIndex(attention, batch, row, Affine.constant(0)));
+  return attention.scores.lhs.element(l, place.batch, place.row, d, lanes);
+}
+
+/** Flat coordinates; at most one of row, key, d and w may mention the lane. */
+export interface Place {
+  readonly batch: Affine;
+  readonly row: Affine;
+}
+
+export function keyAt(l: Lowering, attention: Attention, batch: Affine, key: Affine, d: Affine, lanes: Lanes): KValue {
+  return attention.scores.rhs.element(l, scoreBatch(attention, batch), key, d, lanes);
+}
+
+export function valueAt(
+  l: Lowering,
+  { product }: Attention,
+  batch: Affine,
+  key: Affine,
+  w: Affine,
+  lanes: Lanes,
+): KValue {
+  return product.rhs.element(l, batch, w, key, lanes);
+}
+
+/** The scores' batch of a batch of the product. */
+export function scoreBatch(attention: Attention, batch: Affine): Affine {
+  const first = Affine.constant(0);
+  return scoreAt(attention.pattern, logitIndex(attention, batch, first, first)).batch;
+}
+
+/** The logit of a raw score: what the model does between the product of queries and keys and the softmax. */
+export function logitOf(
+  l: Lowering,
+  attention: Attention,
+  { batch, row, key }: Place & { readonly key: Affine },
+  score: KValue,
+): KValue {
+  const { scores, softmax } = attention.pattern;
+  const { lanes } = score.type;
+  l.define(scores.outputs[0], () => l.b.convert(score, scalarOf(scores.outputs[0], scores)));
+  const [logits] = softmax.inputs;
+  const value = l.value(logits, logitIndex(attention, batch, row, key), lanes);
+  return l.b.convert(l.widen(value, lanes), attention.accumulator);
+}
+
+/** Epilogue and store of a finished vector of the result. */
+export function storeResult(
+  l: Lowering,
+  group: Group,
+  { product }: Attention,
+  { batch, row, w }: Place & { readonly w: Affine },
+  value: KValue,
+): void {
+  finish(l, group, product, { batch, m: row, n: w }, value, value.type.lanes);
+}
