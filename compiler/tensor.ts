@@ -26,9 +26,12 @@ export interface HostTensor {
   readonly data: HostData;
 }
 
+/** Data of all types but strings. */
+export type NumericData = Exclude<HostData, readonly string[]>;
+
 type ArrayConstructor = {
-  new (length: number): Exclude<HostData, readonly string[]>;
-  new (buffer: ArrayBufferLike, offset: number, length: number): Exclude<HostData, readonly string[]>;
+  new (length: number): NumericData;
+  new (buffer: ArrayBufferLike, offset: number, length: number): NumericData;
   readonly BYTES_PER_ELEMENT: number;
 };
 

@@ -6,13 +6,13 @@
  * content that counts: digests are taken only when something of equal size is there already, which spares models of
  * one shape.
  */
-import type { BufferRange, Device, DeviceBuffer, HostWrite } from '../backends/backend.js';
-import { type CreateHasher, createSha256, sha256 } from '../compiler/artifact/index.js';
+import type { BufferRange, Device, DeviceBuffer } from '../backends/backend.js';
+import { type CreateHasher, createSha256 } from '../compiler/artifact/index.js';
 import { TuttiError } from '../compiler/error.js';
 import type { ConstantData } from '../compiler/graph/types.js';
 import type { Location, Plan, PlannedConstant } from '../compiler/plan.js';
-import { bytesOfTensor } from '../compiler/tensor.js';
 import { Pace } from './pace.js';
+import { digestOf, uploadConstants } from './upload.js';
 
 /** A buffer filled in one go with the constants that one plan brought. */
 interface Chunk {
@@ -36,8 +36,6 @@ interface Layout {
   readonly entries: readonly { readonly constant: PlannedConstant; readonly offset: number }[];
 }
 
-/** Bytes handed to the device in one submission: bounds what is held in flight. */
-const uploadBytes = 64 << 20;
 /** Kernels may read whole words: each constant is padded to this. */
 const padding = 16;
 
@@ -103,7 +101,12 @@ export class ConstantStore {
           return { chunk, layout };
         });
         for (const { chunk, layout } of fresh) {
-          await this.#fill(chunk, layout);
+          const place = ({ constant: { name, data, location }, offset }: Layout['entries'][number]) => ({
+            name,
+            data,
+            to: range(chunk.buffer, offset, location.bytes),
+          });
+          await uploadConstants(this.#device.queue, layout.entries.map(place));
           for (const { constant, offset } of layout.entries) {
             this.#register({ chunk, data: constant.data, offset, bytes: constant.location.bytes });
             places.set(constant.data, range(chunk.buffer, offset, constant.location.bytes));
@@ -142,7 +145,7 @@ export class ConstantStore {
   }
 
   #digest(data: ConstantData): string {
-    return sha256(bytesOfTensor(data.load()), this.#createHasher);
+    return digestOf(data, this.#createHasher);
   }
 
   #register(resident: Resident): void {
@@ -179,31 +182,6 @@ export class ConstantStore {
       layout.bytes = offset + alignUp(location.bytes, padding);
     }
     return [...layouts.values()];
-  }
-
-  async #fill(chunk: Chunk, layout: Layout): Promise<void> {
-    const pace = new Pace();
-    let writes: HostWrite[] = [];
-    let pending = 0;
-    const flush = async (): Promise<void> => {
-      if (writes.length > 0) await this.#device.queue.submit({ writes });
-      writes = [];
-      pending = 0;
-    };
-    for (const { constant, offset } of layout.entries) {
-      await pace.breathe();
-      const bytes = bytesOfTensor(constant.data.load());
-      if (bytes.byteLength !== constant.location.bytes) {
-        throw new Error(`constant ${constant.name}: ${bytes.byteLength} bytes, planned ${constant.location.bytes}`);
-      }
-      for (let at = 0; at < bytes.byteLength; at += uploadBytes) {
-        const part = bytes.subarray(at, at + uploadBytes);
-        writes.push({ to: range(chunk.buffer, offset + at, part.byteLength), data: part });
-        pending += part.byteLength;
-        if (pending >= uploadBytes) await flush();
-      }
-    }
-    await flush();
   }
 }
 

@@ -17,6 +17,7 @@ import type { DimBounds, Graph, TensorType as GraphType } from '../compiler/grap
 import { sizeOf } from '../compiler/tensor.js';
 import type { CompileOptions, ModelInfo, ModelSource, ValueInfo } from './api.js';
 import { isNode } from './environment.js';
+import type { OpenFile } from './node.js';
 import { typeOfDType } from './tensor.js';
 
 /** A graph with what was said about its shapes and numerics. Immutable; any number of sessions may use it. */
@@ -157,15 +158,41 @@ const isGraph = (source: unknown): source is Graph =>
   typeof source === 'object' && source !== null && 'nodes' in source && 'constants' in source;
 
 async function fromFile(source: string | URL, options: CompileOptions): Promise<Model> {
-  const { createHasher, externalFiles, mapFile, pathOf, readFile } = await import('./node.js');
+  const { createHasher, externalFiles, mapFile, openLarge, pathOf, readFile } = await import('./node.js');
   const path = pathOf(source);
   const artifact = path.endsWith('.tutti');
+  const large = artifact ? undefined : openLarge(path);
+  if (large !== undefined && !isArtifact(headOf(large))) {
+    const { importOnnx, readOutline } = await import('../compiler/frontends/onnx/index.js');
+    const { bytes, leftOut } = readOutline(large);
+    const { shapes, dims } = options;
+    const graph = importOnnx(bytes, { readExternal: externalFiles(path), leftOut, shapes, dims });
+    return new Model(graph, options, () => digestOf(large, createHasher));
+  }
   const bytes = await (artifact ? mapFile(path) : readFile(path));
   return fromBytes(bytes, options, {
     artifact,
     readExternal: externalFiles(path),
     createHasher,
   });
+}
+
+/** What tells an artifact. */
+function headOf(file: OpenFile): Uint8Array {
+  const head = new Uint8Array(Math.min(file.size, 1024));
+  file.read(0, head);
+  return head;
+}
+
+function digestOf(file: OpenFile, createHasher: CreateHasher): string {
+  const hasher = createHasher();
+  const piece = new Uint8Array(1 << 20);
+  for (let at = 0; at < file.size; at += piece.length) {
+    const part = piece.subarray(0, file.size - at);
+    file.read(at, part);
+    hasher.update(part);
+  }
+  return hasher.digest();
 }
 
 /** In a browser, models come over HTTP. */

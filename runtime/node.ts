@@ -68,6 +68,53 @@ export async function readFile(path: string): Promise<Uint8Array> {
   }
 }
 
+/** Smaller files are read at once: what is held of them is little. */
+const smallFileBytes = 1 << 20;
+
+/** A file that is read part by part as long as it is of use. */
+export interface OpenFile {
+  /** Bytes. */
+  readonly size: number;
+  /** Fills `into` with the bytes from `offset` on. @throws TuttiError E_IO, also if the file is no longer what it was. */
+  read(offset: number, into: Uint8Array): void;
+}
+
+const closing = new FinalizationRegistry<number>((descriptor) => closeSync(descriptor));
+
+/** Undefined for small files. It may be renamed or deleted, but not written to. @throws TuttiError E_IO */
+export function openLarge(path: string): OpenFile | undefined {
+  let descriptor: number;
+  try {
+    descriptor = openSync(path, 'r');
+  } catch (error) {
+    throw ioError(path, 'cannot be read', error);
+  }
+  const { size, mtimeMs } = fstatSync(descriptor);
+  if (size < smallFileBytes) {
+    closeSync(descriptor);
+    return undefined;
+  }
+  const file: OpenFile = {
+    size,
+    read(offset, into) {
+      const now = fstatSync(descriptor);
+      let done = now.size === size && now.mtimeMs === mtimeMs ? 0 : -1;
+      while (done >= 0 && done < into.byteLength) {
+        const length = Math.min(into.byteLength - done, 1 << 28);
+        const count = readSync(descriptor, into, done, length, offset + done);
+        done = count === 0 ? -1 : done + count;
+      }
+      if (done >= 0) return;
+      throw new TuttiError('E_IO', 'the file was changed while the model was in use', {
+        subject: path,
+        remedy: 'Write the new model to another file and rename it, or load it anew.',
+      });
+    },
+  };
+  closing.register(file, descriptor);
+  return file;
+}
+
 /** An artifact's bytes, mapped into memory where that is possible: weights are read when they are used. @throws TuttiError E_IO */
 export async function mapFile(path: string): Promise<Uint8Array> {
   const native = loadNative();

@@ -1,7 +1,7 @@
 /** Graph IR: what a model means. SSA over tensors; nodes in topological order; shapes may be symbolic. */
 import type { DType } from '../dtype.js';
 import type { ScaleRounding } from '../minifloat.js';
-import type { HostTensor } from '../tensor.js';
+import type { HostTensor, NumericData } from '../tensor.js';
 import type { Dim, DimBounds } from './dims.js';
 
 export type { DimBounds };
@@ -274,8 +274,15 @@ export type Node = { [K in OpKind]: NodeOf<K> }[OpKind];
 export interface ConstantData {
   readonly dtype: DType;
   readonly shape: readonly number[];
-  /** @throws TuttiError E_EXTERNAL_DATA or E_ARTIFACT if it cannot be read. */
+  /** @throws TuttiError E_EXTERNAL_DATA, E_ARTIFACT or E_IO if it cannot be read. */
   load(): HostTensor;
+  /**
+   * Fills `into`, an array as `load` would give, with the entries from `start` on. Set where that is possible without
+   * holding all of them: what is large is read so, piece by piece. @throws as `load`
+   */
+  readPart?(start: number, into: NumericData): void;
+  /** The order in which parts of about so many entries are best read, if that is not from the start to the end. */
+  parts?(entries: number): Iterable<{ readonly start: number; readonly length: number }>;
 }
 
 export interface GraphOutput {

@@ -13,11 +13,13 @@ import { declareInputs, type ShapeOptions } from './inputs.js';
 import { freeNames, liveNodes, orderNodes, type PlacedNode } from './order.js';
 import { type AttributeProto, decode, type FunctionProto, type GraphProto, type ModelProto } from './proto.js';
 import { type Frame, opsetsOf, Scope } from './scope.js';
-import { constantOf, denseOf, type ExternalReader } from './tensors.js';
+import { constantOf, denseOf, type ExternalReader, type LeftOut } from './tensors.js';
 
 export interface ImportOptions extends ShapeOptions {
   /** Opens files beside the model. Without it a model with external data is refused. */
   readonly readExternal?: ExternalReader;
+  /** Set where the bytes are not all there: see outline.ts. */
+  readonly leftOut?: LeftOut;
   /** Name of the graph, for dumps and reports; by default the model's own. */
   readonly name?: string;
 }
@@ -100,8 +102,9 @@ class Importer {
       b.label(value, name);
       scope.set(name, value);
     };
+    const { readExternal, leftOut } = this.#options;
     for (const proto of graph.initializer) {
-      define(proto.name, () => constantOf(proto, `initialiser ${proto.name}`, this.#options.readExternal));
+      define(proto.name, () => constantOf(proto, `initialiser ${proto.name}`, readExternal, leftOut));
     }
     for (const proto of graph.sparseInitializer) {
       const name = proto.values?.name;

@@ -3,15 +3,8 @@ import { bytesOf, type DType } from '../../dtype.js';
 import { TuttiError } from '../../error.js';
 import { elementsOf, newElements, tensorOfElements } from '../../graph/ops/reference/data.js';
 import type { ConstantData } from '../../graph/types.js';
-import {
-  bytesOfTensor,
-  dataLength,
-  emptyTensor,
-  type HostData,
-  type HostTensor,
-  sizeOf,
-  tensorFromBytes,
-} from '../../tensor.js';
+import { storedConstant } from '../../stored.js';
+import { bytesOfTensor, dataLength, emptyTensor, type HostData, type HostTensor, sizeOf } from '../../tensor.js';
 import type { MessageInit, SparseTensorProto, TensorProto } from './proto.js';
 
 /** TensorProto.DataType by number; null where we hold no such elements. */
@@ -72,8 +65,10 @@ export function dtypeOf(type: number, subject: string): DType {
 export interface ExternalFile {
   /** Bytes. */
   readonly size: number;
-  /** Exactly `length` bytes from `offset`; called when a constant's data is first needed. */
+  /** Exactly `length` bytes from `offset`; called when a constant's data is needed. */
   read(offset: number, length: number): Uint8Array;
+  /** The same into memory that is there already. */
+  readInto?(offset: number, into: Uint8Array): void;
 }
 /**
  * Opens a file of the model's folder. `location` is a relative path with `/` that has been checked lexically; whoever
@@ -94,18 +89,38 @@ export function dimsOf(dims: readonly bigint[], subject: string): number[] {
   return dims.map(Number);
 }
 
+/** Parts of the model's bytes that were not read: places of tensors' data, still in the file. */
+export interface LeftOut {
+  /** Whether the bytes from `offset` on are such a part. */
+  has(offset: number): boolean;
+  /** Fills `into` with the file's bytes from `offset` on. */
+  read(offset: number, into: Uint8Array): void;
+}
+
 /** A tensor of the model as a constant; nothing is copied or read before it is asked for. */
-export function constantOf(proto: TensorProto, subject: string, readExternal?: ExternalReader): ConstantData {
+export function constantOf(
+  proto: TensorProto,
+  subject: string,
+  readExternal?: ExternalReader,
+  leftOut?: LeftOut,
+): ConstantData {
   const dtype = dtypeOf(proto.dataType ?? 0, subject);
   const shape = dimsOf(proto.dims, subject);
   if (proto.dataLocation === 1) return externalConstant(proto, dtype, shape, subject, readExternal);
   checkAmount(proto, dtype, shape, subject);
+  const raw = proto.rawData;
+  if (dtype !== 'string' && raw !== undefined && (raw.byteLength > 0 || typedLength(proto, dtype) === 0)) {
+    if (leftOut?.has(raw.byteOffset))
+      return storedConstant(dtype, shape, { read: (at, into) => leftOut.read(raw.byteOffset + at, into) });
+    const read = (at: number, into: Uint8Array) => into.set(raw.subarray(at, at + into.byteLength));
+    return storedConstant(dtype, shape, { read, bytes: raw });
+  }
   let tensor: HostTensor | undefined;
   return {
     dtype,
     shape,
     load() {
-      tensor ??= readInline(proto, dtype, shape);
+      tensor ??= readTyped(proto, dtype, shape);
       return tensor;
     },
   };
@@ -176,15 +191,12 @@ function typedData(proto: TensorProto, dtype: DType): readonly (number | bigint 
   }
 }
 
-function readInline(proto: TensorProto, dtype: DType, shape: readonly number[]): HostTensor {
+function readTyped(proto: TensorProto, dtype: DType, shape: readonly number[]): HostTensor {
   if (dtype === 'string') {
     const decoder = new TextDecoder();
     return { dtype, shape, data: proto.stringData.map((bytes) => decoder.decode(bytes)) };
   }
   const typed = typedData(proto, dtype);
-  if (proto.rawData !== undefined && (proto.rawData.byteLength > 0 || typed.length === 0)) {
-    return normaliseBool(tensorFromBytes(dtype, shape, proto.rawData));
-  }
   const tensor = emptyTensor(dtype, shape);
   const data = tensor.data as Exclude<HostData, readonly string[]>;
   if (data instanceof BigInt64Array || data instanceof BigUint64Array) data.set(typed as readonly bigint[]);
@@ -266,18 +278,14 @@ function externalConstant(
       found: String(file.size),
     });
   }
-  return {
-    dtype,
-    shape,
-    load: () =>
-      normaliseBool(
-        tensorFromBytes(
-          dtype,
-          shape,
-          guarded(() => file.read(offset, needed), location, subject),
-        ),
+  return storedConstant(dtype, shape, {
+    read: (at, into) =>
+      guarded(
+        () => (file.readInto ? file.readInto(offset + at, into) : into.set(file.read(offset + at, into.byteLength))),
+        location,
+        subject,
       ),
-  };
+  });
 }
 
 function guarded<T>(read: () => T, location: string, subject: string): T {
