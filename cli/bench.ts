@@ -3,11 +3,11 @@ import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { packageRoot } from '../backends/native.js';
-import { compile, type Model } from '../runtime/model.js';
 import { Session } from '../runtime/session.js';
+import type { SessionModel } from '../runtime/session_model.js';
 import type { Tensor } from '../runtime/tensor.js';
 import { measure, type Schedule, type Timing } from './measure.js';
-import { collect, loadModel, type ModelFlags, modelFlags, positive } from './options.js';
+import { collect, type ModelFlags, modelFlags, openFor, positive } from './options.js';
 import { formatBytes, formatMs, formatNumber, print, printJson, table } from './output.js';
 import { openPeer, type Peer } from './peers.js';
 import { probeDevice } from './probe.js';
@@ -85,7 +85,7 @@ export async function benchModel(given: string, options: Partial<Flags>): Promis
   const folder = [given, join(modelsFolder(), given)].find((candidate) => existsSync(join(candidate, 'model.onnx')));
   const path = folder === undefined ? given : join(folder, 'model.onnx');
   const start = performance.now();
-  const loaded = await loadModel(path, flags);
+  const loaded = await openFor(path, flags);
   const feeds = await feedsOf(loaded, flags.input ?? [], folder);
   // Known shapes let the session compile at once.
   const model = loaded.with({
@@ -138,13 +138,13 @@ async function bestMs(device: string, flops: number, bytes: number): Promise<num
 
 /** From the flags, else from the model's first data set, else random. Named dims without a size are 1. */
 export async function feedsOf(
-  model: Model,
+  model: SessionModel,
   texts: readonly string[],
   folder: string | undefined,
 ): Promise<Record<string, Tensor>> {
   const specs = parseInputs(texts, model.inputs);
   const feeds: Record<string, Tensor> = {};
-  const sized = specs.size < model.inputs.length ? await withSizes(model) : model;
+  const sized = specs.size < model.inputs.length ? withSizes(model) : model;
   for (const [k, info] of model.inputs.entries()) {
     const spec = specs.get(info.name);
     const sample = folder === undefined ? undefined : join(folder, 'test_data_set_0', `input_${k}.pb`);
@@ -156,9 +156,9 @@ export async function feedsOf(
   return feeds;
 }
 
-async function withSizes(model: Model): Promise<Model> {
+function withSizes(model: SessionModel): SessionModel {
   const dims = Object.fromEntries([...model.dims].map(([name, { min }]) => [name, Math.max(1, min)]));
-  return compile(model.graph, { shapes: model.shapes, dims: { ...model.sizes, ...dims } });
+  return model.with({ dims });
 }
 
 function printResult({

@@ -3,7 +3,9 @@ import type { Command } from 'commander';
 import { TuttiError } from '../compiler/error.js';
 import type { CompileOptions, DeviceInfo, Numerics } from '../runtime/api.js';
 import { devices } from '../runtime/device.js';
-import { compile, Model } from '../runtime/model.js';
+import type { Model } from '../runtime/model.js';
+import type { SessionModel } from '../runtime/session_model.js';
+import { openModel } from '../runtime/stored_model.js';
 
 export const collect = (value: string, before: readonly string[] = []): string[] => [...before, value];
 
@@ -79,6 +81,14 @@ export function parseDims(texts: readonly string[] = []): Record<string, DimSize
   );
 }
 
+/** A model to run under the flags; what is known of it is not read again. @throws TuttiError as `openModel` does */
+export async function openFor(path: string, flags: ModelFlags): Promise<SessionModel> {
+  const sizes = Object.entries(parseDims(flags.dim));
+  if (sizes.some(([, size]) => typeof size !== 'number')) return loadModel(path, flags);
+  const dims = Object.fromEntries(sizes) as Readonly<Record<string, number>>;
+  return openModel(path, { numerics: flags.numerics, shapes: parseShapes(flags.shape), dims });
+}
+
 /** Loads a model under the flags. @throws TuttiError as `compile` does */
 export async function loadModel(
   path: string,
@@ -92,6 +102,7 @@ export async function loadModel(
     else ranges.push([name, size]);
   }
   const options: CompileOptions = { ...more, numerics: flags.numerics, shapes: parseShapes(flags.shape), dims: sizes };
+  const { compile, Model } = await import('../runtime/model.js');
   const model = await compile(path, options);
   if (ranges.length === 0) return model;
   for (const [name] of ranges) {

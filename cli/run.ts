@@ -6,11 +6,19 @@ import { type DType, isFloat } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
 import { bytesOfTensor, type HostTensor } from '../compiler/tensor.js';
 import type { PlanReport, RunProfile, SessionReport } from '../runtime/api.js';
-import type { Model } from '../runtime/model.js';
 import { Session } from '../runtime/session.js';
+import type { SessionModel } from '../runtime/session_model.js';
 import type { Tensor } from '../runtime/tensor.js';
 import { checkWritable } from './files.js';
-import { collect, loadModel, type ModelFlags, modelFlags, positive, selectDevices, tolerance } from './options.js';
+import {
+  collect,
+  type ModelFlags,
+  modelFlags,
+  openFor,
+  positive,
+  selectDevices,
+  tolerance,
+} from './options.js';
 import { describeError, formatBytes, formatMs, formatNumber, note, print, printJson, table } from './output.js';
 import { median } from './statistics.js';
 import { type TraceDevice, writeTrace } from './trace.js';
@@ -109,7 +117,7 @@ export const runVerb: Verb = (program, wrap) => {
 
 async function run(path: string, flags: Flags): Promise<number> {
   const selected = await selectDevices(flags.device);
-  const model = await loadModel(path, flags);
+  const model = await openFor(path, flags);
   const inputs = parseInputs(flags.input ?? [], model.inputs);
   const outputs = parseOutputs(flags.output ?? [], model.outputs);
   const expectations = parseExpected(flags.expect ?? [], model.outputs);
@@ -179,7 +187,7 @@ interface Done {
 
 async function runOn(
   device: string | undefined,
-  model: Model,
+  model: SessionModel,
   feeds: Readonly<Record<string, Tensor>>,
   flags: Flags,
   traced: boolean,

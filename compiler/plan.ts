@@ -121,6 +121,11 @@ export interface Plan {
   readonly report: PlanReport;
 }
 
+/** What running needs of a plan: not the bodies of its kernels, once those are rendered. Can be stored. */
+export interface Program extends Omit<Plan, 'target' | 'kernels'> {
+  readonly kernels: readonly Pick<KernelFunction, 'name' | 'grid'>[];
+}
+
 /** A step that a command list knows: loops are written out. */
 export type FlatStep = Exclude<PlanStep, { readonly kind: 'loop' }>;
 

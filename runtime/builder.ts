@@ -3,13 +3,15 @@ import type { CreateHasher } from '../compiler/artifact/index.js';
 import type { Numerics } from '../compiler/compile.js';
 import { TuttiError } from '../compiler/error.js';
 import type { Graph } from '../compiler/graph/types.js';
-import type { PlanOptions } from '../compiler/plan.js';
+import type { Plan, PlanOptions } from '../compiler/plan.js';
 import type { SessionOptions, SpecialisationReport } from './api.js';
 import { ConstantStore } from './constants.js';
 import type { DeviceHandle } from './device.js';
 import { log } from './environment.js';
 import { Executable, Renderer } from './executable.js';
 import { nextTurn, Pace } from './pace.js';
+import type { ProgramCache, ProgramKey } from './program_cache.js';
+import { DamagedProgram, type RenderedProgram } from './program_format.js';
 
 /** The compiler, loaded when there is something to compile: listing devices must not wait for it. */
 let loading: Promise<typeof import('../compiler/compile.js')> | undefined;
@@ -19,7 +21,12 @@ export function compiler(): Promise<typeof import('../compiler/compile.js')> {
 }
 
 export interface Job {
-  readonly graph: Graph;
+  /** Asked for only where the program is not stored. */
+  readonly graph: () => Promise<Graph>;
+  /** All that the graph and its bindings follow from, for the cache of programs; without it nothing is stored. */
+  readonly identity?: ProgramKey | undefined;
+  /** Called when the program is worth storing. */
+  readonly stored?: () => void;
   /** Where the graph is not concrete. */
   readonly bindings?: Pick<PlanOptions, 'shapes' | 'dims'>;
   /** It is one of several stages: what goes in and out is on the device. */
@@ -27,6 +34,9 @@ export interface Job {
   /** For reports and messages. */
   readonly shapes: Readonly<Record<string, readonly number[]>>;
 }
+
+/** Milliseconds of planning and rendering from which on the result is worth a file. */
+const worthStoring = 25;
 
 export class Builder {
   readonly #name: string;
@@ -36,9 +46,12 @@ export class Builder {
   readonly #constants: ConstantStore;
   readonly #renderer: Renderer;
   readonly #makeRoom: () => Promise<boolean>;
+  readonly #programs: ProgramCache | undefined;
   readonly #reports = new WeakMap<Executable, SpecialisationReport>();
 
-  /** @param makeRoom Frees device memory that nobody uses now; tells whether there was any. */
+  /**
+   * @param makeRoom Frees device memory that nobody uses now; tells whether there was any.
+   */
   constructor(
     name: string,
     numerics: Numerics,
@@ -54,6 +67,7 @@ export class Builder {
     this.#constants = new ConstantStore(handle.device, createHasher);
     this.#renderer = new Renderer(handle.backend);
     this.#makeRoom = makeRoom;
+    this.#programs = dump === undefined ? handle.programs : undefined;
   }
 
   get constantBytes(): number {
@@ -67,34 +81,87 @@ export class Builder {
   }
 
   /** @throws TuttiError E_SHAPE, E_UNSUPPORTED, E_OUT_OF_MEMORY, E_KERNEL, E_DEVICE_LOST */
-  async build({ graph, bindings, shapes, apart }: Job): Promise<Executable> {
+  async build(job: Job): Promise<Executable> {
     const start = performance.now();
+    const stored = await this.#fromStore(job, start);
+    if (stored !== undefined) return stored;
+    const rendering = performance.now();
+    const { plan: planned, planTime } = await this.#plan(job);
+    const rendered: RenderedProgram = { program: planned, codes: await this.#renderer.render(planned) };
+    const renderTime = performance.now() - rendering - planTime;
+    const executable = await this.#realise(rendered, job);
+    this.#note(job, executable, { plan: planTime, render: renderTime }, start);
+    if (job.identity !== undefined && planTime + renderTime >= worthStoring) {
+      this.#programs?.store(this.#keyOf(job.identity), rendered);
+      job.stored?.();
+    }
+    return executable;
+  }
+
+  /** Resolves when all programs are stored that are to be. */
+  async settled(): Promise<void> {
+    await this.#programs?.settled();
+  }
+
+  async #fromStore(job: Job, start: number): Promise<Executable | undefined> {
+    if (job.identity === undefined || this.#programs === undefined) return undefined;
+    const key = this.#keyOf(job.identity);
+    const stored = this.#programs.find(key);
+    if (stored === undefined) return undefined;
+    const found = performance.now() - start;
+    try {
+      const executable = await this.#realise(stored, job);
+      this.#note(job, executable, { cache: found }, start);
+      return executable;
+    } catch (error) {
+      // Constants are checked when they are read.
+      if (!(error instanceof DamagedProgram)) throw error;
+      await this.#programs.remove(key);
+      return undefined;
+    }
+  }
+
+  /** Whether a program of that identity is stored. */
+  knows(identity: ProgramKey): boolean {
+    return this.#programs?.has(this.#keyOf(identity)) ?? false;
+  }
+
+  #keyOf(identity: ProgramKey): ProgramKey {
+    return { identity, numerics: this.#numerics, target: this.#handle.device.target };
+  }
+
+  async #plan({ graph, bindings }: Job): Promise<{ readonly plan: Plan; readonly planTime: number }> {
     const { planPaced } = await compiler();
+    const model = await graph();
     await nextTurn();
-    const planStart = performance.now();
-    const { device } = this.#handle;
+    const start = performance.now();
     const pace = new Pace();
     const options: PlanOptions = {
       numerics: this.#numerics,
       ...bindings,
       ...(this.#dump === undefined ? {} : { dump: this.#dump }),
     };
-    const planned = await planPaced(graph, device.target, options, () => pace.breathe());
-    const planTime = performance.now() - planStart;
+    const plan = await planPaced(model, this.#handle.device.target, options, () => pace.breathe());
+    const planTime = performance.now() - start;
     await nextTurn();
-    const create = () => Executable.create(this.#name, device, planned, this.#constants, this.#renderer, apart);
-    let executable: Executable;
+    return { plan, planTime };
+  }
+
+  async #realise({ program, codes }: RenderedProgram, { apart }: Job): Promise<Executable> {
+    const create = () => Executable.create(this.#name, this.#handle.device, program, codes, this.#constants, apart);
     try {
-      executable = await create();
+      return await create();
     } catch (error) {
       const full = error instanceof TuttiError && error.code === 'E_OUT_OF_MEMORY';
       // Other shapes may hold memory that nobody needs now.
       if (!full || !(await this.#makeRoom())) throw error;
-      executable = await create();
+      return create();
     }
-    const times = { plan: planTime, ...executable.times, total: performance.now() - start };
+  }
+
+  #note({ shapes }: Job, executable: Executable, found: Readonly<Record<string, number>>, start: number): void {
+    const times = { ...found, ...executable.times, total: performance.now() - start };
     log('info', () => `compiled ${this.#name} in ${times.total.toFixed(0)} ms`);
-    this.#reports.set(executable, { shapes, plan: planned.report, times });
-    return executable;
+    this.#reports.set(executable, { shapes, plan: executable.plan.report, times });
   }
 }

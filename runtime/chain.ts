@@ -160,7 +160,7 @@ class Walk {
   }
 
   /** Where each output of a stage is to go: nowhere if it is not listed. */
-  #goals({ next, outputs }: Stage): ReadonlyMap<Held, Wanted> {
+  #goals({ next, outputs }: Pick<Stage, 'next' | 'outputs'>): ReadonlyMap<Held, Wanted> {
     const goals = new Map<Held, Wanted>();
     if (next.kind === 'done') {
       for (const { name, held } of next.outputs) {
@@ -174,7 +174,7 @@ class Walk {
     return goals;
   }
 
-  #staysUseful({ next }: Stage, held: Held): boolean {
+  #staysUseful({ next }: Pick<Stage, 'next'>, held: Held): boolean {
     return next.kind === 'cut' && held.kind === 'input' && next.live.has(held);
   }
 

@@ -1,10 +1,10 @@
 /** The steps of a plan as commands of a device, loops written out. */
 import type { BufferRange, Command, Kernel } from '../backends/backend.js';
-import { type FlatStep, flatSteps, type Location, type Plan } from '../compiler/plan.js';
+import { type FlatStep, flatSteps, type Location, type Program } from '../compiler/plan.js';
 
 /** `kernels` are the plan's, loaded; `resolve` finds the memory of a location. */
 export function commandsOf(
-  plan: Plan,
+  plan: Program,
   kernels: readonly Kernel[],
   resolve: (location: Location) => BufferRange,
 ): Command[] {

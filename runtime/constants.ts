@@ -10,7 +10,7 @@ import type { BufferRange, Device, DeviceBuffer } from '../backends/backend.js';
 import { type CreateHasher, createSha256 } from '../compiler/artifact/index.js';
 import { TuttiError } from '../compiler/error.js';
 import type { ConstantData } from '../compiler/graph/types.js';
-import type { Location, Plan, PlannedConstant } from '../compiler/plan.js';
+import type { Location, PlannedConstant, Program } from '../compiler/plan.js';
 import { Pace } from './pace.js';
 import { digestOf, uploadConstants } from './upload.js';
 
@@ -58,7 +58,7 @@ export class ConstantStore {
   }
 
   /** Finds which of the plan's constants are there, and keeps those. Nothing is allocated yet. */
-  async claim(plan: Plan): Promise<ConstantClaim> {
+  async claim(plan: Program): Promise<ConstantClaim> {
     const held = new Set<Chunk>();
     const hold = (chunk: Chunk): void => {
       if (held.has(chunk)) return;
@@ -167,7 +167,7 @@ export class ConstantStore {
   }
 
   /** One buffer for each of the plan's constant pools, with those that have no place yet, each once. */
-  #layOut(plan: Plan, places: ReadonlyMap<ConstantData, BufferRange>): readonly Layout[] {
+  #layOut(plan: Program, places: ReadonlyMap<ConstantData, BufferRange>): readonly Layout[] {
     const alignment = Math.max(padding, this.#device.target.limits.storageAlignment);
     const layouts = new Map<number, { bytes: number; entries: Layout['entries'][number][] }>();
     const seen = new Set<ConstantData>();

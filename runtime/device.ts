@@ -7,6 +7,7 @@ import { backends } from '../backends/registry.js';
 import { TuttiError } from '../compiler/error.js';
 import type { DeviceList, DevicesOptions } from './api.js';
 import { defaultDevice, isNode, log, threads } from './environment.js';
+import type { ProgramCache } from './program_cache.js';
 
 /** Names of the backends, best first. In a browser there are no native drivers. */
 const candidates = async (): Promise<readonly BackendName[]> => Object.keys(await backends(isNode()));
@@ -15,6 +16,8 @@ const candidates = async (): Promise<readonly BackendName[]> => Object.keys(awai
 export interface DeviceHandle {
   readonly backend: Backend;
   readonly device: Device;
+  /** Where programs for it are kept from one process to the next; a device of the caller's may have none. */
+  readonly programs?: ProgramCache | undefined;
   /** Lets go; the last one to do so closes the device. Calling it again does nothing. */
   release(): Promise<void>;
 }
@@ -69,14 +72,16 @@ export async function openDevice(selector: string | object = defaultDevice()): P
     await closed;
   };
   const { backend, device } = await slot.device;
-  return handleOf(backend, device, letGo);
+  const programs = isNode() ? (await import('./node.js')).programs() : undefined;
+  return handleOf(backend, device, letGo, programs);
 }
 
-function handleOf(backend: Backend, device: Device, letGo: () => Promise<void>): DeviceHandle {
+function handleOf(backend: Backend, device: Device, letGo: () => Promise<void>, programs?: ProgramCache): DeviceHandle {
   let released: Promise<void> | undefined;
   return {
     backend,
     device,
+    programs,
     release() {
       released ??= letGo();
       return released;
@@ -105,7 +110,8 @@ function open(info: DeviceInfo): Slot {
 const isHandle = (selector: object): selector is DeviceHandle => 'backend' in selector && 'device' in selector;
 
 /** An open device of the caller, who closes it. */
-const borrow = ({ backend, device }: DeviceHandle): DeviceHandle => handleOf(backend, device, async () => undefined);
+const borrow = ({ backend, device, programs }: DeviceHandle): DeviceHandle =>
+  handleOf(backend, device, async () => undefined, programs);
 
 /** A WebGPU device of the caller: neither shared nor found by others. */
 async function adopt(gpuDevice: object): Promise<DeviceHandle> {

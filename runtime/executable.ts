@@ -15,7 +15,7 @@ import type {
   KernelCode,
 } from '../backends/backend.js';
 import type { KernelFunction } from '../compiler/kernel/types.js';
-import { flatSteps, type Location, type Plan, type PlannedTensor, type Pool } from '../compiler/plan.js';
+import { flatSteps, type Location, type Plan, type PlannedTensor, type Pool, type Program } from '../compiler/plan.js';
 import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
 import type { RunProfile } from './api.js';
 import { commandsOf } from './commands.js';
@@ -76,7 +76,7 @@ interface Variant {
 }
 
 export class Executable {
-  readonly plan: Plan;
+  readonly plan: Program;
   /** Milliseconds by stage. */
   readonly times: Readonly<Record<string, number>>;
   readonly #device: Device;
@@ -92,7 +92,7 @@ export class Executable {
   #disposed: Promise<void> | undefined;
 
   private constructor(parts: {
-    readonly plan: Plan;
+    readonly plan: Program;
     readonly times: Readonly<Record<string, number>>;
     readonly device: Device;
     readonly kernels: readonly Kernel[];
@@ -116,15 +116,16 @@ export class Executable {
 
   /**
    * @param name Of the model, for errors.
+   * @param codes The plan's kernels, rendered.
    * @param apart Inputs and outputs are on the device mostly: no memory is taken for them before it is needed.
    * @throws TuttiError E_OUT_OF_MEMORY before anything is allocated, if the plan cannot fit; E_KERNEL, E_DEVICE_LOST
    */
   static async create(
     name: string,
     device: Device,
-    plan: Plan,
+    plan: Program,
+    codes: readonly KernelCode[],
     constants: ConstantStore,
-    renderer: Renderer,
     apart = false,
   ): Promise<Executable> {
     const times: Record<string, number> = {};
@@ -145,8 +146,6 @@ export class Executable {
       const [required, available] = [claim.missingBytes + arenaBytes, totalBytes - allocatedBytes];
       if (required > available) throw outOfMemory(name, required, available);
       mark('claim');
-      const codes = await renderer.render(plan);
-      mark('render');
       const kernels = codes.length > 0 ? await device.loadKernels(codes) : [];
       undo.push(() => releaseAll(kernels));
       mark('load');

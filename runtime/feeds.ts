@@ -4,7 +4,7 @@ import { flattenInputs, type Lengths, namesIn } from '../compiler/passes/contain
 import { isList, leavesOf, type Tree } from '../compiler/passes/mapped.js';
 import type { Feeds, ValueInfo } from './api.js';
 import type { Placed } from './chain.js';
-import { bindDims, type Model } from './model.js';
+import { bindDims, type SessionModel } from './session_model.js';
 import { Tensor, type TensorData } from './tensor.js';
 
 export interface CheckedFeeds {
@@ -23,7 +23,7 @@ export interface CheckedFeeds {
  * @throws TuttiError E_INPUT
  */
 export function checkFeeds(
-  model: Model,
+  model: SessionModel,
   feeds: Feeds,
   device?: object,
   known: (key: string) => boolean = () => false,
@@ -41,7 +41,7 @@ export function checkFeeds(
   const shapes: Record<string, readonly number[]> = {};
   const tensors: Record<string, Placed> = {};
   const trees = Object.fromEntries(model.inputs.map((info) => [info.name, checkFeed(info, feeds)]));
-  const flat = flattenInputs(model.graph, trees);
+  const flat = flattenInputs(model.signature, trees);
   for (const [name, tensor] of Object.entries(flat.tensors)) {
     shapes[name] = tensor.dims;
     tensors[name] = placed(tensor, name, device);
@@ -51,7 +51,7 @@ export function checkFeeds(
     const own = Object.fromEntries(
       model.inputs.flatMap(({ name, container }) => (container ? [] : [[name, shapes[name]] as const])),
     );
-    bindDims(model.graph, { ...model.shapes, ...own }, model.sizes);
+    bindDims(model.signature, { ...model.shapes, ...own }, model.sizes);
     checkFixed(model, own);
   }
   return { tensors, lengths: flat.lengths, shapes, key };
@@ -113,7 +113,7 @@ function placed(tensor: Tensor, name: string, device: object | undefined): Place
 
 /** Equal for equal shapes of all tensors in all inputs. */
 export const keyOf = (
-  { graph }: Model,
+  { signature: graph }: SessionModel,
   shapes: Readonly<Record<string, readonly number[]>>,
   lengths: Lengths = {},
 ): string =>
@@ -126,7 +126,7 @@ export const keyOf = (
     .join(',');
 
 /** Shapes that were fixed when the model was compiled stay fixed, even where the graph would allow others. */
-function checkFixed(model: Model, shapes: Readonly<Record<string, readonly number[]>>): void {
+function checkFixed(model: SessionModel, shapes: Readonly<Record<string, readonly number[]>>): void {
   for (const { name, shape, container } of model.inputs) {
     if (container !== undefined) continue;
     const found = shapes[name];
@@ -142,7 +142,7 @@ function checkFixed(model: Model, shapes: Readonly<Record<string, readonly numbe
 }
 
 /** A tensor over plain data: its dims are the input's, where at most one of them is not known. */
-export function wrap(data: TensorData, { name, type, shape, unknown }: Model['inputs'][number]): Tensor {
+export function wrap(data: TensorData, { name, type, shape, unknown }: SessionModel['inputs'][number]): Tensor {
   const length = (data as { readonly length?: unknown }).length;
   if (typeof length !== 'number') {
     throw new TuttiError('E_INPUT', 'input is neither a tensor nor an array', {

@@ -3,7 +3,7 @@
  * it dynamically.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { closeSync, fstatSync, openSync, readdirSync, readSync, realpathSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readdirSync, readSync, realpathSync, statSync } from 'node:fs';
 import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
@@ -11,6 +11,11 @@ import { fileURLToPath } from 'node:url';
 import { isNativeAddon, loadNative } from '../backends/native.js';
 import type { CreateHasher } from '../compiler/artifact/index.js';
 import { TuttiError } from '../compiler/error.js';
+import { Descriptions, stampOf } from './descriptions.js';
+import { ProgramCache } from './program_cache.js';
+import type { FileStamp } from './session_model.js';
+
+export { stampOf };
 
 /** Folder of the caches: TUTTI_CACHE, else where the platform keeps caches. */
 export function cacheDirectory(): string {
@@ -155,6 +160,33 @@ export async function writeFile(path: string, chunks: Iterable<Uint8Array> | Asy
   }
 }
 
+/** Of all code that makes programs: its files, so that a rebuilt one is another. Read once. */
+let version: string | undefined;
+function compilerVersion(): string {
+  version ??= (() => {
+    const root = fileURLToPath(new URL('..', import.meta.url));
+    const states: string[] = [];
+    const visit = (folder: string): void => {
+      for (const entry of readdirSync(join(root, folder), { withFileTypes: true })) {
+        const path = `${folder}/${entry.name}`;
+        if (entry.isDirectory()) visit(path);
+        else if (/(?<!\.d)\.[jt]s$/.test(path)) {
+          const { size, mtimeMs } = statSync(join(root, path));
+          states.push(`${path} ${size} ${mtimeMs}`);
+        }
+      }
+    };
+    for (const folder of ['compiler', 'backends']) visit(folder);
+    return createHash('sha256').update(states.sort().join('\n')).digest('hex');
+  })();
+  return version;
+}
+
+/** Stored programs. */
+export const programs = (): ProgramCache => new ProgramCache(join(cacheDirectory(), 'programs'), compilerVersion());
+/** What is noted of models whose programs are stored. */
+export const descriptions = (): Descriptions => new Descriptions(join(cacheDirectory(), 'models'), compilerVersion());
+
 /** OpenSSL's SHA-256, which uses the processor's instructions for it. */
 export const createHasher: CreateHasher = () => {
   const hash = createHash('sha256');
@@ -165,23 +197,27 @@ export interface ExternalFile {
   /** Bytes. */
   readonly size: number;
   read(offset: number, length: number): Uint8Array;
+  readInto(offset: number, into: Uint8Array): void;
 }
 
 /**
  * Opens files that a model names as places of its tensors. Only files inside the folder of the model: neither absolute
  * paths nor `..` nor symbolic links may lead out of it. Content is read when it is asked for.
  */
-export function externalFiles(modelPath: string): (location: string) => ExternalFile {
+export function externalFiles(
+  modelPath: string,
+  onOpen: (stamp: FileStamp) => void = () => undefined,
+): (location: string) => ExternalFile {
   const folder = realpathSync(dirname(resolve(modelPath)));
   const known = new Map<string, ExternalFile>();
   return (location) => {
     let file = known.get(location);
-    if (file === undefined) known.set(location, (file = openExternal(folder, location)));
+    if (file === undefined) known.set(location, (file = openExternal(folder, location, onOpen)));
     return file;
   };
 }
 
-function openExternal(folder: string, location: string): ExternalFile {
+function openExternal(folder: string, location: string, onOpen: (stamp: FileStamp) => void): ExternalFile {
   const refuse = (message: string, cause?: unknown): TuttiError =>
     new TuttiError('E_EXTERNAL_DATA', message, {
       subject: location,
@@ -200,6 +236,7 @@ function openExternal(folder: string, location: string): ExternalFile {
   if (inside === '' || inside === '..' || inside.startsWith(`..${sep}`) || isAbsolute(inside)) {
     throw refuse('external data outside the folder of the model');
   }
+  onOpen(stampOf(path));
   const withFile = <T>(use: (descriptor: number, size: number) => T): T => {
     let descriptor: number;
     try {
@@ -215,21 +252,27 @@ function openExternal(folder: string, location: string): ExternalFile {
       closeSync(descriptor);
     }
   };
+  const readInto = (offset: number, into: Uint8Array): void =>
+    withFile((descriptor, size) => {
+      const length = into.byteLength;
+      if (offset < 0 || offset + length > size) {
+        throw refuse(`external data [${offset}, ${offset + length}) lies outside the file of ${size} bytes`);
+      }
+      for (let done = 0; done < length; ) {
+        const count = readSync(descriptor, into, done, Math.min(length - done, 1 << 30), offset + done);
+        if (count === 0) throw refuse('file of external data ended early');
+        done += count;
+      }
+    });
   return {
     size: withFile((_, size) => size),
-    read: (offset, length) =>
-      withFile((descriptor, size) => {
-        if (offset < 0 || length < 0 || offset + length > size) {
-          throw refuse(`external data [${offset}, ${offset + length}) lies outside the file of ${size} bytes`);
-        }
-        const bytes = new Uint8Array(length);
-        for (let done = 0; done < length; ) {
-          const count = readSync(descriptor, bytes, done, Math.min(length - done, 1 << 30), offset + done);
-          if (count === 0) throw refuse('file of external data ended early');
-          done += count;
-        }
-        return bytes;
-      }),
+    read: (offset, length) => {
+      if (length < 0) throw refuse(`external data of ${length} bytes`);
+      const bytes = new Uint8Array(length);
+      readInto(offset, bytes);
+      return bytes;
+    },
+    readInto,
   };
 }
 

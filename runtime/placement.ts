@@ -3,7 +3,7 @@
  * already. Those take the place of the executable's own where they can; where two would be one, a copy keeps them apart.
  */
 import type { BufferRange, Command } from '../backends/backend.js';
-import type { Location, Plan } from '../compiler/plan.js';
+import type { Location, Program } from '../compiler/plan.js';
 import type { HostTensor } from '../compiler/tensor.js';
 import { Resident, words } from './residents.js';
 
@@ -23,7 +23,7 @@ export interface Placement {
  * @param keep Where outputs go that stay on the device, by position.
  */
 export function place(
-  plan: Plan,
+  plan: Program,
   own: (location: Location) => BufferRange,
   inputs: readonly (HostTensor | Resident)[],
   keep: ReadonlyMap<number, Resident>,

@@ -3,8 +3,10 @@ import type { DeviceInfo } from '../backends/backend.js';
 import { type CreateHasher, createSha256 } from '../compiler/artifact/index.js';
 import type { Numerics } from '../compiler/compile.js';
 import { TuttiError } from '../compiler/error.js';
+import type { Graph } from '../compiler/graph/types.js';
 import type { Lengths } from '../compiler/passes/containers.js';
 import { mapLeaves, type Tree } from '../compiler/passes/mapped.js';
+import type { HostTensor } from '../compiler/tensor.js';
 import { abortError } from './abort.js';
 import type {
   BindingOptions,
@@ -18,19 +20,21 @@ import type {
   ValueInfo,
 } from './api.js';
 import { Binding } from './binding.js';
-import { Builder, compiler } from './builder.js';
+import { Builder, compiler, type Job } from './builder.js';
 import { type ChainContext, isOnDevice, type Placed, runChain, type Wanted } from './chain.js';
 import { type DeviceHandle, openDevice } from './device.js';
 import { DeviceTensors } from './device_tensors.js';
 import { isNode } from './environment.js';
 import type { Executable } from './executable.js';
 import { type CheckedFeeds, checkFeeds, keyOf } from './feeds.js';
-import { checkNumerics, compile, Model } from './model.js';
 import { wantedOutputs } from './outputs.js';
+import type { ProgramKey } from './program_cache.js';
 import { Residents } from './residents.js';
+import { checkNumerics, SessionModel } from './session_model.js';
 import { Specialisations } from './specialisations.js';
 import { StageKeys } from './stage_keys.js';
-import { StageTree, type Step, wholeStage } from './stage_tree.js';
+import { StageTree, type Step, type TreeStage, wholeStage } from './stage_tree.js';
+import { openModel } from './stored_model.js';
 import { Tensor, type TensorData, type TensorType, typeOfDType } from './tensor.js';
 
 const defaultCacheSize = 8;
@@ -42,7 +46,7 @@ type Shapes = Readonly<Record<string, readonly number[]>>;
 
 export class Session {
   /** With the shapes and sizes that the session fixes. */
-  readonly model: Model;
+  readonly model: SessionModel;
   readonly numerics: Numerics;
   readonly #handle: DeviceHandle;
   readonly #builder: Builder;
@@ -51,6 +55,8 @@ export class Session {
   readonly #keys: StageKeys;
   /** Operators of the model wait for shapes or data. */
   readonly #waits: boolean;
+  /** Inputs are sequences or optionals. */
+  readonly #holds: boolean;
   /** By shapes, least recently used first. */
   readonly #trees = new Map<string, StageTree>();
   readonly #cacheSize: number;
@@ -67,7 +73,7 @@ export class Session {
   #closed: Promise<void> | undefined;
 
   private constructor(
-    model: Model,
+    model: SessionModel,
     numerics: Numerics,
     handle: DeviceHandle,
     options: SessionOptions,
@@ -87,8 +93,8 @@ export class Session {
     });
     this.#deviceTensors = new DeviceTensors(handle.device, this.#residents);
     this.#keys = new StageKeys(createHasher);
-    this.#waits =
-      model.graph.nodes.some((node) => node.op === 'source_op') || model.inputs.some(({ container }) => container);
+    this.#holds = model.inputs.some(({ container }) => container !== undefined);
+    this.#waits = model.waits;
     this.#cacheSize = options.cacheSize ?? defaultCacheSize;
     this.#wholes = new Specialisations(this.#cacheSize);
     this.#parts = new Specialisations(this.#cacheSize * stagesPerSpecialisation);
@@ -105,7 +111,7 @@ export class Session {
    * @throws TuttiError E_DEVICE_UNKNOWN, E_DEVICE, E_INPUT, E_SHAPE, E_UNSUPPORTED, E_OUT_OF_MEMORY, E_KERNEL, and
    * those of `compile` if a path, bytes or a graph is given
    */
-  static async create(source: Model | ModelSource, options: SessionOptions = {}): Promise<Session> {
+  static async create(source: SessionModel | ModelSource, options: SessionOptions = {}): Promise<Session> {
     const { cacheSize = defaultCacheSize } = options;
     if (!Number.isInteger(cacheSize) || cacheSize < 1) {
       throw new TuttiError('E_USAGE', 'bad size of the cache of specialisations', {
@@ -115,12 +121,12 @@ export class Session {
       });
     }
     if (options.numerics !== undefined) checkNumerics(options.numerics);
-    const base = source instanceof Model ? source : await compile(source, options);
+    const base = source instanceof SessionModel ? source : await openModel(source, options);
     const numerics = options.numerics ?? base.numerics;
     const model = base.with({ numerics, shapes: options.shapes, dims: options.dims });
     const handle = await openDevice(options.device);
-    const createHasher = isNode() ? (await import('./node.js')).createHasher : createSha256;
-    const session = new Session(model, numerics, handle, options, createHasher);
+    const hasher = isNode() ? (await import('./node.js')).createHasher : createSha256;
+    const session = new Session(model, numerics, handle, options, hasher);
     try {
       const shapes = model.staticShapes();
       if (shapes !== undefined) await session.#specialise(shapes);
@@ -277,6 +283,7 @@ export class Session {
         ]);
         if (this.#lost === undefined) this.#residents.close();
       } finally {
+        await this.#builder.settled();
         await this.#handle.release();
       }
     })();
@@ -312,22 +319,17 @@ export class Session {
       this.#trees.set(key, known);
       return known;
     }
-    const { graph, sizes } = this.model;
+    const { signature, sizes } = this.model;
     const shapes = { ...this.model.shapes, ...given };
-    let tree: StageTree;
-    if (this.#waits) {
-      const { stageOf } = await compiler();
-      tree = new StageTree(
-        (values) => stageOf(graph, { shapes, lengths, dims: sizes, values }),
-        (stage) => this.#keys.of(stage.graph),
-      );
+    let build: (values: Readonly<Record<string, HostTensor>>) => TreeStage;
+    if (this.#waits && !this.#isStored(given)) {
+      const [{ stageOf }, graph] = await Promise.all([compiler(), this.model.load()]);
+      build = (values) => stageOf(graph, { shapes, lengths, dims: sizes, values });
     } else {
-      const stage = wholeStage(graph);
-      tree = new StageTree(
-        () => stage,
-        () => key,
-      );
+      const stage = wholeStage(signature);
+      build = () => stage;
     }
+    const tree = new StageTree(build, ({ graph }) => (graph === undefined ? key : this.#keys.of(graph)));
     for (const old of this.#trees.keys()) {
       if (this.#trees.size < this.#cacheSize) break;
       this.#trees.delete(old);
@@ -336,13 +338,44 @@ export class Session {
     return tree;
   }
 
-  async #lease({ stage: { graph }, key, whole }: Step, shapes: Shapes) {
-    const symbolic = graph === this.model.graph;
-    const bindings = symbolic
-      ? { bindings: { shapes: { ...this.model.shapes, ...shapes }, dims: this.model.sizes } }
-      : undefined;
+  async #lease({ stage: { graph, looked }, key, whole }: Step, shapes: Shapes) {
     const cache = whole ? this.#wholes : this.#parts;
-    return cache.lease(key, () => this.#builder.build({ graph, shapes, apart: !whole, ...bindings }));
+    // What was decided by data is another program next time.
+    const identity = whole && looked.size === 0 ? this.#identityOf(shapes) : undefined;
+    const stored = (): void => void this.#describe();
+    return cache.lease(key, () =>
+      this.#builder.build({ ...this.#jobOf(graph, shapes), identity, stored, apart: !whole }),
+    );
+  }
+
+  /** What to plan: the graph of a stage, or the model's own at these shapes. */
+  #jobOf(stage: Graph | undefined, shapes: Shapes): Pick<Job, 'graph' | 'bindings' | 'shapes'> {
+    if (stage !== undefined) return { graph: async () => stage, shapes };
+    const bindings = { shapes: { ...this.model.shapes, ...shapes }, dims: this.model.sizes };
+    return { graph: () => this.model.load(), bindings, shapes };
+  }
+
+  /** All that the program for these shapes follows from, but for the device and numerics. */
+  #identityOf(shapes: Shapes): ProgramKey | undefined {
+    const { origin, signature, sizes } = this.model;
+    if (origin === undefined || this.#holds) return undefined;
+    const dims = new Map([...signature.dims].map(([name, { min, max }]) => [name, [min, max]]));
+    return { model: origin.digest(), bounds: dims, shapes: { ...this.model.shapes, ...shapes }, sizes };
+  }
+
+  #isStored(shapes: Shapes): boolean {
+    const identity = this.#identityOf(shapes);
+    return identity !== undefined && this.#builder.knows(identity);
+  }
+
+  /** Notes what the model is, so that the next process need not read it. */
+  async #describe(): Promise<void> {
+    const { origin, signature, nodes, weightsBytes, waits } = this.model;
+    if (origin?.file === undefined) return;
+    const { descriptions } = await import('./node.js');
+    const digest = origin.digest();
+    const { stated } = origin.file;
+    descriptions().store(origin.file, { signature, nodes, weightsBytes, waits, digest, stated });
   }
 
   // --- running ---------------------------------------------------------------------------------------------------

@@ -3,18 +3,21 @@
  * comes next. Built while runs walk it, and kept, so that the next run that reads the same finds everything there.
  */
 
-import type { Graph } from '../compiler/graph/types.js';
 import type { Held, Stage } from '../compiler/passes/stages.js';
 import { bytesOfTensor, type HostTensor } from '../compiler/tensor.js';
+import type { GraphSignature } from './session_model.js';
 
 type Values = Readonly<Record<string, HostTensor>>;
 
 /** Kept of one tree; a loop that goes on beyond is built anew each time. */
 const maximumSteps = 4096;
 
+/** Without a graph: the model's own. */
+export type TreeStage = Omit<Stage, 'graph'> & Partial<Pick<Stage, 'graph'>>;
+
 /** A stage in its place. */
 export interface Step {
-  readonly stage: Stage;
+  readonly stage: TreeStage;
   /** By what was read at its end. */
   readonly next: Map<string, Point>;
   /** Under which its executable is found: stages that do the same have the same. */
@@ -23,11 +26,11 @@ export interface Step {
   readonly whole: boolean;
 }
 
-type KeyOf = (stage: Stage, whole: boolean) => string;
+type KeyOf = (stage: TreeStage, whole: boolean) => string;
 
 /** Where a stage begins: which one it is may depend on the data of inputs of the model. */
 interface Point {
-  readonly build: (values: Values) => Stage;
+  readonly build: (values: Values) => TreeStage;
   /** By the inputs that were looked at; runs with equal data of these find the same stage. */
   readonly steps: { readonly names: readonly string[]; readonly byData: Map<string, Step> }[];
 }
@@ -41,7 +44,7 @@ export class StageTree {
    * @param build The first stage, given the data of the model's inputs.
    * @param keyOf The key of a stage's executable.
    */
-  constructor(build: (values: Values) => Stage, keyOf: KeyOf) {
+  constructor(build: (values: Values) => TreeStage, keyOf: KeyOf) {
     this.#root = { build, steps: [] };
     this.#keyOf = keyOf;
   }
@@ -98,10 +101,9 @@ function digest(tensor: HostTensor): string {
 }
 
 /** A graph that waits for nothing but sizes of dims, as its only stage. */
-export function wholeStage(graph: Graph): Stage {
+export function wholeStage(graph: GraphSignature): TreeStage {
   const outputs = graph.outputs.map(({ name, value }): Held => ({ kind: 'result', name, type: value.type }));
   return {
-    graph,
     inputs: graph.inputs.map(({ name, type }): Held => ({ kind: 'input', name, type })),
     outputs,
     looked: new Set(),

@@ -1,5 +1,5 @@
 /** The example page: picks a model, a picture and a device, runs, shows outputs and times. */
-import { compile, devices, type Model, Session, Tensor, TuttiError, type ValueInfo } from 'tutti/web';
+import { compile, devices, Session, Tensor, TuttiError, type ValueInfo } from 'tutti/web';
 import { type Frame, frameOf, type Pixels, pictureOfTensor, scales, tensorOfPicture } from './picture.js';
 
 /** Pictures are scaled down to this where the model takes any size. */
@@ -122,7 +122,7 @@ async function sessionFor(source: string | File, device: string): Promise<Sessio
   return session;
 }
 
-function pictureInput(model: Model): { readonly info: ValueInfo; readonly frame: Frame } {
+function pictureInput(model: Session['model']): { readonly info: ValueInfo; readonly frame: Frame } {
   const [info, ...others] = model.inputs;
   const frame = info === undefined || others.length > 0 ? undefined : frameOf(info);
   if (frame !== undefined) return { info, frame };
