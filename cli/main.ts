@@ -3,16 +3,20 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { packageRoot } from '../backends/native.js';
-import { benchVerb } from './bench.js';
-import { compileVerb } from './compile.js';
-import { conformanceVerb } from './conformance/verb.js';
-import { devicesVerb } from './devices.js';
-import { doctorVerb } from './doctor.js';
 import { removeUnfinished } from './files.js';
-import { inspectVerb } from './inspect.js';
 import { describeError, exitCodeOf, note } from './output.js';
-import { runVerb } from './run.js';
 import type { Verb } from './verb.js';
+
+/** In the order of the help. Each is loaded when it is asked for, all of them where it is not clear which. */
+const verbs: Readonly<Record<string, () => Promise<Verb>>> = {
+  devices: async () => (await import('./devices.js')).devicesVerb,
+  compile: async () => (await import('./compile.js')).compileVerb,
+  run: async () => (await import('./run.js')).runVerb,
+  bench: async () => (await import('./bench.js')).benchVerb,
+  inspect: async () => (await import('./inspect.js')).inspectVerb,
+  doctor: async () => (await import('./doctor.js')).doctorVerb,
+  conformance: async () => (await import('./conformance/verb.js')).conformanceVerb,
+};
 
 const examples = `
 Examples:
@@ -40,16 +44,9 @@ async function main(): Promise<number> {
     .addHelpText('after', examples)
     .showSuggestionAfterError()
     .exitOverride();
-  const verbs: readonly Verb[] = [
-    devicesVerb,
-    compileVerb,
-    runVerb,
-    benchVerb,
-    inspectVerb,
-    doctorVerb,
-    conformanceVerb,
-  ];
-  for (const verb of verbs) {
+  const asked = process.argv[2];
+  for (const name of Object.hasOwn(verbs, asked) ? [asked] : Object.keys(verbs)) {
+    const verb = await verbs[name]();
     verb(program, (action) => async (...args) => {
       code = (await action(...args)) ?? 0;
     });

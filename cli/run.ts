@@ -10,15 +10,7 @@ import { Session } from '../runtime/session.js';
 import type { SessionModel } from '../runtime/session_model.js';
 import type { Tensor } from '../runtime/tensor.js';
 import { checkWritable } from './files.js';
-import {
-  collect,
-  type ModelFlags,
-  modelFlags,
-  openFor,
-  positive,
-  selectDevices,
-  tolerance,
-} from './options.js';
+import { collect, type ModelFlags, modelFlags, openFor, positive, selectDevices, tolerance } from './options.js';
 import { describeError, formatBytes, formatMs, formatNumber, note, print, printJson, table } from './output.js';
 import { median } from './statistics.js';
 import { type TraceDevice, writeTrace } from './trace.js';
@@ -162,7 +154,7 @@ async function run(path: string, flags: Flags): Promise<number> {
         reference = new Map(done.outputs);
         for (const [name, tensor] of done.outputs) {
           const spec = outputs.get(name);
-          if (spec?.kind === 'file') writeTensor(spec, name, tensor);
+          if (spec?.kind === 'file') await writeTensor(spec, name, tensor);
         }
       }
       results.push({ model: path, ...done.facts, outputs: described });

@@ -3,13 +3,11 @@ import { readFile } from 'node:fs/promises';
 import { numbersOf } from '../compiler/compare.js';
 import { bitsOf, integerRange, isFloat, isInt } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
-import { decode, encode, protoOf, tensorOf } from '../compiler/frontends/onnx/index.js';
 import { emptyTensor, type HostTensor, sizeOf } from '../compiler/tensor.js';
 import type { ValueInfo } from '../runtime/api.js';
 import { Tensor, type TensorData } from '../runtime/tensor.js';
 import { checkWritable, writeOutput } from './files.js';
-import { type ImageOptions, parseImageOptions, readPng, writePng } from './images.js';
-import { readNpy, writeNpy } from './npy.js';
+import { type ImageOptions, parseImageOptions } from './image_options.js';
 
 type FileKind = 'npy' | 'pb' | 'png';
 
@@ -114,11 +112,13 @@ async function readTensorFile({ path, type, image }: FileSpec, info: ValueInfo):
   const bytes = await readBytes(path);
   switch (type) {
     case 'npy':
-      return readNpy(bytes, path);
-    case 'pb':
+      return (await import('./npy.js')).readNpy(bytes, path);
+    case 'pb': {
+      const { decode, tensorOf } = await import('../compiler/frontends/onnx/index.js');
       return tensorOf(decode('TensorProto', bytes), path);
+    }
     case 'png':
-      return readPng(bytes, info.dtype, info.shape, image, path);
+      return (await import('./images.js')).readPng(bytes, info.dtype, info.shape, image, path);
     default:
       return type satisfies never;
   }
@@ -239,18 +239,20 @@ export function checkOutputs(specs: Iterable<OutputSpec>): void {
 }
 
 /** @throws TuttiError E_IO, E_INPUT, E_UNSUPPORTED */
-export function writeTensor(spec: FileSpec, name: string, tensor: HostTensor): void {
-  writeOutput(spec.path, encodeTensor(spec, name, tensor));
+export async function writeTensor(spec: FileSpec, name: string, tensor: HostTensor): Promise<void> {
+  writeOutput(spec.path, await encodeTensor(spec, name, tensor));
 }
 
-function encodeTensor({ type, path, image }: FileSpec, name: string, tensor: HostTensor): Uint8Array {
+async function encodeTensor({ type, path, image }: FileSpec, name: string, tensor: HostTensor): Promise<Uint8Array> {
   switch (type) {
     case 'npy':
-      return writeNpy(tensor, path);
-    case 'pb':
+      return (await import('./npy.js')).writeNpy(tensor, path);
+    case 'pb': {
+      const { encode, protoOf } = await import('../compiler/frontends/onnx/index.js');
       return encode('TensorProto', protoOf(tensor, name));
+    }
     case 'png':
-      return writePng(tensor, image, path);
+      return (await import('./images.js')).writePng(tensor, image, path);
     default:
       return type satisfies never;
   }

@@ -1,5 +1,5 @@
 /** Makes executables for a session: plans without holding up others, and makes room where memory is short. */
-import type { CreateHasher } from '../compiler/artifact/index.js';
+import type { CreateHasher } from '../compiler/artifact/sha256.js';
 import type { Numerics } from '../compiler/compile.js';
 import { TuttiError } from '../compiler/error.js';
 import type { Graph } from '../compiler/graph/types.js';

@@ -7,7 +7,7 @@
  * one shape.
  */
 import type { BufferRange, Device, DeviceBuffer } from '../backends/backend.js';
-import { type CreateHasher, createSha256 } from '../compiler/artifact/index.js';
+import { type CreateHasher, createSha256 } from '../compiler/artifact/sha256.js';
 import { TuttiError } from '../compiler/error.js';
 import type { ConstantData } from '../compiler/graph/types.js';
 import type { Location, PlannedConstant, Program } from '../compiler/plan.js';

@@ -1,6 +1,6 @@
 /** Sessions: a model on a device, ready to run at any shapes that the model allows. */
 import type { DeviceInfo } from '../backends/backend.js';
-import { type CreateHasher, createSha256 } from '../compiler/artifact/index.js';
+import { type CreateHasher, createSha256 } from '../compiler/artifact/sha256.js';
 import type { Numerics } from '../compiler/compile.js';
 import { TuttiError } from '../compiler/error.js';
 import type { Graph } from '../compiler/graph/types.js';

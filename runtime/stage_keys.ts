@@ -1,5 +1,5 @@
 /** Keys of stages: equal keys mean equal programs, constants included. */
-import { type CreateHasher, createSha256, sha256 } from '../compiler/artifact/index.js';
+import { type CreateHasher, createSha256, sha256 } from '../compiler/artifact/sha256.js';
 import { bytesOf } from '../compiler/dtype.js';
 import { printGraph } from '../compiler/graph/print.js';
 import type { ConstantData, Graph } from '../compiler/graph/types.js';

@@ -3,7 +3,8 @@
 import fc from 'fast-check';
 import { encode } from 'fast-png';
 import { describe, expect, it } from 'vitest';
-import { parseImageOptions, readPng, writePng } from '../../cli/images.js';
+import { parseImageOptions } from '../../cli/image_options.js';
+import { readPng, writePng } from '../../cli/images.js';
 import { readNpy, writeNpy } from '../../cli/npy.js';
 import { TuttiError } from '../../compiler/error.js';
 import { emptyTensor, type HostTensor } from '../../compiler/tensor.js';
