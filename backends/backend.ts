@@ -105,8 +105,15 @@ export interface Device {
   loadKernels(codes: readonly KernelCode[]): Promise<readonly Kernel[]>;
   /** Zero-filled. Throws TuttiError E_OUT_OF_MEMORY with both numbers. */
   allocate(bytes: number): DeviceBuffer;
+  /**
+   * Only where kernels can write to the host's memory: an array for `HostRead.into` whose memory is used again once the
+   * array is collected. Its contents are not defined. Undefined if plain memory does as well.
+   */
+  results?(bytes: number): ArrayBuffer | undefined;
   /** Recording is a plain call sequence; nothing runs before `submit`. */
   record(commands: readonly Command[]): Promise<CommandList>;
+  /** Only where recording takes no time worth another thread. */
+  recordSync?(commands: readonly Command[]): CommandList;
   readonly queue: Queue;
   /** Waits for work in flight, then frees everything. Later calls throw E_DEVICE_CLOSED. */
   close(): Promise<void>;
@@ -149,26 +156,34 @@ export interface CommandList {
 export interface HostWrite {
   readonly to: BufferRange;
   readonly data: Uint8Array;
+  /** What the range holds afterwards does not matter: the list may read `data` where it lies. */
+  readonly passing?: boolean;
 }
 export interface HostRead {
   readonly from: BufferRange;
   readonly into: Uint8Array;
+  /** What the range held before and holds afterwards does not matter: the list may write to `into`. */
+  readonly passing?: boolean;
+}
+
+export interface Work {
+  readonly list?: CommandList;
+  readonly writes?: readonly HostWrite[];
+  readonly reads?: readonly HostRead[];
+  /** Ask for the time of each dispatch, in order of the list. */
+  readonly profile?: boolean;
 }
 
 /** In order: submissions execute one after the other. Each call is one call into native code. */
 export interface Queue {
   /**
    * Writes, runs the list (if given), reads. `data` must not change and `into` must not be read before the promise
-   * settles. Aborting rejects with the signal's reason at once; work already on the device finishes unseen.
+   * settles. Aborting rejects with the signal's reason at once; work already on the device finishes unseen. Work that is
+   * done sooner than another thread would take it up may be done when the call returns.
    */
-  submit(work: {
-    readonly list?: CommandList;
-    readonly writes?: readonly HostWrite[];
-    readonly reads?: readonly HostRead[];
-    readonly signal?: AbortSignal;
-    /** Ask for the time of each dispatch, in order of the list. */
-    readonly profile?: boolean;
-  }): Promise<Completion>;
+  submit(work: Work & { readonly signal?: AbortSignal }): Promise<Completion>;
+  /** Only where the calling thread can do the work: after all that was submitted before, and done on return. */
+  submitSync?(work: Work): Completion;
 }
 
 export interface Completion {

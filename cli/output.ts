@@ -9,6 +9,7 @@ const exitCodes: Readonly<Record<ErrorCode, ExitCode>> = {
   E_USAGE: 2,
   E_INPUT: 2,
   E_IO: 2,
+  E_NOT_READY: 2,
   E_DEVICE_UNKNOWN: 2,
   E_MODEL_FORMAT: 1,
   E_MODEL_INVALID: 1,

@@ -16,6 +16,7 @@ export type ErrorCode =
   | 'E_DEVICE_CLOSED'
   | 'E_OUT_OF_MEMORY'
   | 'E_KERNEL' // the device's compiler refused a kernel
+  | 'E_NOT_READY' // asked to do at once what first has to be waited for
   | 'E_IO'
   | 'E_ABORTED';
 

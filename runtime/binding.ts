@@ -8,16 +8,19 @@ import { wantedOutputs } from './outputs.js';
 import type { Resident } from './residents.js';
 import { Tensor, type TensorData } from './tensor.js';
 
+/** A run of what is bound. */
+export interface BoundRun extends Pick<RunOptions, 'signal' | 'profile'> {
+  readonly feeds: Feeds;
+  readonly wanted: ReadonlyMap<string, Wanted>;
+}
+
 export interface BoundSession {
   readonly inputs: readonly ValueInfo[];
   readonly outputNames: readonly string[];
   readonly tensors: DeviceTensors;
-  /** Resolves to what gives each output as a tensor. */
-  run(
-    feeds: Feeds,
-    wanted: ReadonlyMap<string, Wanted>,
-    options: Pick<RunOptions, 'signal' | 'profile'>,
-  ): Promise<(name: string) => Value>;
+  /** Both give what has each output as a tensor. */
+  run(bound: BoundRun): Promise<(name: string) => Value>;
+  runSync(bound: BoundRun): (name: string) => Value;
 }
 
 /** Made by `session.bind`. */
@@ -83,15 +86,27 @@ export class Binding {
   async run<V extends Value = Tensor>(
     options: Pick<RunOptions, 'signal' | 'profile'> = {},
   ): Promise<Record<string, V>> {
-    const result = await this.#session.run(this.#inputs, this.#wanted, options);
-    const entries = [...this.#wanted.keys()].map((name) => {
+    return this.#named<V>(await this.#session.run({ ...options, feeds: this.#inputs, wanted: this.#wanted }));
+  }
+
+  /**
+   * The same in the calling thread.
+   * @throws TuttiError as `Session.runSync`
+   */
+  runSync<V extends Value = Tensor>(options: Pick<RunOptions, 'signal' | 'profile'> = {}): Record<string, V> {
+    return this.#named<V>(this.#session.runSync({ ...options, feeds: this.#inputs, wanted: this.#wanted }));
+  }
+
+  #named<V extends Value>(result: (name: string) => Value): Record<string, V> {
+    const named: Record<string, Value> = {};
+    for (const name of this.#wanted.keys()) {
       const made = result(name);
       const target = this.#bound.get(name);
       // The caller has the tensor already: this share is one too many.
       if (target !== undefined && made instanceof Tensor) made.dispose();
-      return [name, target ?? made] as const;
-    });
-    return Object.fromEntries(entries) as Record<string, V>;
+      named[name] = target ?? made;
+    }
+    return named as Record<string, V>;
   }
 
   /**

@@ -1,15 +1,16 @@
 /** A run in stages: what later stages need stays on the device, what decides how to go on is read. */
-import type { Command, Device, HostRead, HostWrite } from '../backends/backend.js';
+import type { Command, Completion, Device, HostRead, HostWrite, Work } from '../backends/backend.js';
 import { bytesOf } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
 import { leavesOf, mapLeaves, type Tree } from '../compiler/passes/mapped.js';
 import type { Held, Stage, StageOutput } from '../compiler/passes/stages.js';
 import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
 import type { RunProfile } from './api.js';
-import { nextTurn } from './pace.js';
+import { record, resultBytes } from './executable.js';
 import { type Resident, type Residents, words } from './residents.js';
 import type { Lease } from './specialisations.js';
 import type { StageTree, Step } from './stage_tree.js';
+import { outcome, type Pending, type Steps } from './steps.js';
 import { wireBytes } from './wire.js';
 
 /** A tensor on the device. */
@@ -25,8 +26,13 @@ export const isOnDevice = (tensor: Placed): tensor is OnDevice => 'resident' in 
 export interface ChainContext {
   readonly device: Device;
   readonly residents: Residents;
-  /** The executable of a stage, built if it is not there. */
-  lease(step: Step): Promise<Lease>;
+  /** The executable of a stage. */
+  lease(step: Step): Pending<Lease>;
+  submit(work: Work): Pending<Completion>;
+  /** Lets others have their turn. */
+  turn(): Pending<void>;
+  /** Told when nothing more will be submitted. */
+  submitted(): void;
   /** Throws if the run must not go on. Asked between stages. */
   check(): void;
   readonly counts: { stages: number; demanded: number };
@@ -52,13 +58,13 @@ export interface ChainRun {
  * Runs stage after stage until the outputs are there. Results on the device are the caller's to release.
  * @throws TuttiError as `Executable.run`, and what `check` throws
  */
-export async function runChain(context: ChainContext, run: ChainRun): Promise<Map<string, Tree<Placed>>> {
+export function* runChain(context: ChainContext, run: ChainRun): Steps<Map<string, Tree<Placed>>> {
   const walk = new Walk(context, run);
   try {
-    return await walk.toEnd();
+    return yield* walk.toEnd();
   } finally {
     // Work that was given up may still run: the queue's order tells when it is over.
-    if (run.signal?.aborted) await context.device.queue.submit({}).catch(() => undefined);
+    if (run.signal?.aborted) yield* outcome(context.device.queue.submit({}).catch(() => undefined));
     walk.release();
   }
 }
@@ -87,23 +93,23 @@ class Walk {
     this.#taken = [];
   }
 
-  async toEnd(): Promise<Map<string, Tree<Placed>>> {
+  *toEnd(): Steps<Map<string, Tree<Placed>>> {
     const { tree, profile } = this.#run;
-    const { counts, check } = this.#context;
+    const { counts, check, turn } = this.#context;
     let step = tree.first(this.#values);
     for (;;) {
       counts.stages++;
       const { stage } = step;
-      if (stage.outputs.length > 0) await this.#execute(step);
+      if (stage.outputs.length > 0) yield* this.#execute(step);
       // Nothing was waited for: give others their turn.
-      else await nextTurn();
+      else yield* outcome(turn());
       if (stage.next.kind === 'done') {
-        const outputs = await this.#collect(stage.next.outputs);
+        const outputs = yield* this.#collect(stage.next.outputs);
         profile?.({ dispatches: this.#dispatches });
         return outputs;
       }
       const { demanded, live } = stage.next;
-      const answers = await this.#read(demanded);
+      const answers = yield* this.#read(demanded);
       counts.demanded += demanded.length;
       this.#forget(live);
       check();
@@ -111,11 +117,11 @@ class Walk {
     }
   }
 
-  async #execute(step: Step): Promise<void> {
+  *#execute(step: Step): Steps<void> {
     const { stage } = step;
-    const { residents } = this.#context;
+    const { residents, submit, submitted } = this.#context;
     const { signal, profile } = this.#run;
-    const lease = await this.#context.lease(step);
+    const lease = yield* outcome(this.#context.lease(step));
     try {
       if (signal?.aborted) throw signal.reason;
       const { executable } = lease;
@@ -148,7 +154,13 @@ class Walk {
         }
       });
       const record = profile && ((own: RunProfile) => void this.#dispatches.push(...own.dispatches));
-      const results = await executable.run({ inputs, outputs: reads, keep, fill, signal, profile: record });
+      const hand = (work: Work): Pending<Completion> => {
+        const pending = submit(work);
+        if (this.#isLast(stage, made)) submitted();
+        return pending;
+      };
+      const request = { inputs, outputs: reads, keep, fill, signal, profile: record, submit: hand };
+      const results = yield* executable.run(request);
       reads.forEach((i, k) => {
         made.set(stage.outputs[i], results[k]);
       });
@@ -174,6 +186,23 @@ class Walk {
     return goals;
   }
 
+  /** Whether the outputs are where they are wanted when this stage is done; `made` is what it leaves on the device. */
+  #isLast({ next }: Pick<Stage, 'next'>, made: ReadonlyMap<Held, Placed>): boolean {
+    return (
+      next.kind === 'done' &&
+      next.outputs.every(({ name, held }) => {
+        const goal = this.#run.wanted.get(name);
+        if (goal === undefined) return true;
+        return leavesOf(held).every((leaf) => {
+          const tensor = made.get(leaf);
+          if (goal.place === 'cpu') return leaf.kind === 'result' && tensor === undefined;
+          const { into } = goal;
+          return tensor !== undefined && (into === undefined || sameMemory(tensor, into));
+        });
+      })
+    );
+  }
+
   #staysUseful({ next }: Pick<Stage, 'next'>, held: Held): boolean {
     return next.kind === 'cut' && held.kind === 'input' && next.live.has(held);
   }
@@ -186,16 +215,16 @@ class Walk {
   }
 
   /** On the host. */
-  async #read(all: readonly Held[]): Promise<HostTensor[]> {
+  *#read(all: readonly Held[]): Steps<HostTensor[]> {
     const reads: HostRead[] = [];
     const tensors = all.map((held): HostTensor => {
       // An input that was uploaded is still on the host.
       const given = held.kind === 'input' ? this.#values[held.name] : undefined;
       const tensor = given ?? this.#tensorOf(held);
       if (!isOnDevice(tensor)) return tensor;
-      return readInto(tensor, reads);
+      return readInto(this.#context.device, tensor, reads);
     });
-    if (reads.length > 0) await this.#context.device.queue.submit({ reads });
+    if (reads.length > 0) yield* outcome(this.#context.submit({ reads }));
     return tensors;
   }
 
@@ -207,7 +236,7 @@ class Walk {
     }
   }
 
-  async #collect(all: readonly StageOutput[]): Promise<Map<string, Tree<Placed>>> {
+  *#collect(all: readonly StageOutput[]): Steps<Map<string, Tree<Placed>>> {
     const { wanted } = this.#run;
     const reads: HostRead[] = [];
     const writes: HostWrite[] = [];
@@ -219,18 +248,22 @@ class Walk {
       const place = (leaf: Held): Placed => {
         const tensor = this.#tensorOf(leaf);
         if (goal.place === 'device') return this.#onDevice(name, tensor, goal.into, writes, copies);
-        if (isOnDevice(tensor)) return readInto(tensor, reads);
+        if (isOnDevice(tensor)) return readInto(this.#context.device, tensor, reads);
         // The caller may write into what it gets.
         return leaf.kind === 'result' ? tensor : ({ ...tensor, data: tensor.data.slice() } as HostTensor);
       };
       outputs.set(name, mapLeaves(held, place));
     }
-    const { device } = this.#context;
+    const { device, submit } = this.#context;
     if (copies.length > 0) {
-      const list = await device.record(copies);
-      await device.queue.submit({ list }).finally(() => list.release());
+      const list = yield* outcome(record(device, copies));
+      try {
+        yield* outcome(submit({ list }));
+      } finally {
+        list.release();
+      }
     }
-    if (reads.length + writes.length > 0) await device.queue.submit({ reads, writes });
+    if (reads.length + writes.length > 0) yield* outcome(submit({ reads, writes }));
     return outputs;
   }
 
@@ -260,6 +293,9 @@ class Walk {
   }
 }
 
+const sameMemory = (tensor: Placed, other: OnDevice): boolean =>
+  isOnDevice(tensor) && tensor.resident.buffer === other.resident.buffer;
+
 function checkFits(name: string, found: Pick<HostTensor, 'dtype' | 'shape'>, into: OnDevice): void {
   const text = ({ dtype, shape }: Pick<HostTensor, 'dtype' | 'shape'>): string => `${dtype}[${shape.join(', ')}]`;
   if (text(found) === text(into)) return;
@@ -271,11 +307,11 @@ function checkFits(name: string, found: Pick<HostTensor, 'dtype' | 'shape'>, int
 }
 
 /** A host tensor that the read will fill. */
-export function readInto({ dtype, shape, resident }: OnDevice, reads: HostRead[]): HostTensor {
+export function readInto(device: Device, { dtype, shape, resident }: OnDevice, reads: HostRead[]): HostTensor {
   if (dtype === 'string') throw new TuttiError('E_UNSUPPORTED', 'strings do not lie on a device');
   const bytes = bytesOf(dtype, sizeOf(shape));
   if (bytes === 0) return emptyTensor(dtype, shape);
-  const into = new Uint8Array(bytes);
+  const into = resultBytes(device, bytes);
   reads.push({ from: { ...resident.range(), bytes }, into });
   return tensorFromBytes(dtype, shape, into);
 }

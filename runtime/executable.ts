@@ -7,12 +7,14 @@ import type {
   BufferRange,
   Command,
   CommandList,
+  Completion,
   Device,
   DeviceBuffer,
   HostRead,
   HostWrite,
   Kernel,
   KernelCode,
+  Work,
 } from '../backends/backend.js';
 import type { KernelFunction } from '../compiler/kernel/types.js';
 import { flatSteps, type Location, type Plan, type PlannedTensor, type Pool, type Program } from '../compiler/plan.js';
@@ -23,6 +25,7 @@ import { type ConstantClaim, type ConstantRanges, type ConstantStore, outOfMemor
 import { Pace } from './pace.js';
 import { type Placement, place } from './placement.js';
 import { Resident } from './residents.js';
+import { outcome, type Pending, type Steps } from './steps.js';
 import { wireBytes } from './wire.js';
 
 /** Renders each kernel once, however many plans hold it. */
@@ -61,6 +64,8 @@ export interface ExecutableRun {
   readonly fill?: readonly { readonly to: Resident; readonly data: HostTensor }[];
   readonly signal?: AbortSignal;
   readonly profile?: (profile: RunProfile) => void;
+  /** Hands the work to the device. */
+  submit(work: Work): Pending<Completion>;
 }
 
 /** Recorded combinations of tensors that stay on the device. */
@@ -68,7 +73,7 @@ const maximumVariants = 8;
 
 interface Variant {
   /** Undefined where there is nothing to do. */
-  readonly list: Promise<CommandList | undefined>;
+  list: Pending<CommandList | undefined>;
   /** Ids of the tensors. */
   readonly residents: ReadonlySet<number>;
   /** Submissions under way. */
@@ -164,23 +169,23 @@ export class Executable {
     }
   }
 
-  /** Outputs in the order asked for. Inputs must not be changed before the promise settles. */
-  async run({ inputs, outputs, keep = new Map(), fill = [], signal, profile }: ExecutableRun): Promise<HostTensor[]> {
+  /** Outputs in the order asked for. Inputs must not be changed before the work is done. */
+  *run({ inputs, outputs, keep = none, fill = [], signal, profile, submit }: ExecutableRun): Steps<HostTensor[]> {
     const wanted = outputs ?? this.plan.outputs.map((_, i) => i);
     const placement = place(this.plan, (location) => this.#own(location), inputs, keep);
     const writes = fill.map(({ to, data }): HostWrite => ({ to: to.range(), data: wireBytes(data) }));
     this.plan.inputs.forEach(({ location }, i) => {
       const input = inputs[i];
       if (location === undefined || input instanceof Resident) return;
-      writes.push({ to: placement.resolve(location), data: wireBytes(input) });
+      writes.push({ to: placement.resolve(location), data: wireBytes(input), passing: true });
     });
     const reads: HostRead[] = [];
     const results = wanted.map((i): HostTensor => {
       const planned = this.plan.outputs[i];
       if (planned.location === undefined) return knownOutput(planned);
       const from = placement.resolve(planned.location);
-      const into = new Uint8Array(from.bytes);
-      reads.push({ from, into });
+      const into = resultBytes(this.#device, from.bytes);
+      reads.push({ from, into, passing: true });
       if (planned.dtype === 'string') throw new Error(`output ${planned.name}: strings do not lie on a device`);
       return tensorFromBytes(planned.dtype, planned.shape, into);
     });
@@ -188,14 +193,8 @@ export class Executable {
     if (reads.length === 0 && keep.size === 0 && profile === undefined) return results;
     const variant = this.#variant(placement);
     try {
-      const list = await variant.list;
-      const { dispatchMicroseconds } = await this.#device.queue.submit({
-        ...(list === undefined ? {} : { list }),
-        writes,
-        reads,
-        ...(signal === undefined ? {} : { signal }),
-        ...(profile === undefined ? {} : { profile: true }),
-      });
+      const list = yield* outcome(variant.list);
+      const { dispatchMicroseconds } = yield* outcome(submit({ list, writes, reads, profile: profile !== undefined }));
       profile?.(this.#profileOf(dispatchMicroseconds));
     } catch (error) {
       if (signal?.aborted) this.#abandoned = true;
@@ -227,7 +226,16 @@ export class Executable {
       const own = commandsOf(this.plan, this.#kernels, resolve);
       const commands = [...before, ...barrier, ...own, ...barrier, ...after];
       const works = commands.some(({ kind }) => kind !== 'barrier');
-      variant = { list: works ? this.#device.record(commands) : Promise.resolve(undefined), residents, users: 0 };
+      const made: Variant = { list: works ? record(this.#device, commands) : undefined, residents, users: 0 };
+      variant = made;
+      if (made.list instanceof Promise) {
+        made.list.then(
+          (list) => {
+            made.list = list;
+          },
+          () => undefined,
+        );
+      }
     }
     variant.users++;
     this.#variants.delete(key);
@@ -243,11 +251,14 @@ export class Executable {
     const variant = this.#variants.get(key);
     if (variant === undefined) return;
     this.#variants.delete(key);
+    if (!(variant.list instanceof Promise)) variant.list?.release();
     // What could not be recorded has nothing to give back.
-    variant.list.then(
-      (list) => list?.release(),
-      () => undefined,
-    );
+    else {
+      variant.list.then(
+        (list) => list?.release(),
+        () => undefined,
+      );
+    }
   }
 
   #profileOf(microseconds: Float64Array | undefined): RunProfile {
@@ -280,6 +291,18 @@ export class Executable {
       this.#constants.release();
     }
   }
+}
+
+const none: ReadonlyMap<number, Resident> = new Map();
+
+/** Recorded at once where the device can. */
+export const record = (device: Device, commands: readonly Command[]): Pending<CommandList> =>
+  device.recordSync?.(commands) ?? device.record(commands);
+
+/** Memory for a result. */
+export function resultBytes(device: Device, bytes: number): Uint8Array {
+  const pooled = device.results?.(bytes);
+  return pooled === undefined ? new Uint8Array(bytes) : new Uint8Array(pooled, 0, bytes);
 }
 
 /** Constants are copied: the caller may write into what it gets. */

@@ -19,21 +19,23 @@ import type {
   Value,
   ValueInfo,
 } from './api.js';
-import { Binding } from './binding.js';
+import { Binding, type BoundRun } from './binding.js';
 import { Builder, compiler, type Job } from './builder.js';
-import { type ChainContext, isOnDevice, type Placed, runChain, type Wanted } from './chain.js';
+import { type ChainContext, isOnDevice, type Placed, runChain } from './chain.js';
 import { type DeviceHandle, openDevice } from './device.js';
 import { DeviceTensors } from './device_tensors.js';
 import { isNode } from './environment.js';
 import type { Executable } from './executable.js';
 import { type CheckedFeeds, checkFeeds, keyOf } from './feeds.js';
 import { wantedOutputs } from './outputs.js';
+import { nextTurn } from './pace.js';
 import type { ProgramKey } from './program_cache.js';
 import { Residents } from './residents.js';
 import { checkNumerics, SessionModel } from './session_model.js';
-import { Specialisations } from './specialisations.js';
+import { type Lease, Specialisations } from './specialisations.js';
 import { StageKeys } from './stage_keys.js';
 import { StageTree, type Step, type TreeStage, wholeStage } from './stage_tree.js';
+import { atOnce, outcome, type Pending, type Steps, whenDone } from './steps.js';
 import { openModel } from './stored_model.js';
 import { Tensor, type TensorData, type TensorType, typeOfDType } from './tensor.js';
 
@@ -43,6 +45,20 @@ const defaultCacheSize = 8;
 const stagesPerSpecialisation = 16;
 
 type Shapes = Readonly<Record<string, readonly number[]>>;
+type Results = ReadonlyMap<string, Tree<Placed>>;
+
+interface CheckedRun extends Omit<BoundRun, 'feeds'> {
+  readonly checked: CheckedFeeds;
+}
+
+/** How a run gets at what is compiled, and at the device. */
+interface Way extends Pick<ChainContext, 'submit' | 'turn' | 'submitted'> {
+  tree(key: string, shapes: Shapes, lengths: Lengths): Pending<StageTree>;
+  lease(step: Step, shapes: Shapes): Pending<Lease>;
+}
+
+const notReady = (subject: string, message: string): TuttiError =>
+  new TuttiError('E_NOT_READY', message, { subject, remedy: 'Await session.run with these inputs first.' });
 
 export class Session {
   /** With the shapes and sizes that the session fixes. */
@@ -67,6 +83,8 @@ export class Session {
   #outputs: readonly ValueInfo[];
   /** Runs under way, those given up by their callers included. */
   readonly #active = new Set<Promise<unknown>>();
+  /** How many of them have something left to submit. */
+  #unsubmitted = 0;
   /** Rejects the runs under way, should the device be lost. */
   readonly #pending = new Set<(error: TuttiError) => void>();
   #lost: TuttiError | undefined;
@@ -165,14 +183,21 @@ export class Session {
    * @throws TuttiError E_INPUT, E_ABORTED, E_DEVICE_LOST, E_DEVICE_CLOSED, and at new shapes those of `create`
    */
   async run<V extends Value = Tensor>(feeds: Feeds, options: RunOptions = {}): Promise<Record<string, V>> {
-    this.#checkUsable();
-    const { signal } = options;
-    if (signal?.aborted) throw abortError(signal);
-    const wanted = wantedOutputs(options.outputs, this.outputNames);
-    const checked = checkFeeds(this.model, feeds, this.#handle.device, (key) => this.#trees.has(key));
-    const results = await this.#track(this.#runChecked(checked, wanted, options), signal);
-    const named = [...wanted.keys()].map((name) => [name, this.#valueOf(results.get(name) ?? null)]);
-    return Object.fromEntries(named) as Record<string, V>;
+    const { run, wanted } = this.#prepare(feeds, options);
+    return this.#named<V>(wanted, await this.#start(run));
+  }
+
+  /**
+   * The same in the calling thread, without promises: for models that are run sooner than a promise is kept. Only on
+   * devices that run there (`cpu`), and only what is compiled already: for static shapes by `create`, for others by the
+   * first `run`. It comes after runs that were started before, and waits for those; it refuses with E_NOT_READY where one
+   * of them has something left to submit, which takes the event loop.
+   * @throws TuttiError E_INPUT, E_ABORTED (a signal that has fired already), E_DEVICE_CLOSED; E_UNSUPPORTED on a device
+   * that cannot; E_NOT_READY where `run` has to be awaited first
+   */
+  runSync<V extends Value = Tensor>(feeds: Feeds, options: RunOptions = {}): Record<string, V> {
+    const { run, wanted } = this.#prepare(feeds, options);
+    return this.#named<V>(wanted, this.#runHere(run));
   }
 
   /**
@@ -186,13 +211,8 @@ export class Session {
       inputs: this.inputs,
       outputNames: this.outputNames,
       tensors: this.#deviceTensors,
-      run: async (feeds, wanted, { signal, profile }) => {
-        this.#checkUsable();
-        if (signal?.aborted) throw abortError(signal);
-        const checked = checkFeeds(this.model, feeds, this.#handle.device, (key) => this.#trees.has(key));
-        const results = await this.#track(this.#runChecked(checked, wanted, { signal, profile }), signal);
-        return (name) => this.#valueOf(results.get(name) ?? null);
-      },
+      run: async (bound) => this.#values(await this.#start(this.#check(bound))),
+      runSync: (bound) => this.#values(this.#runHere(this.#check(bound))),
     });
   }
 
@@ -205,29 +225,96 @@ export class Session {
     return this.#deviceTensors.create(type, dims, data);
   }
 
-  async #runChecked(
-    { tensors, lengths, shapes, key }: CheckedFeeds,
-    wanted: ReadonlyMap<string, Wanted>,
-    { signal, profile }: Pick<RunOptions, 'signal' | 'profile'>,
-  ): Promise<Map<string, Tree<Placed>>> {
+  #prepare(feeds: Feeds, { outputs, signal, profile }: RunOptions): { run: CheckedRun; wanted: BoundRun['wanted'] } {
+    const wanted = wantedOutputs(outputs, this.outputNames);
+    return { run: this.#check({ feeds, wanted, signal, profile }), wanted };
+  }
+
+  #check(bound: BoundRun): CheckedRun {
+    this.#checkUsable();
+    if (bound.signal?.aborted) throw abortError(bound.signal);
+    const checked = checkFeeds(this.model, bound.feeds, this.#handle.device, (key) => this.#trees.has(key));
+    return { ...bound, checked };
+  }
+
+  /** With promises. Work that has nothing to wait for is submitted when this returns. */
+  #start(run: CheckedRun): Promise<Results> {
+    const { device } = this.#handle;
+    const { signal } = run;
+    this.#unsubmitted++;
+    let counted = true;
+    const submitted = (): void => {
+      if (counted) this.#unsubmitted--;
+      counted = false;
+    };
+    const steps = this.#steps(run, {
+      tree: (...shapes) => this.#tree(...shapes),
+      lease: (step, shapes) => this.#lease(step, shapes),
+      submit: (work) => device.queue.submit(signal === undefined ? work : { ...work, signal }),
+      turn: nextTurn,
+      submitted,
+    });
+    return this.#track(whenDone(steps).finally(submitted), signal);
+  }
+
+  /** In the calling thread. */
+  #runHere(run: CheckedRun): Results {
+    const { queue } = this.#handle.device;
+    const { submitSync } = queue;
+    if (submitSync === undefined) {
+      throw new TuttiError('E_UNSUPPORTED', 'the device does not run in the calling thread', {
+        subject: this.device.id,
+        remedy: 'Use run, or the device cpu.',
+      });
+    }
+    if (this.#unsubmitted > 0) throw notReady(this.model.name, 'a run that was started before is not submitted yet');
+    const compiled = <T>(there: T | undefined): T => {
+      if (there !== undefined) return there;
+      throw notReady(this.model.name, 'not compiled yet for inputs of these shapes');
+    };
+    const steps = this.#steps(run, {
+      tree: (key) => compiled(this.#knownTree(key)),
+      lease: (step) => compiled(this.#cacheOf(step).leaseReady(step.key)),
+      submit: submitSync,
+      turn: () => undefined,
+      submitted: () => undefined,
+    });
+    return atOnce(steps);
+  }
+
+  /** A run, whichever way the device is reached. */
+  *#steps({ checked, wanted, signal, profile }: CheckedRun, { tree, lease, ...way }: Way): Steps<Results> {
+    const { tensors, lengths, shapes, key } = checked;
     // What the caller disposes meanwhile is still needed.
     const held = Object.values(tensors).flatMap((tensor) => (isOnDevice(tensor) ? [tensor.resident.hold()] : []));
     const context: ChainContext = {
+      ...way,
       device: this.#handle.device,
       residents: this.#residents,
       counts: this.#counts,
-      lease: (step) => this.#lease(step, shapes),
+      lease: (step) => lease(step, shapes),
       check: () => {
         if (signal?.aborted) throw abortError(signal);
         this.#checkUsable();
       },
     };
     try {
-      const tree = await this.#tree(key, shapes, lengths);
-      return await runChain(context, { tree, inputs: tensors, wanted, signal, profile });
+      const stages = yield* outcome(tree(key, shapes, lengths));
+      return yield* runChain(context, { tree: stages, inputs: tensors, wanted, signal, profile });
     } finally {
       for (const resident of held) resident.release();
     }
+  }
+
+  #named<V extends Value>(wanted: BoundRun['wanted'], results: Results): Record<string, V> {
+    const value = this.#values(results);
+    const named: Record<string, Value> = {};
+    for (const name of wanted.keys()) named[name] = value(name);
+    return named as Record<string, V>;
+  }
+
+  #values(results: Results): (name: string) => Value {
+    return (name) => this.#valueOf(results.get(name) ?? null);
   }
 
   #valueOf(result: Tree<Placed>): Value {
@@ -311,14 +398,21 @@ export class Session {
     lease.release();
   }
 
-  /** The stages of the model at these shapes. */
-  async #tree(key: string, given: Shapes, lengths: Lengths = {}): Promise<StageTree> {
+  #knownTree(key: string): StageTree | undefined {
     const known = this.#trees.get(key);
     if (known !== undefined) {
       this.#trees.delete(key);
       this.#trees.set(key, known);
-      return known;
     }
+    return known;
+  }
+
+  /** The stages of the model at these shapes. */
+  #tree(key: string, given: Shapes, lengths: Lengths = {}): Pending<StageTree> {
+    return this.#knownTree(key) ?? this.#makeTree(key, given, lengths);
+  }
+
+  async #makeTree(key: string, given: Shapes, lengths: Lengths): Promise<StageTree> {
     const { signature, sizes } = this.model;
     const shapes = { ...this.model.shapes, ...given };
     let build: (values: Readonly<Record<string, HostTensor>>) => TreeStage;
@@ -338,14 +432,18 @@ export class Session {
     return tree;
   }
 
-  async #lease({ stage: { graph, looked }, key, whole }: Step, shapes: Shapes) {
-    const cache = whole ? this.#wholes : this.#parts;
-    // What was decided by data is another program next time.
-    const identity = whole && looked.size === 0 ? this.#identityOf(shapes) : undefined;
+  #cacheOf({ whole }: Step): Specialisations {
+    return whole ? this.#wholes : this.#parts;
+  }
+
+  #lease(step: Step, shapes: Shapes): Pending<Lease> {
+    const { stage, key, whole } = step;
     const stored = (): void => void this.#describe();
-    return cache.lease(key, () =>
-      this.#builder.build({ ...this.#jobOf(graph, shapes), identity, stored, apart: !whole }),
-    );
+    return this.#cacheOf(step).lease(key, async () => {
+      // What was decided by data is another program next time.
+      const identity = whole && stage.looked.size === 0 ? this.#identityOf(shapes) : undefined;
+      return this.#builder.build({ ...this.#jobOf(stage.graph, shapes), identity, stored, apart: !whole });
+    });
   }
 
   /** What to plan: the graph of a stage, or the model's own at these shapes. */

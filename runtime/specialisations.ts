@@ -3,6 +3,7 @@
  * least recently used given up first, but never while it runs.
  */
 import type { Executable } from './executable.js';
+import type { Pending } from './steps.js';
 
 interface Entry {
   readonly key: string;
@@ -42,30 +43,43 @@ export class Specialisations {
   }
 
   /** Joins a build that is under way. A failed build is forgotten. */
-  async lease(key: string, build: () => Promise<Executable>): Promise<Lease> {
-    let entry = this.#entries.get(key);
-    if (entry === undefined) entry = this.#start(key, build);
-    else {
-      this.#entries.delete(key);
-      this.#entries.set(key, entry);
+  lease(key: string, build: () => Promise<Executable>): Pending<Lease> {
+    const entry = this.#entries.get(key) ?? this.#start(key, build);
+    return entry.ready === undefined ? this.#leaseLater(entry) : this.#lease(entry, entry.ready);
+  }
+
+  /** Undefined if there is none, or it is still being built. */
+  leaseReady(key: string): Lease | undefined {
+    const entry = this.#entries.get(key);
+    return entry?.ready && this.#lease(entry, entry.ready);
+  }
+
+  async #leaseLater(entry: Entry): Promise<Lease> {
+    const waiting = this.#use(entry);
+    try {
+      return this.#lease(entry, await entry.executable);
+    } finally {
+      waiting();
     }
-    const leased = entry;
-    leased.users++;
+  }
+
+  #lease(entry: Entry, executable: Executable): Lease {
+    return { executable, release: this.#use(entry) };
+  }
+
+  /** Keeps the entry until what it returns is called. */
+  #use(entry: Entry): () => void {
+    if (this.#entries.delete(entry.key)) this.#entries.set(entry.key, entry);
+    entry.users++;
     let released = false;
-    const release = (): void => {
+    this.#shrink();
+    return () => {
       if (released) return;
       released = true;
-      leased.users--;
-      if (leased.retired !== undefined && leased.users === 0) this.#dispose(leased, leased.retired);
+      entry.users--;
+      if (entry.retired !== undefined && entry.users === 0) this.#dispose(entry, entry.retired);
       else this.#shrink();
     };
-    this.#shrink();
-    try {
-      return { executable: await leased.executable, release };
-    } catch (error) {
-      release();
-      throw error;
-    }
   }
 
   #start(key: string, build: () => Promise<Executable>): Entry {

@@ -17,6 +17,7 @@ import type {
   KernelCode,
   Queue,
   Target,
+  Work,
 } from '../backend.js';
 import { checkAllocation, checkTransfer, outOfMemory } from './checks.js';
 import { CommandEncoder } from './encoder.js';
@@ -32,12 +33,16 @@ import {
   type ResourceOwner,
 } from './resources.js';
 
+/** Smaller arrays are made of memory that the process has: they cost less than to have it back. */
+const pooledBytes = 256 << 10;
+
 export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> implements Device, ResourceOwner {
   readonly native: Native;
   readonly info: DeviceInfo;
   readonly target: Target;
   readonly lost: Promise<DeviceLoss>;
-  readonly queue: Queue = { submit: (work) => this.#submit(work) };
+  readonly queue: Queue;
+  readonly recordSync?: (commands: readonly Command[]) => CommandList;
   readonly closers = new Set<{ release(): void }>();
   protected readonly handle: NativeDevice;
   readonly #loading = new Set<Promise<unknown>>();
@@ -49,6 +54,12 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
     this.handle = handle;
     this.info = info;
     this.target = target;
+    const submit: Queue['submit'] = (work) => this.#submit(work);
+    this.queue = { submit };
+    if (native.submitSync !== undefined) {
+      this.queue = { submit, submitSync: (work) => this.#submitSync(work) };
+      this.recordSync = (commands) => this.#recordSync(commands);
+    }
     this.lost = new Promise((resolve) => {
       this.#reportLoss = resolve;
     });
@@ -89,31 +100,70 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
   }
 
   async record(commands: readonly Command[]): Promise<CommandList> {
+    return new AddonList(this, await this.#guarded(() => this.#record(commands)));
+  }
+
+  #recordSync(commands: readonly Command[]): CommandList {
+    try {
+      return new AddonList(this, this.#record(commands) as NativeHandle);
+    } catch (error) {
+      throw this.#noted(error);
+    }
+  }
+
+  #record(commands: readonly Command[]): Promise<NativeHandle> | NativeHandle {
     this.#mustBeOpen();
     const { numbers, handles, scalars } = new CommandEncoder(this, this.target.limits).encode(commands);
-    const list = await this.#guarded(() => this.native.record(this.handle, numbers, handles, scalars));
-    return new AddonList(this, list);
+    return this.native.record(this.handle, numbers, handles, scalars);
   }
 
-  async #submit({ list, writes = [], reads = [], signal, profile = false }: Parameters<Queue['submit']>[0]) {
+  async #submit(work: Parameters<Queue['submit']>[0]): Promise<Completion> {
+    const { signal, profile = false } = work;
     this.#mustBeOpen();
     signal?.throwIfAborted();
-    if (list !== undefined && !(list instanceof AddonList)) throw foreignError('command list');
-    const handle = list === undefined ? null : list.handleFor(this, 'command list');
-    for (const { to, data } of writes) checkTransfer(to, data, 'write');
-    for (const { from, into } of reads) checkTransfer(from, into, 'read');
-    const incoming = writes.flatMap(({ to, data }) => this.#transfer(to.buffer, to.offset, data));
-    const outgoing = reads.flatMap(({ from, into }) => this.#transfer(from.buffer, from.offset, into));
+    const [list, writes, reads] = this.#encode(work);
     const aborted = signal ? new Int32Array(1) : null;
-    const pending = this.#guarded(() => this.native.submit(this.handle, handle, incoming, outgoing, profile, aborted));
-    const times = await (signal && aborted ? abortable(pending, signal, aborted) : pending);
-    const completion: Completion = times && times.length > 0 ? { dispatchMicroseconds: times } : {};
-    return completion;
+    try {
+      const pending = this.native.submit(this.handle, list, writes, reads, profile, aborted);
+      if (!(pending instanceof Promise)) return completionOf(pending);
+      return completionOf(await (signal && aborted ? abortable(pending, signal, aborted) : pending));
+    } catch (error) {
+      throw this.#noted(error);
+    }
   }
 
-  #transfer(buffer: DeviceBuffer, offset: number, data: Uint8Array): readonly NativeTransfer[] {
-    const handle = AddonBuffer.handle(buffer, this);
-    return data.byteLength === 0 ? [] : [handle, offset, data];
+  #submitSync(work: Work): Completion {
+    this.#mustBeOpen();
+    const [list, writes, reads] = this.#encode(work);
+    try {
+      return completionOf(this.native.submitSync?.(this.handle, list, writes, reads, work.profile ?? false));
+    } catch (error) {
+      throw this.#noted(error);
+    }
+  }
+
+  /** Checks the work. @throws TuttiError E_USAGE */
+  #encode({ list, writes = [], reads = [] }: Work) {
+    if (list !== undefined && !(list instanceof AddonList)) throw foreignError('command list');
+    const handle = list === undefined ? null : list.handleFor(this, 'command list');
+    const incoming: NativeTransfer[] = [];
+    for (const { to, data, passing = false } of writes) {
+      checkTransfer(to, data, 'write');
+      const buffer = AddonBuffer.handle(to.buffer, this);
+      if (data.byteLength > 0) incoming.push(buffer, to.offset, data, passing);
+    }
+    const outgoing: NativeTransfer[] = [];
+    for (const { from, into, passing = false } of reads) {
+      checkTransfer(from, into, 'read');
+      const buffer = AddonBuffer.handle(from.buffer, this);
+      if (into.byteLength > 0) outgoing.push(buffer, from.offset, into, passing);
+    }
+    return [handle, incoming, outgoing] as const;
+  }
+
+  results(bytes: number): ArrayBuffer | undefined {
+    this.#mustBeOpen();
+    return bytes < pooledBytes ? undefined : this.native.results?.(this.handle, bytes);
   }
 
   close(): Promise<void> {
@@ -147,6 +197,10 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
     return error;
   }
 }
+
+const completionOf = (times: Float64Array | undefined): Completion =>
+  times !== undefined && times.length > 0 ? { dispatchMicroseconds: times } : done;
+const done: Completion = {};
 
 /** Rejects at once when `signal` aborts; `flag` tells the add-on, which then drops the work or does not report it. */
 function abortable<T>(pending: Promise<T>, signal: AbortSignal, flag: Int32Array): Promise<T> {

@@ -4,7 +4,8 @@ import { foreignError, releasedError } from './errors.js';
 
 export type NativeDevice = { readonly __device: never };
 export type NativeHandle = { readonly __handle: never };
-export type NativeTransfer = NativeHandle | number | Uint8Array;
+/** Buffer, offset, the host's bytes and whether they are `passing`, over and over. */
+export type NativeTransfer = NativeHandle | number | Uint8Array | boolean;
 
 /** What every driver of the add-on offers an open device; see native/common/commands.h. */
 export interface NativeDriver {
@@ -13,13 +14,14 @@ export interface NativeDriver {
   allocate(device: NativeDevice, bytes: number): NativeHandle;
   /** Drops a buffer, kernel or list; what still uses it keeps it alive. */
   release(handle: NativeHandle): void;
+  /** Without a promise where the driver has `submitSync`. */
   record(
     device: NativeDevice,
     numbers: Float64Array,
     handles: readonly NativeHandle[],
     scalars: Uint8Array,
   ): Promise<NativeHandle> | NativeHandle;
-  /** `aborted[0]` not 0: nobody looks at the results any more. */
+  /** `aborted[0]` not 0: nobody looks at the results any more. Without a promise the work is done already. */
   submit(
     device: NativeDevice,
     list: NativeHandle | null,
@@ -27,7 +29,17 @@ export interface NativeDriver {
     reads: readonly NativeTransfer[],
     profile: boolean,
     aborted: Int32Array | null,
-  ): Promise<Float64Array | undefined>;
+  ): Promise<Float64Array | undefined> | Float64Array | undefined;
+  /** Where the calling thread can do the work. */
+  submitSync?(
+    device: NativeDevice,
+    list: NativeHandle | null,
+    writes: readonly NativeTransfer[],
+    reads: readonly NativeTransfer[],
+    profile: boolean,
+  ): Float64Array | undefined;
+  /** Where kernels can write to the host's memory. */
+  results?(device: NativeDevice, bytes: number): ArrayBuffer | undefined;
   /** Resolves when the work in flight has ended and everything is freed. */
   close(device: NativeDevice): Promise<void>;
 }

@@ -2,8 +2,8 @@
  * The cpu driver: one device, `cpu`.
  *
  * Kernels are compiled by the host's compiler and run by the add-on's thread pool. A submission is one native call; the
- * add-on's queue thread runs submissions in order, so a dispatch is finished before the next starts and barriers cost
- * nothing.
+ * add-on runs submissions in order, on its queue's thread or, if asked to or they are short, on the caller's, so a
+ * dispatch is finished before the next starts and barriers cost nothing.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -29,7 +29,8 @@ interface NativeFacts {
 
 interface NativeKernelSource {
   readonly entry: string;
-  readonly bindings: number;
+  /** By binding: whether the kernel may write there. */
+  readonly writes: readonly boolean[];
   readonly scalarBytes: number;
   /** Of one thread: shared arrays and large private ones. */
   readonly scratchBytes: number;
@@ -116,7 +117,8 @@ class CpuDevice extends AddonDevice<NativeCpu> {
       [...byPath].map(async ([path, indices]) => {
         const sources = indices.map((i): NativeKernelSource => {
           const { bindings, scalarBytes, sharedBytes } = codes[i];
-          return { entry: places[i].entry, bindings: bindings.length, scalarBytes, scratchBytes: sharedBytes };
+          const writes = bindings.map((access) => access !== 'read');
+          return { entry: places[i].entry, writes, scalarBytes, scratchBytes: sharedBytes };
         });
         const loaded = await this.native.load(path, sources);
         indices.forEach((index, j) => {

@@ -3,6 +3,12 @@ import { isFloatScalar, type KMemory } from '../../compiler/kernel/types.js';
 import { isHalf, storedAs } from './prelude.js';
 import type { Inst, Scope } from './scope.js';
 
+/**
+ * Buffers may be memory of the host, which starts anywhere on an element. The instructions are as fast as those that
+ * insist, where the address is aligned after all.
+ */
+const isAligned = ({ memory, aligned }: Inst<'load'> | Inst<'store'>): boolean => aligned && memory.kind !== 'buffer';
+
 export function load(scope: Scope, inst: Inst<'load'>): void {
   const { scalar, lanes } = inst.result.type;
   const stored = storedAs(scalar);
@@ -13,7 +19,7 @@ export function load(scope: Scope, inst: Inst<'load'>): void {
     else scope.let(inst.result, isHalf(scalar) ? `${scope.prelude.unpack(scalar, 1)}(${element})` : element);
     return;
   }
-  const vector = `*(const ${scope.prelude.memoryType(stored, lanes, inst.aligned)} *)(${memory} + ${index})`;
+  const vector = `*(const ${scope.prelude.memoryType(stored, lanes, isAligned(inst))} *)(${memory} + ${index})`;
   if (scalar === 'bool') scope.let(inst.result, `${vector} != 0`, 8);
   else scope.let(inst.result, isHalf(scalar) ? `${scope.prelude.unpack(scalar, lanes)}(${vector})` : vector);
 }
@@ -26,7 +32,7 @@ export function store(scope: Scope, inst: Inst<'store'>): void {
   if (isHalf(scalar)) value = `${scope.prelude.pack(scalar, lanes)}(${value})`;
   if (scalar === 'bool' && lanes > 1) value = `(${scope.prelude.type('u8', lanes)})(${scope.as(inst.value, 8)} & 1)`;
   if (lanes === 1) scope.line(`${memory}[${index}] = ${value};`);
-  else scope.line(`*(${scope.prelude.memoryType(stored, lanes, inst.aligned)} *)(${memory} + ${index}) = ${value};`);
+  else scope.line(`*(${scope.prelude.memoryType(stored, lanes, isAligned(inst))} *)(${memory} + ${index}) = ${value};`);
 }
 
 function atomicScalar(scope: Scope, memory: KMemory): 'i32' | 'u32' | 'i64' | 'u64' | 'f32' | 'f64' {

@@ -96,7 +96,7 @@ export class Prelude {
     return this.define(name, () => `typedef ${cScalar(scalar)} tutti_${name} __attribute__((vector_size(${bytes})));`);
   }
 
-  /** The vector type as it lies in memory: buffers start on 64 bytes, unaligned accesses on a multiple of an element. */
+  /** The vector type as it lies in memory: arrays start on 64 bytes, unaligned accesses on a multiple of an element. */
   memoryType(scalar: CScalar, lanes: Lanes, aligned: boolean): string {
     const vector = this.type(scalar, lanes);
     const element = scalarBits[scalar] / 8;

@@ -2,7 +2,8 @@
 //
 //   runAsync    work of bounded length on libuv's pool (loading, compiling, copying)
 //   Completion  a promise that a driver's own thread settles (waiting for a device: a fence may take seconds, and
-//               libuv has four threads for the whole process, file system included, so it must not wait there)
+//               libuv has four threads for the whole process, file system included, so it must not wait there);
+//               many of them share a Channel, because making one takes longer than a small run
 //
 // Lambdas that run off-thread must not touch Napi values; keep those alive with a Napi::Reference held by `result`.
 
@@ -14,6 +15,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -151,6 +153,79 @@ Napi::Promise runAsync(Napi::Env env, Work work) {
 }
 
 /**
+ * The way from any thread to JavaScript's: what is posted is called there, one after the other. The process lives on
+ * while something is awaited.
+ */
+class Channel : public std::enable_shared_from_this<Channel> {
+ public:
+  using Message = std::function<void(Napi::Env)>;
+
+  /** On the JavaScript thread. */
+  static std::shared_ptr<Channel> create(Napi::Env env) { return std::shared_ptr<Channel>(new Channel(env)); }
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+  ~Channel() {
+    std::lock_guard lock(gate_->mutex);
+    if (gate_->open) function_.Release();
+  }
+
+  /** On the JavaScript thread: whether all that was awaited has come. */
+  bool isQuiet() const { return awaited_ == 0; }
+  /** On the JavaScript thread: a message is going to be posted. */
+  void await(Napi::Env env) {
+    if (awaited_++ == 0) function_.Ref(env);
+  }
+  /**
+   * From any thread. When the environment goes away first, `message` is neither called nor destroyed, as it may hold
+   * JavaScript handles.
+   */
+  void post(Message message) {
+    auto* posted = new Posted{shared_from_this(), std::move(message)};
+    std::lock_guard lock(gate_->mutex);
+    if (gate_->open) function_.NonBlockingCall(posted);
+  }
+
+ private:
+  struct Posted {
+    std::shared_ptr<Channel> channel;
+    Message message;
+  };
+  /** Closes when the environment takes the function away. */
+  struct Gate {
+    std::mutex mutex;
+    bool open = true;
+  };
+
+  static void onJsThread(Napi::Env env, Napi::Function, std::nullptr_t*, Posted* posted) {
+    if (env == nullptr) return;  // nobody is left to tell
+    const std::unique_ptr<Posted> owned(posted);
+    Napi::HandleScope scope(env);
+    if (--owned->channel->awaited_ == 0) owned->channel->function_.Unref(env);
+    owned->message(env);
+  }
+
+  using Function = Napi::TypedThreadSafeFunction<std::nullptr_t, Posted, onJsThread>;
+
+  explicit Channel(Napi::Env env)
+      : gate_(std::make_shared<Gate>()),
+        function_(Function::New(
+            env, "tutti", 0, 1, static_cast<std::nullptr_t*>(nullptr),
+            [](Napi::Env, std::shared_ptr<Gate>* data, std::nullptr_t*) {
+              const std::unique_ptr<std::shared_ptr<Gate>> gate(data);
+              std::lock_guard lock((*gate)->mutex);
+              (*gate)->open = false;
+            },
+            new std::shared_ptr<Gate>(gate_))) {
+    function_.Unref(env);
+  }
+
+  const std::shared_ptr<Gate> gate_;
+  Function function_;
+  /** Of JavaScript's thread. */
+  uint64_t awaited_ = 0;
+};
+
+/**
  * A promise that any thread settles, once; later calls do nothing. Dropping it unsettled rejects with `abandoned`.
  * A pending one keeps the process alive, as a pending file read would.
  *
@@ -162,8 +237,9 @@ class Completion {
  public:
   /** On the JavaScript thread. `result` makes the resolved value there, and may hold Napi references. */
   template <class Result>
-  static std::shared_ptr<Completion> create(Napi::Env env, Result result) {
-    return std::shared_ptr<Completion>(new Completion(env, std::move(result)));
+  static std::shared_ptr<Completion> create(Napi::Env env, Result result, std::shared_ptr<Channel> channel = nullptr) {
+    if (channel == nullptr) channel = Channel::create(env);
+    return std::shared_ptr<Completion>(new Completion(env, std::move(result), std::move(channel)));
   }
   static std::shared_ptr<Completion> create(Napi::Env env) {
     return create(env, [](Napi::Env e) -> Napi::Value { return e.Undefined(); });
@@ -185,37 +261,26 @@ class Completion {
   struct State {
     Napi::Promise::Deferred deferred;
     std::function<Napi::Value(Napi::Env)> result;
-    std::exception_ptr error;
   };
 
-  static void onJsThread(Napi::Env env, Napi::Function, std::nullptr_t*, std::shared_ptr<State>* message) {
-    std::unique_ptr<std::shared_ptr<State>> owned(message);
-    if (env == nullptr) return;  // the environment is going away: nobody is left to tell
-    Napi::HandleScope scope(env);
-    State& state = **owned;
-    std::optional<detail::Nothing> none;
-    detail::settle<void>(env, state.deferred, state.error, none, state.result);
-    state.result = nullptr;  // here, because it may hold Napi references and the last owner may be another thread
-  }
-
-  using Channel = Napi::TypedThreadSafeFunction<std::nullptr_t, std::shared_ptr<State>, onJsThread>;
-
   template <class Result>
-  Completion(Napi::Env env, Result result)
-      : state_(new State{Napi::Promise::Deferred::New(env), std::move(result), nullptr}),
-        channel_(Channel::New(env, "tutti", 0, 1)) {}
+  Completion(Napi::Env env, Result result, std::shared_ptr<Channel> channel)
+      : state_(new State{Napi::Promise::Deferred::New(env), std::move(result)}), channel_(std::move(channel)) {
+    channel_->await(env);
+  }
 
   void settle(std::exception_ptr error) {
     if (settled_.exchange(true)) return;
-    state_->error = std::move(error);
-    // Refused only when the environment is closing; the message is then left alone, as it holds JavaScript handles.
-    channel_.NonBlockingCall(new std::shared_ptr<State>(state_));
-    channel_.Release();
+    // The state goes with the message: it may hold Napi references, and the last owner of this may be another thread.
+    channel_->post([state = std::move(state_), error = std::move(error)](Napi::Env env) {
+      std::optional<detail::Nothing> none;
+      detail::settle<void>(env, state->deferred, error, none, state->result);
+    });
   }
 
   std::atomic<bool> settled_{false};
   std::shared_ptr<State> state_;
-  Channel channel_;
+  const std::shared_ptr<Channel> channel_;
 };
 
 }  // namespace tutti

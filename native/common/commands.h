@@ -119,14 +119,31 @@ class CommandReader {
   size_t at_ = 0;
 };
 
-/** Calls `use(buffer, offset, host, bytes)` for each triple of a flat array of (buffer, offset, Uint8Array). */
+/** A piece of host memory that goes to a buffer or comes from there. */
+struct HostTransfer {
+  Napi::Value buffer;
+  uint64_t offset;
+  uint8_t* host;
+  uint64_t bytes;
+  /** The buffer need not hold the data after the submission. */
+  bool passing;
+};
+
+/** Calls `use` for each four entries of a flat array of (buffer, offset, Uint8Array, passing). */
 template <class Use>
 void eachTransfer(const Napi::Value& value, Use use) {
   const auto flat = value.As<Napi::Array>();
-  for (uint32_t i = 0; i + 2 < flat.Length(); i += 3) {
-    auto data = flat.Get(i + 2).As<Napi::Uint8Array>();
-    const Napi::Value buffer = flat.Get(i);
-    use(buffer, toCount(flat.Get(i + 1)), data.Data(), static_cast<uint64_t>(data.ByteLength()));
+  const uint32_t length = flat.Length();
+  for (uint32_t i = 0; i + 3 < length; i += 4) {
+    const Napi::Value array = flat.Get(i + 2);
+    void* data = nullptr;
+    size_t bytes = 0;
+    napi_typedarray_type type;
+    if (napi_get_typedarray_info(array.Env(), array, &type, &bytes, &data, nullptr, nullptr) != napi_ok ||
+        type != napi_uint8_array)
+      throw Error("internal", "a transfer without an array of bytes");
+    use(HostTransfer{flat.Get(i), toCount(flat.Get(i + 1)), static_cast<uint8_t*>(data), bytes,
+                     flat.Get(i + 3).ToBoolean()});
   }
 }
 
@@ -136,22 +153,29 @@ inline std::atomic<int32_t>* abortFlag(const Napi::Value& value) {
   return value.IsTypedArray() ? reinterpret_cast<std::atomic<int32_t>*>(value.As<Napi::Int32Array>().Data()) : nullptr;
 }
 
+/** What a submission resolves to: microseconds of each dispatch, or undefined if nobody asked. */
+inline Napi::Value timesOf(Napi::Env env, const std::vector<double>* microseconds) {
+  if (microseconds == nullptr) return env.Undefined();
+  auto array = Napi::Float64Array::New(env, microseconds->size());
+  for (size_t i = 0; i < microseconds->size(); ++i) array[i] = (*microseconds)[i];
+  return array;
+}
+
 /**
- * The promise of a submission: microseconds of each dispatch, or undefined. Keeps `kept` (arrays that native threads
- * read and write) until it settles; the references go on JavaScript's thread.
+ * The promise of a submission. Keeps `kept` (arrays that native threads read and write) until it settles; the references
+ * go on JavaScript's thread.
  */
 inline std::shared_ptr<Completion> submissionPromise(Napi::Env env, std::initializer_list<Napi::Value> kept,
-                                                     std::shared_ptr<const std::vector<double>> microseconds) {
+                                                     std::shared_ptr<const std::vector<double>> microseconds,
+                                                     std::shared_ptr<Channel> channel) {
   auto references = std::make_shared<std::vector<Napi::ObjectReference>>();
   for (const Napi::Value& value : kept)
     if (value.IsObject()) references->push_back(Napi::Persistent(value.As<Napi::Object>()));
-  return Completion::create(env, [references, microseconds](Napi::Env e) -> Napi::Value {
+  const auto result = [references, microseconds](Napi::Env e) -> Napi::Value {
     references->clear();
-    if (!microseconds) return e.Undefined();
-    auto array = Napi::Float64Array::New(e, microseconds->size());
-    for (size_t i = 0; i < microseconds->size(); ++i) array[i] = (*microseconds)[i];
-    return array;
-  });
+    return timesOf(e, microseconds.get());
+  };
+  return Completion::create(env, result, std::move(channel));
 }
 
 /** Sets `object[name]` to a function. */

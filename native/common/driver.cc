@@ -15,6 +15,8 @@ struct DeviceOwner {
   DeviceOwner(const DeviceOwner&) = delete;
   DeviceOwner& operator=(const DeviceOwner&) = delete;
   const std::shared_ptr<Device> device;
+  /** For submissions; set on JavaScript's thread. */
+  std::shared_ptr<Channel> channel;
 };
 
 using Externals = Handles<DeviceOwner, Buffer, Kernel, List>;
@@ -88,7 +90,10 @@ Napi::Value Open(const Napi::CallbackInfo& info) {
         owner->device->start();
         return owner;
       },
-      [](Napi::Env env, std::shared_ptr<DeviceOwner> owner) { return Externals::wrap(env, std::move(owner)); });
+      [](Napi::Env env, std::shared_ptr<DeviceOwner> owner) {
+        owner->channel = Channel::create(env);
+        return Externals::wrap(env, std::move(owner));
+      });
 }
 
 /** allocate(device, bytes) → buffer */
@@ -204,10 +209,10 @@ Napi::Value Record(const Napi::CallbackInfo& info) {
 
 std::vector<Transfer> transfers(const Napi::Value& value, const Device& device) {
   std::vector<Transfer> list;
-  eachTransfer(value, [&](const Napi::Value& handle, uint64_t offset, uint8_t* host, uint64_t bytes) {
-    const auto& buffer = ofDevice<Buffer>(handle, device);
-    checkRange(offset, bytes, buffer->bytes);
-    list.push_back({buffer, offset, host, bytes});
+  eachTransfer(value, [&](const HostTransfer& transfer) {
+    const auto& buffer = ofDevice<Buffer>(transfer.buffer, device);
+    checkRange(transfer.offset, transfer.bytes, buffer->bytes);
+    list.push_back({buffer, transfer.offset, transfer.host, transfer.bytes});
   });
   return list;
 }
@@ -215,7 +220,8 @@ std::vector<Transfer> transfers(const Napi::Value& value, const Device& device) 
 /** submit(device, list | null, writes, reads, profile, abortFlag | null) → Promise<Float64Array | undefined> */
 Napi::Value Submit(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    const auto device = deviceOf(info[0]);
+    const auto& owner = Externals::unwrap<DeviceOwner>(info[0]);
+    const auto device = owner->device;
     auto job = std::make_shared<Job>();
     if (!info[1].IsNull()) job->list = ofDevice<List>(info[1], *device);
     job->writes = transfers(info[2], *device);
@@ -223,7 +229,7 @@ Napi::Value Submit(const Napi::CallbackInfo& info) {
     job->profile = info[4].ToBoolean().Value() && device->timesDispatches();
     job->aborted = abortFlag(info[5]);
     if (job->profile) job->microseconds = std::make_shared<std::vector<double>>();
-    job->done = submissionPromise(info.Env(), {info[2], info[3], info[5]}, job->microseconds);
+    job->done = submissionPromise(info.Env(), {info[2], info[3], info[5]}, job->microseconds, owner->channel);
     Napi::Promise promise = job->done->promise();
     try {
       device->enqueue(job);

@@ -4,9 +4,12 @@
 //   open(threads, memoryBytes) → device
 //   memory(device) → bytes allocated
 //   allocate(device, bytes) → buffer
-//   load(path, {entry, bindings, scalarBytes, scratchBytes}[]) → Promise<kernel[]>
+//   load(path, {entry, writes, scalarBytes, scratchBytes}[]) → Promise<kernel[]>
 //   record(device, numbers, handles, scalars) → list
-//   submit(device, list | null, writes, reads, profile, aborted | null) → Promise<Float64Array | undefined>
+//   results(device, bytes) → ArrayBuffer | undefined  that goes back to the device when it is collected
+//   submit(device, list | null, writes, reads, profile, aborted | null) → Promise<Float64Array | undefined>, or its
+//                                                     value where the work was so short that it is done
+//   submitSync(device, list | null, writes, reads, profile) → Float64Array | undefined
 //   close(device) → Promise
 //   release(handle)                                   drops a buffer, kernel or list before it is collected
 
@@ -36,7 +39,19 @@ namespace tutti {
 namespace {
 
 using namespace cpu;  // NOLINT: this file is the face of that namespace
-using Externals = Handles<Device, Buffer, Kernel, CommandList>;
+
+/** What JavaScript holds of a device. */
+struct Owner {
+  Device device;
+  const std::shared_ptr<Channel> channel;
+
+  Owner(unsigned threads, uint64_t memoryBytes, Napi::Env env)
+      : device(threads, memoryBytes), channel(Channel::create(env)) {}
+};
+
+using Externals = Handles<Owner, Buffer, Kernel, CommandList>;
+
+Device& deviceOf(const Napi::Value& value) { return Externals::unwrap<Owner>(value)->device; }
 
 Slice toSlice(const Napi::Value& handle, uint64_t offset, uint64_t bytes) {
   Slice slice{Externals::unwrap<Buffer>(handle), offset, bytes};
@@ -52,13 +67,12 @@ Dispatch toDispatch(CommandReader& reader) {
   for (uint64_t left = reader.count(); left > 0; --left) {
     Slice slice = toSlice(reader.range());
     if (slice.offset % 64 != 0) throw Error("internal", "a binding that is not aligned to 64 bytes");
-    dispatch.pointers.push_back(slice.data());
     dispatch.bindings.push_back(std::move(slice));
   }
   const std::span<const uint8_t> scalars = reader.scalars();
   dispatch.scalars.resize((scalars.size() + 3) / 4);
   std::copy(scalars.begin(), scalars.end(), reinterpret_cast<uint8_t*>(dispatch.scalars.data()));
-  if (dispatch.bindings.size() != dispatch.kernel->bindings || scalars.size() != dispatch.kernel->scalarBytes)
+  if (dispatch.bindings.size() != dispatch.kernel->writes.size() || scalars.size() != dispatch.kernel->scalarBytes)
     throw Error("internal", "a dispatch whose bindings or scalars are not those of its kernel");
   return dispatch;
 }
@@ -83,20 +97,19 @@ Napi::Value info(const Napi::CallbackInfo& args) {
 Napi::Value open(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&] {
     const uint32_t threads = args[0].As<Napi::Number>().Uint32Value();
-    return Externals::wrap(args.Env(), std::make_shared<Device>(threads, toCount(args[1])));
+    return Externals::wrap(args.Env(), std::make_shared<Owner>(threads, toCount(args[1]), args.Env()));
   });
 }
 
 Napi::Value memory(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&]() -> Napi::Value {
-    const auto& device = Externals::unwrap<Device>(args[0]);
-    return Napi::Number::New(args.Env(), static_cast<double>(device->memory().allocatedBytes.load()));
+    return Napi::Number::New(args.Env(), static_cast<double>(deviceOf(args[0]).memory().allocatedBytes.load()));
   });
 }
 
 Napi::Value allocate(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&] {
-    return Externals::wrap(args.Env(), Externals::unwrap<Device>(args[0])->allocate(toCount(args[1])));
+    return Externals::wrap(args.Env(), deviceOf(args[0]).allocate(toCount(args[1])));
   });
 }
 
@@ -104,21 +117,25 @@ Napi::Value load(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&]() -> Napi::Value {
     struct Source {
       std::string entry;
-      uint64_t bindings, scalarBytes, scratchBytes;
+      std::vector<bool> writes;
+      uint64_t scalarBytes, scratchBytes;
     };
     std::vector<Source> sources;
     const auto list = args[1].As<Napi::Array>();
     for (uint32_t i = 0; i < list.Length(); i++) {
       const auto source = list.Get(i).As<Napi::Object>();
-      sources.push_back({source.Get("entry").As<Napi::String>(), toCount(source.Get("bindings")),
-                         toCount(source.Get("scalarBytes")), toCount(source.Get("scratchBytes"))});
+      const auto given = source.Get("writes").As<Napi::Array>();
+      std::vector<bool> writes;
+      for (uint32_t j = 0; j < given.Length(); j++) writes.push_back(given.Get(j).ToBoolean());
+      sources.push_back({source.Get("entry").As<Napi::String>(), std::move(writes), toCount(source.Get("scalarBytes")),
+                         toCount(source.Get("scratchBytes"))});
     }
     const auto work = [path = args[0].As<Napi::String>().Utf8Value(), sources = std::move(sources)] {
       const auto library = std::make_shared<Library>(path);
       std::vector<std::shared_ptr<Kernel>> kernels;
-      for (const auto& [entry, bindings, scalarBytes, scratchBytes] : sources) {
+      for (const auto& [entry, writes, scalarBytes, scratchBytes] : sources) {
         kernels.push_back(
-            std::make_shared<Kernel>(Kernel{library, library->function(entry), bindings, scalarBytes, scratchBytes}));
+            std::make_shared<Kernel>(Kernel{library, library->function(entry), writes, scalarBytes, scratchBytes}));
       }
       return kernels;
     };
@@ -128,72 +145,103 @@ Napi::Value load(const Napi::CallbackInfo& args) {
 
 Napi::Value record(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&] {
-    auto list = std::make_shared<CommandList>();
+    std::vector<Command> commands;
     for (CommandReader reader(args[1], args[2], args[3]); !reader.done();) {
       const Napi::HandleScope scope(args.Env());
       switch (reader.kind()) {
         case CommandReader::Kind::dispatch:
-          list->commands.emplace_back(toDispatch(reader));
+          commands.emplace_back(toDispatch(reader));
           break;
         case CommandReader::Kind::copy: {
           Slice from = toSlice(reader.range());
           Slice to = toSlice(reader.range());
           if (from.bytes != to.bytes) throw Error("internal", "a copy between ranges of different size");
-          list->commands.emplace_back(Copy{std::move(from), std::move(to)});
+          commands.emplace_back(Copy{.from = std::move(from), .to = std::move(to)});
           break;
         }
         case CommandReader::Kind::fill: {
           Slice to = toSlice(reader.range());
-          list->commands.emplace_back(Fill{std::move(to), static_cast<int>(reader.count())});
+          commands.emplace_back(Fill{.to = std::move(to), .byte = static_cast<int>(reader.count())});
           break;
         }
         case CommandReader::Kind::barrier:
           break;  // commands run one after the other anyway
       }
     }
-    return Externals::wrap(args.Env(), std::move(list));
+    return Externals::wrap(args.Env(), std::make_shared<CommandList>(std::move(commands)));
   });
+}
+
+Napi::Value results(const Napi::CallbackInfo& args) {
+  return guarded(args.Env(), [&]() -> Napi::Value {
+    const uint64_t bytes = toCount(args[1]);
+    const std::shared_ptr<ResultMemory> memory = deviceOf(args[0]).results();
+    const ResultMemory::Block block = memory->take(bytes);
+    if (block.data == nullptr) return args.Env().Undefined();
+    const auto giveBack = [memory, block](Napi::Env, void*) { memory->giveBack(block); };
+    return Napi::ArrayBuffer::New(args.Env(), block.data, bytes, giveBack);
+  });
+}
+
+/** Arguments 1 to 4 of a submission; `profile` is the last of them. */
+std::shared_ptr<Submission> toSubmission(const Napi::CallbackInfo& args) {
+  auto submission = std::make_shared<Submission>();
+  if (args[1].IsExternal()) submission->list = Externals::unwrap<CommandList>(args[1]);
+  eachTransfer(args[2], [&](const HostTransfer& transfer) {
+    const auto& [buffer, offset, host, bytes, passing] = transfer;
+    submission->writes.push_back({toSlice(buffer, offset, bytes), host, passing});
+  });
+  eachTransfer(args[3], [&](const HostTransfer& transfer) {
+    const auto& [buffer, offset, host, bytes, passing] = transfer;
+    submission->reads.push_back({toSlice(buffer, offset, bytes), host, passing});
+  });
+  if (args[4].ToBoolean()) submission->microseconds = std::make_shared<std::vector<double>>();
+  return submission;
 }
 
 Napi::Value submit(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&]() -> Napi::Value {
-    const auto& device = Externals::unwrap<Device>(args[0]);
-    const auto submission = std::make_shared<Submission>();
-    if (args[1].IsExternal()) submission->list = Externals::unwrap<CommandList>(args[1]);
-    eachTransfer(args[2], [&](const Napi::Value& buffer, uint64_t offset, uint8_t* host, uint64_t bytes) {
-      submission->writes.push_back({toSlice(buffer, offset, bytes), host});
-    });
-    eachTransfer(args[3], [&](const Napi::Value& buffer, uint64_t offset, uint8_t* host, uint64_t bytes) {
-      submission->reads.push_back({toSlice(buffer, offset, bytes), host});
-    });
-    if (args[4].ToBoolean()) submission->microseconds = std::make_shared<std::vector<double>>();
+    const auto& owner = Externals::unwrap<Owner>(args[0]);
+    const auto submission = toSubmission(args);
     submission->aborted = abortFlag(args[5]);
-    const auto completion = submissionPromise(args.Env(), {args[2], args[3], args[5]}, submission->microseconds);
+    // Promises settle in the order of submissions: not before those that are on their way.
+    if (owner->channel->isQuiet() && owner->device.runHereIfShort(*submission))
+      return timesOf(args.Env(), submission->microseconds.get());
+    const auto completion =
+        submissionPromise(args.Env(), {args[2], args[3], args[5]}, submission->microseconds, owner->channel);
     const Napi::Promise promise = completion->promise();
     submission->done = [completion](std::exception_ptr error) {
       if (error) completion->reject(error);
       else completion->resolve();
     };
-    device->submit(submission);
+    owner->device.submit(submission);
     return promise;
+  });
+}
+
+Napi::Value submitSync(const Napi::CallbackInfo& args) {
+  return guarded(args.Env(), [&]() -> Napi::Value {
+    const auto submission = toSubmission(args);
+    deviceOf(args[0]).runHere(*submission);
+    return timesOf(args.Env(), submission->microseconds.get());
   });
 }
 
 Napi::Value close(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&]() -> Napi::Value {
-    const std::shared_ptr<Device> device = Externals::unwrap<Device>(args[0]);
-    const auto completion = Completion::create(args.Env(), [device](Napi::Env env) -> Napi::Value {
-      device->shutdown();  // the queue's thread has nothing left to do
+    const std::shared_ptr<Owner> owner = Externals::unwrap<Owner>(args[0]);
+    const auto completion = Completion::create(args.Env(), [owner](Napi::Env env) -> Napi::Value {
+      owner->device.shutdown();  // the queue's thread has nothing left to do
       return env.Undefined();
     });
     const Napi::Promise promise = completion->promise();
-    device->drain([completion] { completion->resolve(); });
+    owner->device.drain([completion] { completion->resolve(); });
     return promise;
   });
 }
 
 Napi::Value release(const Napi::CallbackInfo& args) {
-  Externals::release<Device>(args[0]);
+  Externals::release<Owner>(args[0]);
   return args.Env().Undefined();
 }
 
@@ -207,7 +255,9 @@ Napi::Object InitCpu(Napi::Env env) {
   addFunction(exports, "allocate", allocate);
   addFunction(exports, "load", load);
   addFunction(exports, "record", record);
+  addFunction(exports, "results", results);
   addFunction(exports, "submit", submit);
+  addFunction(exports, "submitSync", submitSync);
   addFunction(exports, "close", close);
   addFunction(exports, "release", release);
   return exports;

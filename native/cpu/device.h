@@ -1,5 +1,6 @@
 // An open CPU device: memory, loaded kernels, recorded lists and the one queue that runs them in order.
 //
+// Submissions run one at a time, on the queue's thread or, where that is not worth a change of threads, on the caller's.
 // Nothing here knows JavaScript. Handles are shared pointers: a list keeps its kernels and buffers, a submission
 // keeps its list, so releasing a handle early is always safe.
 
@@ -15,10 +16,12 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <variant>
 #include <vector>
 
 #include "pool.h"
+#include "results.h"
 
 namespace tutti::cpu {
 
@@ -67,7 +70,8 @@ class Library {
 struct Kernel {
   std::shared_ptr<Library> library;
   KernelFn function = nullptr;
-  uint64_t bindings = 0;
+  /** By binding: whether the kernel may write there. */
+  std::vector<bool> writes;
   uint64_t scalarBytes = 0;
   /** Of one thread. */
   uint64_t scratchBytes = 0;
@@ -84,30 +88,68 @@ struct Dispatch {
   std::shared_ptr<Kernel> kernel;
   uint32_t grid[3];
   std::vector<Slice> bindings;
+  /** Where the bindings are. */
   std::vector<void*> pointers;
   std::vector<uint32_t> scalars;
+  Cost cost;
 };
 struct Copy {
   Slice from;
   Slice to;
+  void* source = nullptr;
+  void* target = nullptr;
 };
 struct Fill {
   Slice to;
-  int byte;
+  int byte = 0;
+  void* target = nullptr;
 };
 using Command = std::variant<Dispatch, Copy, Fill>;
 
-struct CommandList {
-  std::vector<Command> commands;
+/** What the commands of a list do with one buffer. */
+struct Usage {
+  struct Place {
+    /** In a command. */
+    void** pointer;
+    uint64_t offset;
+  };
+  std::vector<Place> places;
+  bool written = false;
+  /** Bytes from the start of the buffer that the commands touch at most. */
+  uint64_t end = 0;
 };
 
+class CommandList {
+ public:
+  explicit CommandList(std::vector<Command> commands);
+  CommandList(const CommandList&) = delete;
+  CommandList& operator=(const CommandList&) = delete;
+
+  std::vector<Command>& commands() { return commands_; }
+  /** Null if no command uses the buffer. */
+  const Usage* usage(const Buffer& buffer) const;
+
+  /** Of whole submissions. */
+  Cost cost;
+
+ private:
+  std::vector<Command> commands_;
+  std::unordered_map<const Buffer*, Usage> usages_;
+};
+
+/**
+ * Transfers between buffers and the host's memory. `passing`: the buffer need not hold the data afterwards, so that the
+ * commands may work on the host's memory instead.
+ */
 struct HostWrite {
   Slice to;
   const unsigned char* data;
+  bool passing = false;
 };
 struct HostRead {
   Slice from;
   unsigned char* into;
+  bool passing = false;
 };
 
 struct Submission {
@@ -118,7 +160,7 @@ struct Submission {
   const std::atomic<int32_t>* aborted = nullptr;
   /** Filled with the time of each dispatch, if asked for. */
   std::shared_ptr<std::vector<double>> microseconds;
-  /** Called once on the queue's thread, with the failure if there was one. */
+  /** Called once on the queue's thread, with the failure if there was one. Submissions that the queue runs have it. */
   std::function<void(std::exception_ptr)> done;
 };
 
@@ -130,23 +172,43 @@ class Device {
 
   std::shared_ptr<Buffer> allocate(uint64_t bytes);
   const Accounting& memory() const { return *accounting_; }
+  /** Memory for results, which the host keeps as long as it likes. */
+  const std::shared_ptr<ResultMemory>& results() { return results_; }
   void submit(std::shared_ptr<Submission> submission);
+  /** Runs it here, after everything that was submitted before. Throws what went wrong. */
+  void runHere(Submission& submission);
+  /**
+   * The same for work that is likely done sooner than the queue's thread wakes up; false, and nothing done, if it is
+   * not such, or others come first. Says no at times, so that a thread that asks over and over gets to do other things.
+   */
+  bool runHereIfShort(Submission& submission);
   /** Runs `done` on the queue's thread after all work; nothing may be submitted afterwards. */
   void drain(std::function<void()> done);
   /** After `drain`: stops the threads and frees all buffers. */
   void shutdown();
 
  private:
+  class Turn;
+
   void serve();
   void execute(Submission& submission);
+  void dispatch(Dispatch& dispatch, Submission& submission);
+  /** Ends the turn that the caller has taken by setting busy_. */
+  void endTurn();
 
   const unsigned threads_;
   std::shared_ptr<Accounting> accounting_;
+  std::shared_ptr<ResultMemory> results_;
   std::vector<std::weak_ptr<Buffer>> buffers_;
   size_t sweepAt_ = 64;
   std::mutex mutex_;
   std::condition_variable ready_;
+  std::condition_variable idle_;
   std::deque<std::shared_ptr<Submission>> queue_;
+  /** Some thread executes a submission. */
+  bool busy_ = false;
+  /** Nanoseconds of work done by runHereIfShort since it last said no. */
+  double shortWork_ = 0;
   std::function<void()> drained_;
   bool stop_ = false;
   std::unique_ptr<ThreadPool> pool_;

@@ -5,6 +5,7 @@
 #include "pool.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 
 namespace tutti::cpu {
@@ -14,6 +15,11 @@ namespace {
 constexpr int kSpins = 2000;
 // Chunks a thread: enough to even out unequal workgroups, few enough to keep neighbours together.
 constexpr uint64_t kChunksPerThread = 8;
+// Nanoseconds. Below the first a job stays on its thread; a chunk is not made smaller than the second; each thread that
+// sleeps is woken for as much work as the third.
+constexpr double kWorthSharing = 4'000;
+constexpr double kWorthClaiming = 1'000;
+constexpr double kWorthWaking = 25'000;
 
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -21,6 +27,11 @@ inline void relax() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+using Clock = std::chrono::steady_clock;
+double nanosSince(Clock::time_point start) {
+  return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
 }
 
 }  // namespace
@@ -47,31 +58,77 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-bool ThreadPool::run(const Job& job) {
+bool ThreadPool::run(const Job& job, Cost& cost) {
   if (job.workgroups == 0) return true;
-  if (threads_ == 1 || job.workgroups == 1) {
-    unsigned char* scratch = callerScratch_.atLeast(job.scratchBytes);
-    if (job.scratchBytes > 0 && scratch == nullptr) return false;
-    job.kernel(job.buffers, job.scalars, scratch, job.grid, 0, job.workgroups);
+  const bool alone = threads_ == 1 || job.workgroups == 1;
+  if (!alone && isShared(cost)) return share(job, 0, cost);
+  unsigned char* scratch = callerScratch_.atLeast(job.scratchBytes);
+  if (job.scratchBytes > 0 && scratch == nullptr) return false;
+  const auto run = [&](uint64_t first, uint64_t last) {
+    job.kernel(job.buffers, job.scalars, scratch, job.grid, first, last);
+  };
+  if (alone) {
+    run(0, job.workgroups);
     return true;
   }
-  job_ = job;
-  chunks_ = static_cast<uint32_t>(std::min<uint64_t>(job.workgroups, threads_ * kChunksPerThread));
-  failed_.store(false, std::memory_order_relaxed);
-  pending_.store(chunks_, std::memory_order_relaxed);
-  cursor_.store(static_cast<uint64_t>(++generation_) << 32 | chunks_);  // publishes the above
-  if (sleepers_.load() > 0) {
-    wakeups_.fetch_add(1);
-    wakeups_.notify_all();
+  const auto start = Clock::now();
+  uint64_t done = 0;
+  if (!cost.known()) {
+    // The first part tells what the rest will take.
+    done = (job.workgroups + threads_ * kChunksPerThread - 1) / (threads_ * kChunksPerThread);
+    run(0, done);
+    cost.note(nanosSince(start) / static_cast<double>(done) * static_cast<double>(job.workgroups));
+    if (done == job.workgroups) return true;
+    if (isShared(cost)) return share(job, done, cost);
   }
-  while (claimAndRun(callerScratch_)) {
+  run(done, job.workgroups);
+  cost.note(nanosSince(start));
+  return true;
+}
+
+bool ThreadPool::share(const Job& job, uint64_t first, Cost& cost) {
+  const uint64_t left = job.workgroups - first;
+  const double nanos = cost.nanos() * static_cast<double>(left) / static_cast<double>(job.workgroups);
+  job_ = job;
+  first_ = first;
+  const auto most = std::max<uint64_t>(threads_, static_cast<uint64_t>(nanos / kWorthClaiming));
+  const auto chunks = static_cast<uint32_t>(std::min<uint64_t>({left, threads_ * kChunksPerThread, most}));
+  chunks_ = chunks;
+  failed_.store(false, std::memory_order_relaxed);
+  pending_.store(chunks, std::memory_order_relaxed);
+  cursor_.store(static_cast<uint64_t>(++generation_) << 32 | chunks);  // publishes the above
+  wake(nanos);
+  const auto start = Clock::now();
+  uint32_t own = 0;
+  while (claimAndRun(callerScratch_)) own++;
+  if (own > 0) {
+    const double workgroups = static_cast<double>(own) / chunks * static_cast<double>(left);
+    cost.note(nanosSince(start) / workgroups * static_cast<double>(job.workgroups));
   }
   int spins = 0;
-  for (uint32_t left; (left = pending_.load(std::memory_order_acquire)) != 0;) {
+  for (uint32_t pending; (pending = pending_.load(std::memory_order_acquire)) != 0;) {
     if (++spins < kSpins) relax();
-    else pending_.wait(left, std::memory_order_acquire);
+    else pending_.wait(pending, std::memory_order_acquire);
   }
   return !failed_.load(std::memory_order_relaxed);
+}
+
+bool ThreadPool::isShared(const Cost& cost) { return cost.nanos() >= kWorthSharing; }
+
+void ThreadPool::expect(double nanos) {
+  if (threads_ > 1) wake(nanos);
+}
+
+/** As many sleepers as the work is worth: a thread spins a while before it sleeps again. */
+void ThreadPool::wake(double nanos) {
+  const uint32_t sleepers = sleepers_.load();
+  if (sleepers == 0 || nanos < kWorthWaking) return;
+  wakeups_.fetch_add(1);
+  if (nanos >= kWorthWaking * sleepers) {
+    wakeups_.notify_all();
+    return;
+  }
+  for (auto n = static_cast<uint32_t>(nanos / kWorthWaking); n > 0; n--) wakeups_.notify_one();
 }
 
 /** Runs one chunk of the current job; false if none is left. */
@@ -86,9 +143,9 @@ bool ThreadPool::claimAndRun(Scratch& scratch) {
   if (job_.scratchBytes > 0 && memory == nullptr) {
     failed_.store(true, std::memory_order_relaxed);
   } else {
-    const uint64_t each = job_.workgroups / chunks_;
-    const uint64_t longer = job_.workgroups % chunks_;
-    const auto boundary = [=](uint64_t i) { return each * i + std::min(i, longer); };
+    const uint64_t each = (job_.workgroups - first_) / chunks_;
+    const uint64_t longer = (job_.workgroups - first_) % chunks_;
+    const auto boundary = [=, this](uint64_t i) { return first_ + each * i + std::min(i, longer); };
     job_.kernel(job_.buffers, job_.scalars, memory, job_.grid, boundary(chunk), boundary(chunk + 1));
   }
   if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
@@ -107,7 +164,7 @@ void ThreadPool::work() {
       relax();
       continue;
     }
-    // Announce first, look again, then sleep: `run` publishes first, then looks for sleepers.
+    // Announce first, look again, then sleep: `share` publishes first, then looks for sleepers.
     sleepers_.fetch_add(1);
     const uint32_t seen = wakeups_.load();
     if (static_cast<uint32_t>(cursor_.load()) == 0 && !stop_.load()) wakeups_.wait(seen);

@@ -3,9 +3,13 @@
 // The caller of `run` works too, so a pool for n threads owns n - 1. Work is claimed in chunks from one atomic word
 // that holds the job's number and the chunks left: a thread that wakes late finds no chunk and touches nothing, so
 // no dispatch waits for a thread that the system has put aside.
+//
+// Other threads cost: a cache line that travels where they spin, a system call and tens of microseconds where they
+// sleep. So jobs carry what they took before, and a job that is done sooner than help would come stays on its thread.
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +22,20 @@ namespace tutti::cpu {
 /** What a rendered kernel is: runs the workgroups [first, last) in linear order, x fastest. */
 using KernelFn = void (*)(void* const* buffers, const uint32_t* scalars, unsigned char* scratch, const uint32_t* grid,
                           uint64_t first, uint64_t last);
+
+/**
+ * What something takes, learnt from its runs. A thread that is put aside in the middle of a run makes that run long, so
+ * estimates fall at once and rise by degrees.
+ */
+class Cost {
+ public:
+  bool known() const { return nanos_ >= 0; }
+  double nanos() const { return nanos_; }
+  void note(double nanos) { nanos_ = known() && nanos > nanos_ ? std::min(nanos, nanos_ * 1.25 + 50) : nanos; }
+
+ private:
+  double nanos_ = -1;
+};
 
 struct Job {
   KernelFn kernel = nullptr;
@@ -50,15 +68,26 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  /** Returns when all workgroups are done. One caller at a time. False if a thread found no memory for its scratch. */
-  bool run(const Job& job);
+  /**
+   * Returns when all workgroups are done. One caller at a time. `cost`: of one thread that does all of it; learns.
+   * False if a thread found no memory for its scratch.
+   */
+  bool run(const Job& job, Cost& cost);
+  /** Whether a job is more than its caller does alone. */
+  static bool isShared(const Cost& cost);
+  /** Shared jobs of `nanos` in all are about to come: threads that sleep may wake up meanwhile. */
+  void expect(double nanos);
 
  private:
+  /** What is left of a job when the caller has done workgroups before `first`. */
+  bool share(const Job& job, uint64_t first, Cost& cost);
+  void wake(double nanos);
   void work();
   bool claimAndRun(Scratch& scratch);
 
   const unsigned threads_;
   Job job_;
+  uint64_t first_ = 0;
   uint32_t chunks_ = 0;
   uint32_t generation_ = 0;
   /** generation << 32 | chunks that nobody has claimed. */
