@@ -6,11 +6,12 @@
  * ulp where division and square root are correctly rounded; f32 is tested against f64, f64 against JavaScript's Math, itself an ulp off.
  */
 import { KernelBuilder } from './builder.js';
-import { Calc } from './math/calc.js';
+import { Calc, type Dialect, ieeeFused, portable } from './math/calc.js';
 import * as exponential from './math/exponential.js';
 import { f32Format, f64Format } from './math/formats.js';
 import * as trigonometric from './math/trigonometric.js';
 import { Rebuilder } from './rebuild.js';
+import type { Target } from './target.js';
 import {
   isMathFn,
   type KBlock,
@@ -57,30 +58,41 @@ export const binaryMath: Readonly<Record<MathBinaryFn, Entry<Binary>>> = {
   atan2: { build: trigonometric.atan2, f32: 2, f64: 2 },
 };
 
+/** In which form a target gets the functions. */
+export const dialectOf = ({ style, features }: Target): Dialect =>
+  style === 'cpu' && features.has('fma') ? ieeeFused : portable;
+
 /** Emits a call that computes `fn` of a float value of any width. */
-export function mathUnary(b: KernelBuilder, fn: MathFn, x: KValue): KValue {
-  return callMath(b, fn, [x], (m, [a]) => unaryMath[fn].build(m, a));
+export function mathUnary(b: KernelBuilder, fn: MathFn, x: KValue, dialect: Dialect = portable): KValue {
+  return callMath(b, fn, [x], dialect, (m, [a]) => unaryMath[fn].build(m, a));
 }
 
 /** pow(x, y) or atan2(y, x), in that order of arguments. */
-export function mathBinary(b: KernelBuilder, fn: MathBinaryFn, x: KValue, y: KValue): KValue {
-  return callMath(b, fn, [x, y], (m, [a, c]) => binaryMath[fn].build(m, a, c));
+export function mathBinary(
+  b: KernelBuilder,
+  fn: MathBinaryFn,
+  x: KValue,
+  y: KValue,
+  dialect: Dialect = portable,
+): KValue {
+  return callMath(b, fn, [x, y], dialect, (m, [a, c]) => binaryMath[fn].build(m, a, c));
 }
 
 function callMath(
   b: KernelBuilder,
   fn: string,
   args: readonly KValue[],
+  dialect: Dialect,
   build: (m: Calc, args: readonly KValue[]) => KValue,
 ): KValue {
   const { scalar, lanes } = args[0].type;
   if (scalar !== 'f32' && scalar !== 'f64') {
     const wide = args.map((arg) => b.convert(arg, 'f32'));
-    return b.convert(callMath(b, fn, wide, build), scalar);
+    return b.convert(callMath(b, fn, wide, dialect, build), scalar);
   }
   const format = scalar === 'f32' ? f32Format : f64Format;
   return b.call(`tutti_${fn}_${typeName(scalar, lanes)}`, args, ktype(scalar, lanes), (params) =>
-    build(new Calc(b, format, lanes), params),
+    build(new Calc(b, format, lanes, dialect), params),
   );
 }
 
@@ -94,17 +106,25 @@ const usesMath = (block: KBlock): boolean =>
   });
 
 /** Replaces every mathematical function by a call of its helper; the same kernel where there is none. */
-export function expandMath(kernel: KernelFunction): KernelFunction {
+export function expandMath(kernel: KernelFunction, dialect: Dialect = portable): KernelFunction {
   if (!usesMath(kernel.body) && !kernel.helpers.some((helper) => usesMath(helper.body))) return kernel;
-  return new MathExpander(new KernelBuilder()).kernel(kernel);
+  return new MathExpander(new KernelBuilder(), dialect).kernel(kernel);
 }
 
 class MathExpander extends Rebuilder {
+  constructor(
+    b: KernelBuilder,
+    readonly dialect: Dialect,
+  ) {
+    super(b);
+  }
+
   protected override instruction(inst: KInst): void {
     if (inst.op === 'unary' && isMathFn(inst.fn)) {
-      this.set(inst.result, mathUnary(this.b, inst.fn as MathFn, this.get(inst.a)));
+      this.set(inst.result, mathUnary(this.b, inst.fn as MathFn, this.get(inst.a), this.dialect));
     } else if (inst.op === 'binary' && isMathFn(inst.fn)) {
-      this.set(inst.result, mathBinary(this.b, inst.fn as MathBinaryFn, this.get(inst.a), this.get(inst.b)));
+      const [a, b] = [this.get(inst.a), this.get(inst.b)];
+      this.set(inst.result, mathBinary(this.b, inst.fn as MathBinaryFn, a, b, this.dialect));
     } else super.instruction(inst);
   }
 }

@@ -15,11 +15,30 @@ export interface Double {
   readonly low: KValue;
 }
 
+/** What a target's arithmetic lets formulas leave out. */
+export interface Dialect {
+  /** Multiply-adds with one rounding are as fast as products. */
+  readonly fused: boolean;
+  /** NaN goes through arithmetic and comparisons as IEEE 754 says. */
+  readonly propagatesNaN: boolean;
+  /** Scaling by a power of two is a helper of its own, for which the target may have an instruction. */
+  readonly scales: boolean;
+}
+
+/** For targets that promise nothing. */
+export const portable: Dialect = { fused: false, propagatesNaN: false, scales: false };
+/** For processors with IEEE arithmetic and fused multiply-adds. */
+export const ieeeFused: Dialect = { fused: true, propagatesNaN: true, scales: true };
+
+/** Name of the helper that scales, but for the type: what renderers look for. */
+export const scaleHelper = 'tutti_scale_';
+
 export class Calc {
   constructor(
     readonly b: KernelBuilder,
     readonly format: Format,
     readonly lanes: Lanes,
+    readonly dialect: Dialect = portable,
   ) {}
 
   // --- constants ---------------------------------------------------------------------------------------------------
@@ -72,11 +91,21 @@ export class Calc {
     return this.b.unary('not', a);
   }
 
+  /** a · b + c, rounded once or twice. */
+  multiplyAdd(a: KValue, b: KValue, c: KValue): KValue {
+    return this.dialect.fused ? this.b.fma(a, b, c) : this.add(this.mul(a, b), c);
+  }
+
   /** Horner's scheme, lowest coefficient first. */
   polynomial(coefficients: readonly number[], x: KValue): KValue {
     let sum = this.c(coefficients[coefficients.length - 1]);
-    for (let i = coefficients.length - 2; i >= 0; i--) sum = this.add(this.mul(sum, x), this.c(coefficients[i]));
+    for (let i = coefficients.length - 2; i >= 0; i--) sum = this.multiplyAdd(sum, x, this.c(coefficients[i]));
     return sum;
+  }
+
+  /** `result`, computed from `x` by arithmetic alone; `x` itself where that is NaN. */
+  keepNaN(x: KValue, result: KValue): KValue {
+    return this.dialect.propagatesNaN ? result : this.select(this.isNaN(x), x, result);
   }
 
   /** `x` brought into [low, high]; a NaN stays one. */
@@ -141,10 +170,20 @@ export class Calc {
     const biased = this.add(n, this.int(this.format.bias));
     return this.float(this.b.binary('shl', biased, this.int(this.format.mantissa)));
   }
-  /** x · 2^n for |n| < 2 · bias, rounding once. */
+  /** x · 2^n for an integral |n| < 2 · bias, rounding once; anything where n is NaN. */
   scale(x: KValue, n: KValue): KValue {
-    const half = this.b.binary('shr', n, this.int(1));
-    return this.mul(this.mul(x, this.powerOfTwo(half)), this.powerOfTwo(this.sub(n, half)));
+    const scaled = (significand: KValue, power: KValue): KValue => {
+      const whole = this.toInt(power);
+      const half = this.b.binary('shr', whole, this.int(1));
+      return this.mul(this.mul(significand, this.powerOfTwo(half)), this.powerOfTwo(this.sub(whole, half)));
+    };
+    if (!this.dialect.scales) return scaled(x, n);
+    const name = `${scaleHelper}${this.format.scalar}${this.lanes === 1 ? '' : `x${this.lanes}`}`;
+    return this.b.call(name, [x, n], x.type, ([significand, power]) => scaled(significand, power));
+  }
+  /** x · 2^n where 2^n is a normal number. */
+  scaleNormal(x: KValue, n: KValue): KValue {
+    return this.dialect.scales ? this.scale(x, n) : this.mul(x, this.powerOfTwo(this.toInt(n)));
   }
   toInt(x: KValue): KValue {
     return this.b.convert(x, this.format.int);

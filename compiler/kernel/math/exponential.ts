@@ -10,7 +10,7 @@ import type { Calc, Double } from './calc.js';
 // --- exp ---------------------------------------------------------------------------------------------------------
 
 interface Reduced {
-  /** e^x = 2^n · (1 + tail). */
+  /** e^x = 2^n · (1 + tail), n an integral float. */
   readonly n: KValue;
   readonly tail: KValue;
 }
@@ -18,35 +18,35 @@ interface Reduced {
 /** e^(r + c) - 1 for |r| ≤ ln 2 / 2 and a correction c. */
 function expTail(m: Calc, r: KValue, c: KValue): KValue {
   const square = m.mul(r, r);
-  return m.add(r, m.add(c, m.mul(square, m.polynomial(m.format.polynomials.exp, r))));
+  return m.add(r, m.multiplyAdd(square, m.polynomial(m.format.polynomials.exp, r), c));
 }
 
 function reduceExp(m: Calc, x: KValue): Reduced {
   const { inverseLn2, ln2Short } = m.format;
   const n = m.b.unary('round', m.mul(x, m.c(inverseLn2[0])));
-  const high = m.sub(x, m.mul(n, m.c(ln2Short[0])));
-  const low = m.mul(n, m.c(ln2Short[1]));
-  const r = m.sub(high, low);
-  return { n: m.toInt(n), tail: expTail(m, r, m.sub(m.sub(high, r), low)) };
+  const high = m.multiplyAdd(n, m.c(-ln2Short[0]), x);
+  const minusLow = m.c(-ln2Short[1]);
+  const r = m.multiplyAdd(n, minusLow, high);
+  return { n, tail: expTail(m, r, m.multiplyAdd(n, minusLow, m.sub(high, r))) };
 }
 
 export function exp(m: Calc, x: KValue): KValue {
   const { n, tail } = reduceExp(m, m.cut(x, ...m.format.expLimits));
-  return m.select(m.isNaN(x), x, m.scale(m.add(m.c(1), tail), n));
+  return m.keepNaN(x, m.scale(m.add(m.c(1), tail), n));
 }
 
 /** e^x / 2, which overflows only where sinh and cosh do. */
 function halfExp(m: Calc, x: KValue): KValue {
   const { n, tail } = reduceExp(m, m.cut(x, m.format.expLimits[0], m.format.expLimits[1] + 1));
-  return m.scale(m.add(m.c(1), tail), m.sub(n, m.int(1)));
+  return m.scale(m.add(m.c(1), tail), m.sub(n, m.c(1)));
 }
 
 export function exp2(m: Calc, x: KValue): KValue {
   const cut = m.cut(x, ...m.format.exp2Limits);
   const n = m.b.unary('round', cut);
   const r = m.mul(m.sub(cut, n), m.c(m.format.ln2[0]));
-  const power = m.scale(m.add(m.c(1), expTail(m, r, m.mul(m.sub(cut, n), m.c(m.format.ln2[1])))), m.toInt(n));
-  return m.select(m.isNaN(x), x, power);
+  const power = m.scale(m.add(m.c(1), expTail(m, r, m.mul(m.sub(cut, n), m.c(m.format.ln2[1])))), n);
+  return m.keepNaN(x, power);
 }
 
 export function sinh(m: Calc, x: KValue): KValue {
@@ -54,14 +54,14 @@ export function sinh(m: Calc, x: KValue): KValue {
   const t = halfExp(m, a);
   const large = m.sub(t, m.div(m.c(0.25), t));
   const z = m.mul(x, x);
-  const small = m.add(a, m.mul(m.mul(a, z), m.polynomial(m.format.polynomials.sinh, z)));
+  const small = m.multiplyAdd(m.mul(a, z), m.polynomial(m.format.polynomials.sinh, z), a);
   const magnitude = m.select(m.is('lt', a, m.c(1)), small, large);
-  return m.select(m.isNaN(x), x, m.withSign(magnitude, x));
+  return m.keepNaN(x, m.withSign(magnitude, x));
 }
 
 export function cosh(m: Calc, x: KValue): KValue {
   const t = halfExp(m, m.abs(x));
-  return m.select(m.isNaN(x), x, m.add(t, m.div(m.c(0.25), t)));
+  return m.keepNaN(x, m.add(t, m.div(m.c(0.25), t)));
 }
 
 export function tanh(m: Calc, x: KValue): KValue {
@@ -70,22 +70,22 @@ export function tanh(m: Calc, x: KValue): KValue {
   const t = halfExp(m, m.mul(m.c(2), m.cut(a, 0, 22)));
   const large = m.sub(m.c(1), m.div(m.c(1), m.add(t, m.c(0.5))));
   const z = m.mul(a, a);
-  const small = m.add(a, m.mul(m.mul(a, z), m.polynomial(m.format.polynomials.tanh, z)));
+  const small = m.multiplyAdd(m.mul(a, z), m.polynomial(m.format.polynomials.tanh, z), a);
   const magnitude = m.select(m.is('lt', a, m.c(0.6)), small, large);
-  return m.select(m.isNaN(x), x, m.withSign(magnitude, x));
+  return m.keepNaN(x, m.withSign(magnitude, x));
 }
 
 /** erf x = x + x·P(x²) below 1, 1 - e^(-Q(x)) above, Q fitted to the logarithm of the complement. */
 export function erf(m: Calc, x: KValue): KValue {
   const { erfLimit, polynomials } = m.format;
   const a = m.abs(x);
-  const small = m.add(a, m.mul(a, m.polynomial(polynomials.erf, m.mul(a, a))));
+  const small = m.multiplyAdd(a, m.polynomial(polynomials.erf, m.mul(a, a)), a);
   const cut = m.cut(a, 1, erfLimit);
   const complement = m.polynomial(polynomials.erfc, m.sub(cut, m.c(1)));
   const { n, tail } = reduceExp(m, m.b.unary('neg', complement));
-  const large = m.sub(m.c(1), m.mul(m.add(m.c(1), tail), m.powerOfTwo(n)));
+  const large = m.sub(m.c(1), m.scaleNormal(m.add(m.c(1), tail), n));
   const magnitude = m.select(m.is('lt', a, m.c(1)), small, m.select(m.is('ge', a, m.c(erfLimit)), m.c(1), large));
-  return m.select(m.isNaN(x), x, m.withSign(magnitude, x));
+  return m.keepNaN(x, m.withSign(magnitude, x));
 }
 
 // --- log ---------------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ export function pow(m: Calc, x: KValue, y: KValue): KValue {
   const sum = m.fastSum(g, low);
   const scaled = m.product(sum.high, m.c(ln2[0]));
   const correction = m.add(scaled.low, m.add(m.mul(sum.high, m.c(ln2[1])), m.mul(sum.low, m.c(ln2[0]))));
-  let magnitude = m.scale(m.add(one, expTail(m, scaled.high, correction)), m.toInt(n));
+  let magnitude = m.scale(m.add(one, expTail(m, scaled.high, correction)), n);
 
   const yNegative = m.isNegative(y);
   const zero = m.c(0);
