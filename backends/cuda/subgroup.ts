@@ -29,6 +29,8 @@ export function renderSubgroup(
       return lanes.map((reg) => from('bfly', reg, String(delta)));
     case 'shuffle_down':
       return lanes.map((reg) => from('down', reg, String(delta)));
+    case 'broadcast':
+      return lanes.map((reg) => from('idx', reg, String(delta)));
     case 'broadcast_first': {
       const first = full ? '0' : lowestLane(f, mask);
       return lanes.map((reg) => from('idx', reg, first));

@@ -18,6 +18,8 @@ export function subgroup(scope: Scope, { fn, a, delta, result: { type } }: Inst<
     case 'shuffle_xor':
     case 'shuffle_down':
       return shuffle(fn, type, text, `ushort(${delta})`, scope.use);
+    case 'broadcast':
+      return shuffle('shuffle', type, text, `ushort(${delta})`, scope.use);
     case 'broadcast_first':
       return `${movesAsIs(type) ? 'simd_broadcast_first' : scope.use(fn, type)}(${text})`;
     case 'add':

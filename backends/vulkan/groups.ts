@@ -46,6 +46,9 @@ export function subgroup(scope: Scope, inst: Extract<KInst, { op: 'subgroup' }>)
     return asm.value(Op.GroupNonUniformShuffleXor, type, [subgroup, x, asm.uint(distance)]);
   };
   switch (inst.fn) {
+    case 'broadcast':
+      asm.capability('GroupNonUniformShuffle');
+      return asm.value(Op.GroupNonUniformShuffle, type, [subgroup, a, asm.uint(inst.delta)]);
     case 'broadcast_first':
       asm.capability('GroupNonUniformBallot');
       return asm.value(Op.GroupNonUniformBroadcastFirst, type, [subgroup, a]);

@@ -116,7 +116,7 @@ export function describe(info: DeviceInfo): Target {
       : [{ bytes: 4 << 20, shared: true }],
     parallelism: info.software ? limit('hostThreads', 2) : 32,
     rates: lavapipe
-      ? { copyGBs: 8, gflops: 24, dispatchMicroseconds: 42 }
+      ? { copyGBs: 8, gflops: 80, dispatchMicroseconds: 42 }
       : info.software
         ? { copyGBs: 4, gflops: 6, dispatchMicroseconds: 60 }
         : { copyGBs: 300, gflops: 5000, dispatchMicroseconds: 5 },

@@ -34,6 +34,7 @@ const subgroupFunctions: Readonly<Record<SubgroupFn, string>> = {
   add: 'subgroupAdd',
   min: 'subgroupMin',
   max: 'subgroupMax',
+  broadcast: 'subgroupBroadcast',
   broadcast_first: 'subgroupBroadcastFirst',
   shuffle_xor: 'subgroupShuffleXor',
   shuffle_down: 'subgroupShuffleDown',
@@ -230,7 +231,8 @@ class Renderer {
         return compareExchange(scope, inst);
       case 'subgroup': {
         this.#builtins.add('subgroups');
-        const delta = inst.fn === 'shuffle_xor' || inst.fn === 'shuffle_down' ? `, ${inst.delta}u` : '';
+        const takesLane = inst.fn === 'broadcast' || inst.fn === 'shuffle_xor' || inst.fn === 'shuffle_down';
+        const delta = takesLane ? `, ${inst.delta}u` : '';
         return scope.define(inst.result, `${subgroupFunctions[inst.fn]}(${scope.value(inst.a)}${delta})`);
       }
       case 'call': {

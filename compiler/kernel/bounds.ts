@@ -494,9 +494,10 @@ class Bounds {
       case 'assume':
         return meet(this.#interval(inst.a, env), inst.result.range);
       case 'subgroup':
-        // A shuffle may read a lane that does not exist, and a sum grows.
-        if (inst.fn === 'add' || inst.fn === 'shuffle_xor' || inst.fn === 'shuffle_down') return typeInterval(scalar);
-        return this.#interval(inst.a, env);
+        // Others may read a lane that does not exist, and a sum grows.
+        return inst.fn === 'min' || inst.fn === 'max' || inst.fn === 'broadcast_first'
+          ? this.#interval(inst.a, env)
+          : typeInterval(scalar);
       case 'for':
       case 'loop': {
         const body = this.#loopEnvironment(inst, env);

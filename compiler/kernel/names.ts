@@ -36,6 +36,7 @@ export const subgroupFns = allNames<SubgroupFn>()([
   'add',
   'min',
   'max',
+  'broadcast',
   'broadcast_first',
   'shuffle_xor',
   'shuffle_down',

@@ -106,7 +106,8 @@ export type CompareFn = 'eq' | 'ne' | 'lt' | 'le' | 'gt' | 'ge';
 /** How the four bytes of a word count. */
 export type ByteType = Extract<ScalarType, 'i8' | 'u8'>;
 export type AtomicFn = 'add' | 'min' | 'max' | 'and' | 'or' | 'xor' | 'exchange';
-export type SubgroupFn = 'add' | 'min' | 'max' | 'broadcast_first' | 'shuffle_xor' | 'shuffle_down';
+/** `broadcast` gives everyone the value of lane `delta`, which must be active; a shuffle's lane is relative to one's own. */
+export type SubgroupFn = 'add' | 'min' | 'max' | 'broadcast' | 'broadcast_first' | 'shuffle_xor' | 'shuffle_down';
 export type Builtin = 'workgroup_id' | 'local_id' | 'subgroup_lane' | 'subgroup_size';
 
 /** A buffer parameter: global memory bound per dispatch. `length` is its number of elements. */

@@ -84,7 +84,7 @@ export function subgroupsOn(scalar: NumberType, lanes: Lanes): KernelFunction {
   const lane = b.builtin('subgroup_lane', 0, 32);
   const index = b.mulc(b.add(lane, b.builtin('subgroup_size', 0, 33)), lanes);
   const value = b.load(x, index, lanes);
-  for (const fn of ['add', 'min', 'max', 'broadcast_first', 'shuffle_xor', 'shuffle_down'] as const) {
+  for (const fn of ['add', 'min', 'max', 'broadcast', 'broadcast_first', 'shuffle_xor', 'shuffle_down'] as const) {
     const whole = b.subgroup(fn, value, 3);
     b.store(x, index, whole);
     b.if(b.compare('lt', lane, b.constant(11)), () => {
@@ -140,7 +140,7 @@ export function controlAndMemory(subgroups: boolean): KernelFunction {
   b.compareExchange(out, lane, unrolled, helper);
   for (const fn of ['add', 'min', 'max', 'and', 'or', 'xor', 'exchange'] as const) b.atomic(fn, out, rows, unrolled);
   if (subgroups) {
-    for (const fn of ['add', 'min', 'max', 'broadcast_first', 'shuffle_xor', 'shuffle_down'] as const) {
+    for (const fn of ['add', 'min', 'max', 'broadcast', 'broadcast_first', 'shuffle_xor', 'shuffle_down'] as const) {
       b.store(out, lane, b.add(b.subgroup(fn, done, 1), b.convert(b.subgroup(fn, b.load(tile, lane), 1), 'i32')));
     }
     b.store(out, b.builtin('subgroup_lane', 0, 32), b.builtin('subgroup_size', 0, 33));

@@ -191,7 +191,22 @@ function run(
   };
 }
 
-for (const [style, target] of Object.entries(testTargets)) {
+/** Invocations read factors for each other there. */
+const subgroups: Target = {
+  ...testTargets.software,
+  features: new Set(['subgroups']),
+  subgroup: { min: 4, max: 4 },
+};
+
+test('software devices with subgroups hand factors round', () => {
+  const b = new GraphBuilder('product');
+  b.output('y', c.matmul(b, b.input('x', 'f32', [37, 24]), b.input('w', 'f32', [24, 44])));
+  const [group] = fuse(b.finish(), subgroups);
+  const registers = schedules(group, subgroups).find(({ name }) => name.startsWith('registers'));
+  expect(registers?.lower().map(({ kernel }) => kernel.subgroupSize)).toEqual([4]);
+});
+
+for (const [style, target] of Object.entries({ ...testTargets, 'software with subgroups': subgroups })) {
   describe(style, () => {
     for (const example of cases) {
       test(example.name, () => {

@@ -1,6 +1,6 @@
 /** Subgroup operations: they act on the registers of all the invocations that reach them together. */
 import { binaryBig, binaryNumber, isBig, normalizers, wrapBig } from '../semantics.js';
-import { isIntScalar, type KInst } from '../types.js';
+import { isIntScalar, type KInst, type SubgroupFn } from '../types.js';
 import { type Frame, laneSlot, linearIdSlot } from './frame.js';
 
 /** Reductions go over the active lanes of a subgroup in ascending order. */
@@ -43,12 +43,16 @@ export function subgroup(frame: Frame, inst: KInst & { op: 'subgroup' }): (activ
         for (const base of members) {
           const lane = f[base + laneSlot];
           const value =
-            total ??
-            (fn === 'broadcast_first' ? values[0] : byLane.get(fn === 'shuffle_xor' ? lane ^ delta : lane + delta)) ??
-            undefinedValue;
+            total ?? (fn === 'broadcast_first' ? values[0] : byLane.get(laneFrom(fn, lane, delta))) ?? undefinedValue;
           (registers as { [at: number]: number | bigint })[base + r + k] = value;
         }
       }
     }
   };
+}
+
+/** Which lane a value comes from that is moved to `lane`. */
+function laneFrom(fn: SubgroupFn, lane: number, delta: number): number {
+  if (fn === 'broadcast') return delta;
+  return fn === 'shuffle_xor' ? lane ^ delta : lane + delta;
 }

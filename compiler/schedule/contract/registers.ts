@@ -5,7 +5,7 @@
  * fastest form: barriers cost more there than caches save.
  */
 import type { Target } from '../../kernel/target.js';
-import type { KBuffer, KValue, Lanes } from '../../kernel/types.js';
+import { type KBuffer, type KValue, type Lanes, type ScalarType, scalarBits } from '../../kernel/types.js';
 import { Affine, delinearize, linearize } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
@@ -55,36 +55,58 @@ type Source =
 /** Taps of a row of a kernel that are spelled out; more of them make code that takes long to compile. */
 const unrolledTaps = 16;
 
-/** Multiply-adds per unrolled tap from which on the largest tiles pay for the time their compilation takes. */
-const largeWork = 1e8;
+/** Multiply-adds per unrolled tap from which on larger tiles pay for the time their compilation takes. */
+const largeTiles = [
+  { from: 1e9, limit: 256 },
+  { from: 5e7, limit: 128 },
+];
 
 /**
- * Rows × columns of a tile by cost per multiply-add: loads and address arithmetic are worth about 8 of them per row and
- * column (measured on lavapipe and SwiftShader: 16×16 : 8×16 : 8×8 : 4×8 = 1 : 0.83 : 0.68 : 0.54), padding is lost, and
- * so are compute units without work.
+ * What a step of k costs beside its multiply-adds, counted in them: for each column of a tile, for each row, and for each
+ * row whose factors a subgroup reads together.
+ *
+ * Of software devices as measured on lavapipe (8 lanes; 384³, 12 and 24 rows as good as their neighbours): every load is
+ * a loop over the lanes, at one address too, so a column is worth 10 multiply-adds and a row as much; a row that is
+ * handed round by shuffles costs 10 / 8 and the shuffle.
  */
-function chooseTile({ batch, m, k }: Contraction, { lines, width, classes, taps }: Space, target: Target): Tile {
+const overheads = { column: 8, row: 8, softwareColumn: 10, softwareRow: 10, shuffle: 1 };
+
+/**
+ * Rows × columns of a tile by cost per multiply-add: loads and address arithmetic, padding, and compute units without
+ * work.
+ */
+function chooseTile(
+  { batch, m, k, accumulator }: Contraction,
+  { lines, width, classes, taps }: Space,
+  target: Target,
+): Tile {
+  const isSoftware = target.style === 'software-gpu';
   const work = batch * m * lines * width * classes * k;
-  const limit = target.style === 'simt' || work < largeWork * taps || classes > 1 ? 64 : 256;
-  const invocations = target.style === 'simt' ? target.parallelism * 256 : target.parallelism * 16;
-  let best = { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY };
-  for (const rows of [1, 2, 4, 8, 16]) {
+  const limit = !isSoftware || classes > 1 ? 64 : (largeTiles.find(({ from }) => work >= from * taps)?.limit ?? 64);
+  const invocations = isSoftware ? target.parallelism * 16 : target.parallelism * 256;
+  const workgroup = Math.min(isSoftware ? 8 : 64, target.limits.workgroupInvocations);
+  let best: Tile = { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: workgroup };
+  for (const rows of [1, 2, 4, 8, 16, 24, 32]) {
     for (const columns of [4, 8, 12, 16]) {
       if (rows * columns > limit) continue;
       const tilesM = Math.ceil(m / rows);
-      const tilesN = lines * Math.ceil(width / columns) * classes;
-      const waste = ((tilesM * rows) / m) * ((tilesN * columns) / (lines * width * classes));
-      const idle = Math.max(1, invocations / (batch * tilesM * tilesN));
-      const cost = waste * (1 + (8 * (rows + columns)) / (rows * columns)) * idle ** 0.5;
-      if (cost < best.cost) best = { rows, columns, cost };
+      const segments = lines * Math.ceil(width / columns);
+      let along = workgroup;
+      while (along > 1 && along / 2 >= segments) along /= 2;
+      const sharing = sharingOf(target, along, accumulator);
+      const { column, row } = isSoftware
+        ? {
+            column: overheads.softwareColumn,
+            row: overheads.softwareRow / sharing + (sharing > 1 ? overheads.shuffle : 0),
+          }
+        : overheads;
+      const waste = ((tilesM * rows) / m) * ((segments * columns) / (lines * width));
+      const idle = Math.max(1, invocations / (batch * tilesM * segments * classes));
+      const cost = waste * (1 + column / rows + row / columns) * idle ** 0.5;
+      if (cost < best.cost) best = { rows, columns, cost, along, across: workgroup / along };
     }
   }
-  const { rows, columns, cost } = best;
-  const workgroup = Math.min(target.style === 'simt' ? 64 : 8, target.limits.workgroupInvocations);
-  const tilesN = lines * Math.ceil(width / columns);
-  let along = workgroup;
-  while (along > 1 && along / 2 >= tilesN) along /= 2;
-  return { rows, columns, cost, along, across: workgroup / along };
+  return best;
 }
 
 /** The form that suits a contraction: what its columns are read from, how its output is cut, which tile. */
@@ -151,6 +173,9 @@ class RegisterTiles {
   readonly #lhsReading: Reading;
   readonly #lowering: Lowering;
   readonly #copied: KBuffer | undefined;
+  /** Invocations that read factors for each other; 1 where each reads its own. */
+  readonly #sharing: number;
+  readonly #isSoftware: boolean;
 
   constructor(group: Group, target: Target, contraction: Contraction, space: Space, tile: Tile, source: Source) {
     this.#group = group;
@@ -159,6 +184,8 @@ class RegisterTiles {
     this.#tile = tile;
     this.#source = source;
     const { lhs, lhsBatches, m, k, accumulator } = contraction;
+    this.#isSoftware = target.style === 'software-gpu';
+    this.#sharing = sharingOf(target, tile.along, accumulator);
     this.#packed = packedLhs(group, contraction, tile.rows);
     this.#lhsReading = this.#packed ? 'along-row' : readingOf(group, lhs, lhsBatches, m, k);
     const derived = new Map<number, DerivedConstant>();
@@ -190,21 +217,28 @@ class RegisterTiles {
       (index) => {
         const [classAt, batchAt, groupM, groupN] = delinearize(index, counts);
         lowering.guarded(groupM.scale(across).add(localM), tilesM, (tileM) => {
-          lowering.guarded(groupN.scale(along).add(localN), tilesN, (tileN) => {
+          const tile = (tileN: Affine, store: (body: () => void) => void): void => {
             const [line, segment] = delinearize(tileN, [lines, segments]);
             const first = segment.scale(columns);
             const byClass = (at: number): void => {
-              const here = () =>
-                this.#finish(batchAt, tileM, line, first, at, this.#sums(batchAt, tileM, line, first, at));
+              const here = () => {
+                const sums = this.#sums(batchAt, tileM, line, first, at);
+                store(() => this.#finish(batchAt, tileM, line, first, at, sums));
+              };
               if (at === classes - 1) here();
               else lowering.if(b.compare('eq', classAt.emit(b), b.constant(at)), here, () => byClass(at + 1));
             };
             byClass(0);
-          });
+          };
+          const tileN = groupN.scale(along).add(localN);
+          // Invocations without a tile of their own read factors for the others.
+          if (this.#sharing > 1)
+            tile(this.#limited(tileN, tilesN - 1), (body) => lowering.guarded(tileN, tilesN, body));
+          else lowering.guarded(tileN, tilesN, (at) => tile(at, (body) => body()));
         });
       },
     );
-    const kernel = lowering.finish(grid, [along * across, 1, 1]);
+    const kernel = lowering.finish(grid, [along * across, 1, 1], this.#sharing > 1 ? this.#sharing : undefined);
     const bindings: Binding[] = [...lowering.bindings];
     if (this.#source.kind === 'planes' || this.#source.kind === 'rows') bindings.push(this.#source.copy.memory);
     return trimmed(kernel, bindings);
@@ -246,10 +280,18 @@ class RegisterTiles {
     }
   }
 
-  #multiply(factors: readonly KValue[], values: readonly KValue[], carried: readonly KValue[]): readonly KValue[] {
-    const { rows, columns } = this.#tile;
-    return range(rows * columns).map((i) =>
-      multiplyAdd(this.#lowering, factors[Math.floor(i / columns)], values[i % columns], carried[i]),
+  /** Several steps of k, sum by sum: each is fetched and put back once, where there are more of them than registers. */
+  #multiply(
+    factors: readonly (readonly KValue[])[],
+    values: readonly (readonly KValue[])[],
+    carried: readonly KValue[],
+  ): readonly KValue[] {
+    const { columns } = this.#tile;
+    return carried.map((sum, i) =>
+      factors.reduce(
+        (now, row, u) => multiplyAdd(this.#lowering, row[Math.floor(i / columns)], values[u][i % columns], now),
+        sum,
+      ),
     );
   }
 
@@ -270,7 +312,7 @@ class RegisterTiles {
         const step = linearize([...at, from], extents);
         const factors = this.#factors(batch, tileM, step, count);
         const values = columnsAt(step, count);
-        return range(count).reduce((now, u) => this.#multiply(factors[u], values[u], now), sums);
+        return this.#multiply(factors, values, sums);
       };
       const whole = Math.floor(extent / vector);
       const sums = lowering.for(0, whole, 1, carried, (i, inner) => steps(i.scale(vector), vector, inner));
@@ -285,20 +327,71 @@ class RegisterTiles {
     const { b } = lowering;
     const { lhs, m, k, lhsBatch } = this.#contraction;
     const { rows } = this.#tile;
-    if (!this.#packed) return this.#read(lhs, this.#lhsReading, batch, tileM.scale(rows), m, rows, step, count);
-    const buffer = lowering.buffer(lhs.value);
-    if (!buffer) throw new Error('the packed lhs is not bound');
-    const tile = lhsBatch(batch)
-      .scale(Math.ceil(m / rows))
-      .add(tileM);
-    const width = Math.min(rows, vector) as Lanes;
-    return range(count).map((u) => {
-      const from = tile.scale(k).add(step).add(u).scale(rows);
-      return range(rows / width).flatMap((i) => {
-        const loaded = b.load(buffer, from.add(i * width).emit(b), width, true);
-        return range(width).map((lane) => b.extract(loaded, lane));
+    const steps = (element: (u: number, r: number) => KValue): KValue[][] =>
+      range(count).map((u) => range(rows).map((r) => element(u, r)));
+    if (this.#packed) {
+      const buffer = lowering.buffer(lhs.value);
+      if (!buffer) throw new Error('the packed lhs is not bound');
+      const from = lhsBatch(batch)
+        .scale(Math.ceil(m / rows))
+        .add(tileM)
+        .scale(k)
+        .add(step)
+        .scale(rows);
+      const fits = (width: number) => (count * rows) % width === 0 && from.divisor() % width === 0;
+      const width = ([4, 2, 1] as const).find(fits) as Lanes;
+      const pieces = this.#pieces((count * rows) / width, width, (piece) =>
+        b.load(buffer, from.add(piece.scale(width)).emit(b), width, true),
+      );
+      return steps((u, r) => pieces(Math.floor((u * rows + r) / width), (u * rows + r) % width));
+    }
+    const first = tileM.scale(rows);
+    if (this.#lhsReading === 'along-k' && count === vector) {
+      const pieces = this.#pieces(rows, vector, (r) => {
+        const row = this.#limited(first.add(r), m - 1);
+        return operandVector(lowering, lhs, batch, row, step.add(Affine.lane(vector)));
       });
+      return steps((u, r) => pieces(r, u));
+    }
+    if (this.#lhsReading === 'along-row' && rows % vector === 0) {
+      const across = rows / vector;
+      const pieces = this.#pieces(count * across, vector, (piece) => {
+        const [u, i] = delinearize(piece, [count, across]);
+        const row = this.#limited(first.div(vector).add(i), m / vector - 1).scale(vector);
+        return operandVector(lowering, lhs, batch, row.add(Affine.lane(vector)), step.add(u));
+      });
+      return steps((u, r) => pieces(u * across + Math.floor(r / vector), r % vector));
+    }
+    const pieces = this.#pieces(count * rows, 1, (piece) => {
+      const [u, r] = delinearize(piece, [count, rows]);
+      return lhs.element(lowering, batch, this.#limited(first.add(r), m - 1), step.add(u), 1);
     });
+    return steps((u, r) => pieces(u * rows + r, 0));
+  }
+
+  /**
+   * Lanes of `count` pieces that all invocations of a subgroup need alike. Each of them loads a part, at a place that
+   * depends on its lane, and hands it to the others.
+   */
+  #pieces(count: number, lanes: Lanes, load: (piece: Affine) => KValue): (piece: number, lane: number) => KValue {
+    const { b } = this.#lowering;
+    const sharing = this.#sharing;
+    const laneOf = (value: KValue, lane: number): KValue => (lanes === 1 ? value : b.extract(value, lane));
+    if (sharing === 1) {
+      const loaded = range(count).map((piece) => load(Affine.constant(piece)));
+      return (piece, lane) => laneOf(loaded[piece], lane);
+    }
+    const own = Affine.of(b.builtin('subgroup_lane', 0, sharing), b);
+    const loaded = range(Math.ceil(count / sharing)).map((pass) =>
+      load(this.#limited(own.add(pass * sharing), count - 1)),
+    );
+    return (piece, lane) => b.subgroup('broadcast', laneOf(loaded[Math.floor(piece / sharing)], lane), piece % sharing);
+  }
+
+  /** An index that may run over its end, kept within [0, last]. */
+  #limited(at: Affine, last: number): Affine {
+    const { b } = this.#lowering;
+    return at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b);
   }
 
   /** [count][extent] elements of an operand from `first` row and `step` of k; rows beyond the end repeat others. */
@@ -314,28 +407,32 @@ class RegisterTiles {
   ): KValue[][] {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const limited = (at: Affine, last: number) =>
-      at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b);
     const lanes = (value: KValue) => range(vector).map((lane) => b.extract(value, lane));
     if (reading === 'along-k' && count === vector) {
       const byRow = range(extent).map((r) =>
         lanes(
-          operand.element(lowering, batch, limited(first.add(r), total - 1), step.add(Affine.lane(vector)), vector),
+          operandVector(
+            lowering,
+            operand,
+            batch,
+            this.#limited(first.add(r), total - 1),
+            step.add(Affine.lane(vector)),
+          ),
         ),
       );
       return range(count).map((u) => byRow.map((row) => row[u]));
     }
     if (reading === 'along-row' && extent % vector === 0) {
       const firsts = range(extent / vector).map((i) =>
-        limited(first.add(i * vector).div(vector), total / vector - 1).scale(vector),
+        this.#limited(first.add(i * vector).div(vector), total / vector - 1).scale(vector),
       );
       return range(count).map((u) =>
         firsts.flatMap((at) =>
-          lanes(operand.element(lowering, batch, at.add(Affine.lane(vector)), step.add(u), vector)),
+          lanes(operandVector(lowering, operand, batch, at.add(Affine.lane(vector)), step.add(u))),
         ),
       );
     }
-    const places = range(extent).map((r) => limited(first.add(r), total - 1));
+    const places = range(extent).map((r) => this.#limited(first.add(r), total - 1));
     return range(count).map((u) => places.map((at) => operand.element(lowering, batch, at, step.add(u), 1)));
   }
 
@@ -343,10 +440,9 @@ class RegisterTiles {
     const { b } = this.#lowering;
     const { k, rhsBatch } = this.#contraction;
     const last = pitch / vector - 1;
-    const columns = range(this.#tile.columns / vector).map((i) => {
-      const at = first.add(i * vector).div(vector);
-      return (at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b)).scale(vector);
-    });
+    const columns = range(this.#tile.columns / vector).map((i) =>
+      this.#limited(first.add(i * vector).div(vector), last).scale(vector),
+    );
     return range(count).map((u) =>
       columns.flatMap((column) => {
         const loaded = b.load(
@@ -396,18 +492,22 @@ class RegisterTiles {
         const from = row.scale(pitch).add(first).add(aligned).add(moved);
         return b.extract(b.load(this.#copied as KBuffer, from.emit(b), vector, true), offset - aligned);
       };
-      /** One tap, `moved` columns (a multiple of the vector) and `further` steps of k on. */
-      const multiplyTap = (now: readonly KValue[], tap: Tap, moved: Affine, further: Affine): readonly KValue[] => {
-        const step = channel.scale(h.kernel).add(at.k).scale(w.kernel).add(tap.k).add(further);
-        const [factors] = this.#factors(batch, tileM, step, 1);
+      const row = channel.scale(h.kernel).add(at.k).scale(w.kernel);
+      const columnsOf = (tap: Tap, moved: Affine) => range(columns).map((column) => element(tap, column, moved));
+      const zero = Affine.constant(0);
+      if (tapsW.length <= unrolledTaps) {
+        const isWhole = tapsW.length === w.kernel;
+        const all = isWhole ? this.#factors(batch, tileM, row, w.kernel) : [];
+        const factors = tapsW.map((tap) => all[tap.k] ?? this.#factors(batch, tileM, row.add(tap.k), 1)[0]);
         return this.#multiply(
           factors,
-          range(columns).map((column) => element(tap, column, moved)),
-          now,
+          tapsW.map((tap) => columnsOf(tap, zero)),
+          carried,
         );
-      };
-      const zero = Affine.constant(0);
-      if (tapsW.length <= unrolledTaps) return tapsW.reduce((now, tap) => multiplyTap(now, tap, zero, zero), carried);
+      }
+      /** One tap, `moved` columns (a multiple of the vector) and `further` steps of k on. */
+      const multiplyTap = (now: readonly KValue[], tap: Tap, moved: Affine, further: Affine): readonly KValue[] =>
+        this.#multiply(this.#factors(batch, tileM, row.add(tap.k).add(further), 1), [columnsOf(tap, moved)], now);
       // Long kernels loop, a vector of taps at a time so that loads stay aligned.
       return progressions(tapsW).reduce((sums, [start, count, stepK, stepShift]) => {
         const tap = (i: number): Tap => ({ ...start, k: start.k + i * stepK, shift: start.shift + i * stepShift });
@@ -463,7 +563,7 @@ class RegisterTiles {
       );
     const [downs, rights] = [rows, columns / lanes];
     const own = this.#group.nodes.length - 1;
-    if (downs * rights * (own + 1) <= unrolledStores) {
+    if (downs * rights * (own + 1) <= (this.#isSoftware ? softwareUnrolledStores : unrolledStores)) {
       for (const r of range(downs)) {
         for (const c of range(rights)) {
           store(Affine.constant(r), Affine.constant(c), () =>
@@ -485,8 +585,24 @@ class RegisterTiles {
   }
 }
 
+/** A vector of an operand, where the lane is in `row` or in `k`. */
+const operandVector = (lowering: Lowering, operand: Operand, batch: Affine, row: Affine, k: Affine): KValue =>
+  lowering.widen(operand.element(lowering, batch, row, k, vector), vector);
+
+/**
+ * How many invocations share the reading of the factors, which all of them need alike. Devices that run on a CPU have no
+ * fast way to read one place for a whole subgroup, but a fast one to hand a register's lane to all.
+ */
+function sharingOf(target: Target, along: number, accumulator: ScalarType): number {
+  const { min, max } = target.subgroup;
+  const known = target.style === 'software-gpu' && target.features.has('subgroups') && min === max;
+  return known && along % min === 0 && scalarBits[accumulator] === 32 ? min : 1;
+}
+
 /** Nodes of epilogues that may be written out for every vector of a tile. */
 export const unrolledStores = 64;
+/** lavapipe unrolls loops over arrays by itself, and then takes longer. */
+const softwareUnrolledStores = 256;
 
 /** Epilogue and store of one finished vector of sums. */
 export function finish(
