@@ -11,9 +11,12 @@ import { bindingsOf, type Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { shapeOf } from '../tensors.js';
 import { type Contraction, contractionOf } from './contraction.js';
-import { lowerPacked, streams } from './cpu.js';
+
 import { lowerDirect } from './direct.js';
+import { lowerIntegerPanels } from './integer_panels.js';
+import { byteProduct } from './integers.js';
 import { matrixSchedules } from './matrix/index.js';
+import { lowerPanels, streams } from './panels/index.js';
 import { lowerRegisters, planRegisters } from './registers.js';
 import { blocks, fitted, lowerShared } from './shared.js';
 import { lowerStaged } from './staged.js';
@@ -33,6 +36,9 @@ const efficiency = {
   packed: 0.7,
   /** The same when the rhs of a convolution is gathered element by element. */
   gathered: 0.15,
+  /** Products of bytes, four to a lane. */
+  bytes: 2.8,
+  gatheredBytes: 0.5,
   /** Register tiles over a padded copy of the image. */
   staged: 0.75,
 };
@@ -70,6 +76,14 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
   const { m, n, k } = contraction;
   const moves = group.anchor?.op === 'conv' && !isPointwise(group);
   const candidates: Schedule[] = [];
+  const bytes = byteProduct(group, target, contraction);
+  if (bytes) {
+    candidates.push({
+      name: 'bytes',
+      cost: timeOf(contraction, target, moves ? efficiency.gatheredBytes : efficiency.bytes),
+      lower: () => [lowerIntegerPanels(group, target, bytes) ?? []].flat(),
+    });
+  }
   if (moves) {
     candidates.push({
       name: 'staged',
@@ -82,7 +96,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
     candidates.push({
       name: 'packed',
       cost: timeOf(contraction, target, moves ? efficiency.gathered : efficiency.packed),
-      lower: () => [lowerPacked(group, target)],
+      lower: () => [lowerPanels(group, target)],
     });
   }
   return candidates;

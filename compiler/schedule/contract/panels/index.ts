@@ -1,0 +1,235 @@
+/**
+ * Matrix products on a CPU: register tiles over panels (Goto & van de Geijn 2008, "Anatomy of high-performance matrix
+ * multiplication").
+ *
+ * A task owns a block of m × n and keeps tileM × tileN accumulators in vector registers while it walks along k: in each
+ * step it multiplies an element of each of its rows (`rows.ts`) by the vectors of its columns (`columns.ts`). The
+ * epilogue works on finished tiles in scratch memory.
+ */
+import type { Target } from '../../../kernel/target.js';
+import type { KArray, KValue, Lanes } from '../../../kernel/types.js';
+import { Affine, delinearize } from '../../affine.js';
+import type { Group } from '../../group.js';
+import type { LoweredKernel } from '../../lowered.js';
+import { Lowering } from '../../lowering.js';
+import { range } from '../../tensors.js';
+import { type Contraction, contractionOf, multiplyAdd, transposed } from '../contraction.js';
+import { finish } from '../registers.js';
+import { lanesFor } from '../tiling.js';
+import type { Block } from './block.js';
+import { Columns, columnCost, columnsKind } from './columns.js';
+import { Rows, type RowTile, rowCost, rowsKind } from './rows.js';
+import { chooseTiling, type Tiling } from './tiling.js';
+
+export function lowerPanels(group: Group, target: Target): LoweredKernel {
+  return new PanelContraction(group, target, oriented(contractionOf(group), target)).lower();
+}
+
+/** Vector lanes run along n: the problem is turned round where n is too short for them. */
+function oriented(contraction: Contraction, target: Target): Contraction {
+  const { m, n } = contraction;
+  return n < lanesFor(contraction, target) && m > n ? transposed(contraction) : contraction;
+}
+
+/** True if columns reach the registers without being packed by the task: then few rows are enough. */
+export function streams(group: Group, target: Target): boolean {
+  const contraction = oriented(contractionOf(group), target);
+  const lanes = lanesFor(contraction, target);
+  return contraction.n >= lanes && ['constant', 'memory', 'rows'].includes(columnsKind(group, contraction, lanes));
+}
+
+class PanelContraction {
+  readonly #group: Group;
+  readonly #contraction: Contraction;
+  readonly #tiling: Tiling;
+  readonly #lowering: Lowering;
+  readonly #rows: Rows;
+  readonly #columns: Columns;
+  readonly #sums: KArray;
+  readonly #blocks: number;
+
+  constructor(group: Group, target: Target, contraction: Contraction) {
+    this.#group = group;
+    this.#contraction = contraction;
+    const { lhs, rhs, accumulator } = contraction;
+    const lanes = lanesFor(contraction, target);
+    const rows = rowsKind(group, contraction, target);
+    const columns = columnsKind(group, contraction, lanes);
+    const preparation = { row: rowCost(rows, lanes), column: columnCost(columns, lanes) };
+    const tiling = chooseTiling(contraction, preparation, target);
+    this.#tiling = tiling;
+    const { tileM, tileN, blockK, blockN, blockM } = tiling;
+    const packed = [
+      [lhs.value.id, Rows.packed(rows, group, contraction, tileM)],
+      [rhs.value.id, Columns.packed(columns, group, contraction, tileN)],
+    ] as const;
+    this.#lowering = new Lowering(group, target, new Map(packed.flatMap(([id, data]) => (data ? [[id, data]] : []))));
+    this.#columns = new Columns(this.#lowering, contraction, tiling, columns);
+    this.#blocks = Math.ceil(contraction.k / blockK);
+    const tiles = this.#blocks > 1 ? blockM * blockN : 1;
+    this.#sums = this.#lowering.b.array('sums', 'shared', accumulator, tiles * tileM * tileN);
+    this.#rows = new Rows(this.#lowering, contraction, tiling, rows);
+  }
+
+  lower(): LoweredKernel {
+    const { batch, m, n } = this.#contraction;
+    const { tileM, tileN, blockN, blockM } = this.#tiling;
+    const blocksM = Math.ceil(Math.ceil(m / tileM) / blockM);
+    const blocksN = Math.ceil(Math.ceil(n / tileN) / blockN);
+    const grid = this.#lowering.workgroups(batch * blocksM * blocksN, (task) => {
+      const [batchAt, columnBlock, rowBlock] = delinearize(task, [batch, blocksN, blocksM]);
+      this.#task(batchAt, rowBlock.scale(blockM), columnBlock.scale(blockN));
+    });
+    const kernel = this.#lowering.finish(grid, [1, 1, 1]);
+    return { kernel, bindings: this.#lowering.bindings };
+  }
+
+  /** `rowTile` and `columnTile`: first tiles of the task's block. */
+  #task(batch: Affine, rowTile: Affine, columnTile: Affine): void {
+    const lowering = this.#lowering;
+    const { m, n, k } = this.#contraction;
+    const { tileM, tileN, blockN, blockM, blockK, lanes } = this.#tiling;
+    const single = this.#blocks === 1;
+    const over = (count: number, first: Affine, total: number, body: (tile: Affine, at: Affine) => void) =>
+      lowering.for(0, count, 1, [], (i) => lowering.guarded(first.add(i), total, (tile) => body(tile, i)));
+    const overRows = (body: (rows: RowTile, at: Affine) => void) =>
+      over(blockM, rowTile, Math.ceil(m / tileM), (tile, at) => body(this.#rows.tile(batch, tile), at));
+    const overColumns = (body: (tile: Affine, at: Affine) => void) =>
+      over(blockN, columnTile, Math.ceil(n / tileN), body);
+    const slotOf = (mi: Affine, ni: Affine): Affine =>
+      single
+        ? Affine.constant(0)
+        : mi
+            .scale(blockN)
+            .add(ni)
+            .scale(tileM * tileN);
+    const multiply = (block: Block): void => {
+      this.#columns.prepare(batch, columnTile, block);
+      overRows((rows, mi) => {
+        this.#rows.prepare(rows, block);
+        overColumns((column, ni) => {
+          this.#tile(rows, column, ni, block, slotOf(mi, ni));
+          if (single) this.#finish(rows, column, slotOf(mi, ni));
+        });
+      });
+    };
+    if (single) {
+      multiply({ first: Affine.constant(0), length: Affine.constant(k), most: k });
+      return;
+    }
+    lowering.for(0, this.#sums.length / lanes, 1, [], (i) =>
+      lowering.b.store(this.#sums, i.scale(lanes).emit(lowering.b), this.#zero(), true),
+    );
+    lowering.for(0, this.#blocks, 1, [], (at) => {
+      const first = at.scale(blockK);
+      multiply({ first, length: this.#lengthFrom(first), most: blockK });
+    });
+    overRows((rows, mi) => overColumns((column, ni) => this.#finish(rows, column, slotOf(mi, ni))));
+  }
+
+  #lengthFrom(first: Affine): Affine {
+    const { b } = this.#lowering;
+    const { k } = this.#contraction;
+    const { blockK } = this.#tiling;
+    if (k % blockK === 0) return Affine.constant(blockK);
+    return Affine.of(b.clamp(b.sub(b.constant(k), first.emit(b)), 1, blockK), b);
+  }
+
+  #zero(): KValue {
+    const { accumulator } = this.#contraction;
+    const { lanes } = this.#tiling;
+    return this.#lowering.b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator, lanes);
+  }
+
+  /** Multiplies one tile over a block and leaves its sums in scratch memory at `slot`: [tileM][tileN]. */
+  #tile(rows: RowTile, column: Affine, panel: Affine, block: Block, slot: Affine): void {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { lanes, tileM, tileN, vectors } = this.#tiling;
+    const place = (i: number) => slot.add(Math.floor(i / vectors) * tileN + (i % vectors) * lanes).emit(b);
+    const initial = range(tileM * vectors).map((i) =>
+      this.#blocks > 1 ? b.load(this.#sums, place(i), lanes, true) : this.#zero(),
+    );
+    const columns = this.#columns.of(rows.batch, column, panel, block);
+    const sums = lowering.for(0, block.length.emit(b), 1, initial, (step, carried) => {
+      const loaded = columns(step);
+      return range(tileM).flatMap((r) => {
+        const factor = this.#rows.factor(rows, block, step, r);
+        return loaded.map((value, v) => multiplyAdd(lowering, factor, value, carried[r * vectors + v]));
+      });
+    });
+    sums.forEach((sum, i) => {
+      b.store(this.#sums, place(i), sum, true);
+    });
+  }
+
+  /** Epilogue and stores of one finished tile. */
+  #finish({ batch, tile, start }: RowTile, column: Affine, slot: Affine): void {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { n } = this.#contraction;
+    const { lanes, tileM, tileN, vectors, blockN } = this.#tiling;
+    const { overlaps } = this.#columns;
+    const store = (rowAt: Affine, columnAt: Affine, sum: KValue, width: Lanes): void =>
+      finish(
+        lowering,
+        this.#group,
+        this.#contraction,
+        { batch, m: rowAt, n: columnAt.add(Affine.lane(width)) },
+        sum,
+        width,
+      );
+    const owned = blockN * tileN >= n || n % tileN === 0 || n % tileN > lanes;
+    lowering.for(0, tileM, 1, [], (r) =>
+      this.#ownRow(tile, start, r, (rowAt) => {
+        lowering.for(0, vectors, 1, [], (v) => {
+          const from = slot.add(r.scale(tileN)).add(v.scale(lanes));
+          const first = column.scale(tileN).add(v.scale(lanes));
+          const whole = (at: Affine) => store(rowAt, at, b.load(this.#sums, from.emit(b), lanes, true), lanes);
+          if (first.range.max + lanes <= n) {
+            whole(first);
+            return;
+          }
+          const value = first.emit(b);
+          if (overlaps && owned) {
+            // The overlapping vector belongs to this task as well: it stores the same values again.
+            lowering.if(b.compare('lt', value, b.constant(n)), () => whole(this.#columns.firstColumn(first, lanes)));
+            return;
+          }
+          const byLane = () => {
+            const moved = overlaps
+              ? Affine.of(b.clamp(b.sub(value, b.constant(n - lanes)), 0, lanes - 1), b)
+              : Affine.constant(0);
+            lowering.for(0, lanes, 1, [], (lane) =>
+              lowering.guarded(first.add(lane), n, (at) => {
+                const source = from.emit(b);
+                const place = b.min(lane.add(moved).emit(b), b.constant(lanes - 1));
+                store(rowAt, at, b.load(this.#sums, b.add(source, place)), 1);
+              }),
+            );
+          };
+          if (n < lanes) byLane();
+          else
+            lowering.if(
+              b.compare('le', value, b.constant(n - lanes)),
+              () => whole(Affine.of(b.assume(value, 0, n - lanes), b)),
+              byLane,
+            );
+        });
+      }),
+    );
+  }
+
+  /** Row `r` of a tile if it is the tile's own: not beyond the end, not of the tile before. */
+  #ownRow(tile: Affine, start: Affine, r: Affine, body: (row: Affine) => void): void {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const row = start.add(r);
+    const first = tile.scale(this.#tiling.tileM);
+    if (start.key === first.key) {
+      lowering.guarded(row, this.#contraction.m, body);
+      return;
+    }
+    lowering.if(b.compare('ge', row.emit(b), first.emit(b)), () => body(row));
+  }
+}
