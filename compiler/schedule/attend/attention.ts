@@ -7,7 +7,7 @@
 import type { Node, NodeOf } from '../../graph/types.js';
 import type { KValue, Lanes, ScalarType } from '../../kernel/types.js';
 import { sizeOf } from '../../tensor.js';
-import { Affine } from '../affine.js';
+import { Affine, linearize } from '../affine.js';
 import type { Contraction } from '../contract/contraction.js';
 import { finish } from '../contract/registers.js';
 import type { Group } from '../group.js';
@@ -82,6 +82,14 @@ export function queryAt(
 export interface Place {
   readonly batch: Affine;
   readonly row: Affine;
+}
+
+/** Whether the elements of a query are neighbours in memory. */
+export function areRowsContiguous(attention: Attention, batch: Affine, row: Affine): boolean {
+  const place = scoreAt(attention.pattern, logitIndex(attention, batch, row.atLane(0), Affine.constant(0)));
+  const { index, value } = attention.scores.lhs;
+  const address = linearize(index(place.batch, place.row, Affine.lane(2)), shapeOf(value));
+  return address.laneCoefficient() === 1;
 }
 
 export function keyAt(l: Lowering, attention: Attention, batch: Affine, key: Affine, d: Affine, lanes: Lanes): KValue {

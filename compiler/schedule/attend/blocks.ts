@@ -16,8 +16,9 @@ import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
-import { type Attention, keyAt, logitOf, queryAt, storeResult, valueAt } from './attention.js';
+import { type Attention, areRowsContiguous, keyAt, logitOf, queryAt, storeResult, valueAt } from './attention.js';
 import { type Band, bandOf } from './band.js';
+import { transposeAll } from './shuffle.js';
 import { larger, smallest } from './softmax.js';
 
 interface Tiling {
@@ -53,7 +54,12 @@ function chooseTiling(attention: Attention, target: Target): Tiling {
   const vectors = inner > lanes && waste(2) <= waste(1) * 1.1 && tasks(2) >= 2 * target.parallelism ? 2 : 1;
   const blockRows = vectors * lanes;
   const spare = target.vectorRegisters - 1;
-  const tileKeys = [12, 8, 6, 4, 2].find((count) => count * vectors + vectors + 1 <= spare) ?? 1;
+  // Loads a multiply-add, and tiles that hang over the end.
+  const keyCost = (count: number): number =>
+    ((count + vectors) / (count * vectors)) * Math.max(1, 8 / (count * vectors)) * (Math.ceil(keys / count) * count);
+  const tileKeys = [12, 8, 6, 4, 2, 1]
+    .filter((count) => count * vectors + vectors + 1 <= spare)
+    .reduce((best, count) => (keyCost(count) < keyCost(best) * 0.97 ? count : best));
   // The weights of a block stay in the first-level cache, beside the queries.
   const room = (target.caches[0]?.bytes ?? 32 << 10) / 2 / bytes / blockRows;
   const wanted = Math.max(4, Math.floor(Math.min(128, Math.max(32, room)) / tileKeys)) * tileKeys;
@@ -186,18 +192,35 @@ class BlockedAttention {
     const { b } = lowering;
     const { depth } = this.#attention;
     const { lanes, blockRows } = this.#tiling;
-    lowering.for(0, depth, 1, [], (d) => {
+    const store = (d: Affine, c: number, value: KValue): void =>
+      b.store(
+        this.#queries,
+        d
+          .scale(blockRows)
+          .add(c * lanes)
+          .emit(b),
+        lowering.widen(value, lanes),
+        true,
+      );
+    if (depth < lanes || lanes === 1 || !areRowsContiguous(this.#attention, batch, rows[0])) {
+      lowering.for(0, depth, 1, [], (d) => {
+        rows.forEach((row, c) => {
+          store(d, c, queryAt(lowering, this.#attention, batch, row, d, lanes));
+        });
+      });
+      return;
+    }
+    // Squares of queries × depth are turned in registers; the last one moves back to end at the last element.
+    lowering.for(0, Math.ceil(depth / lanes), 1, [], (step) => {
+      const at = step.scale(lanes);
+      const d = at.range.max + lanes <= depth ? at : Affine.of(b.min(at.emit(b), b.constant(depth - lanes)), b);
       rows.forEach((row, c) => {
-        const value = lowering.widen(queryAt(lowering, this.#attention, batch, row, d, lanes), lanes);
-        b.store(
-          this.#queries,
-          d
-            .scale(blockRows)
-            .add(c * lanes)
-            .emit(b),
-          value,
-          true,
+        const vectors = range(lanes).map((lane) =>
+          queryAt(lowering, this.#attention, batch, row.atLane(lane), d.add(Affine.lane(lanes)), lanes),
         );
+        transposeAll(b, vectors).forEach((value, i) => {
+          store(d.add(i), c, value);
+        });
       });
     });
   }

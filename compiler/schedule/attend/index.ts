@@ -10,9 +10,11 @@ import { scalarOf, shapeOf } from '../tensors.js';
 import { attentionOf } from './attention.js';
 import { lowerBlocks } from './blocks.js';
 import type { Pattern } from './pattern.js';
+import { isStream, lowerStreams } from './streams.js';
 
 export function lowerAttend(group: Group, target: Target): readonly LoweredKernel[] {
-  return [lowerBlocks(group, target, attentionOf(group))];
+  const attention = attentionOf(group);
+  return isStream(attention, target) ? lowerStreams(group, target, attention) : [lowerBlocks(group, target, attention)];
 }
 
 /** Whether the target has a form for an attention that is better than its products by themselves. */
