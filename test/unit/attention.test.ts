@@ -197,7 +197,7 @@ const cases: readonly Case[] = [
   { name: 'f16, one query', build: plain([1, 2, 1, 16], 140, 16), dtype: 'f16', tolerance: 4e-3 },
 ];
 
-for (const [style, target] of Object.entries({ cpu: testTargets.cpu })) {
+for (const [style, target] of Object.entries({ cpu: testTargets.cpu, simt: testTargets.simt })) {
   describe(style, () => {
     for (const { name, build, dtype, tolerance } of cases) {
       test(name, () => {

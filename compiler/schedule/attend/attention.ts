@@ -42,6 +42,13 @@ export function attentionOf(group: Group): Attention {
     isResult: ({ id }) => group.writes.some((value) => value.id === id),
   });
   if (!pattern) throw new Error('the group is no attention');
+  return describe(pattern, group);
+}
+
+/** The attention of a pattern that is in no group yet: for decisions by its extents. */
+export const extentsOf = (pattern: Pattern): Attention => describe(pattern, { nodes: [] });
+
+function describe(pattern: Pattern, group: Pick<Group, 'nodes'>): Attention {
   const { product, scores } = contractionsOf(pattern, group);
   const operand = pattern.product.inputs[pattern.weights];
   const { lhsBatch, rhsBatch, lhsContract, rhsContract } = pattern.product.attrs;

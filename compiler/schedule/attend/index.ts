@@ -5,25 +5,45 @@
 import type { Target } from '../../kernel/target.js';
 import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
-import { accumulatorOf } from '../reduce.js';
-import { scalarOf, shapeOf } from '../tensors.js';
-import { attentionOf } from './attention.js';
+import { type Attention, attentionOf, extentsOf } from './attention.js';
 import { lowerBlocks } from './blocks.js';
+import { isDecode, lowerDecode } from './decode.js';
 import type { Pattern } from './pattern.js';
+import { fitsShared, lowerShared } from './shared.js';
 import { isStream, lowerStreams } from './streams.js';
 
+interface Form {
+  readonly name: string;
+  lower(group: Group): readonly LoweredKernel[];
+}
+
+/** The form of an attention on a target; none where its products are better by themselves. */
+function formFor(attention: Attention, target: Target): Form | undefined {
+  if (!target.arithmetic.has(attention.accumulator)) return undefined;
+  switch (target.style) {
+    case 'cpu':
+      return isStream(attention, target)
+        ? { name: 'streams', lower: (group) => lowerStreams(group, target, attention) }
+        : { name: 'blocks', lower: (group) => [lowerBlocks(group, target, attention)] };
+    case 'simt':
+      if (isDecode(attention, target))
+        return { name: 'decode', lower: (group) => lowerDecode(group, target, attention) };
+      return fitsShared(attention, target)
+        ? { name: 'shared', lower: (group) => [lowerShared(group, target, attention)] }
+        : undefined;
+    case 'software-gpu':
+      // Barriers are slow there; products have forms without.
+      return undefined;
+    default:
+      return target.style satisfies never;
+  }
+}
+
 export function lowerAttend(group: Group, target: Target): readonly LoweredKernel[] {
-  const attention = attentionOf(group);
-  return isStream(attention, target) ? lowerStreams(group, target, attention) : [lowerBlocks(group, target, attention)];
+  const form = formFor(attentionOf(group), target);
+  if (!form) throw new Error(`no form of attention for ${target.backend}`);
+  return form.lower(group);
 }
 
 /** Whether the target has a form for an attention that is better than its products by themselves. */
-export function attends({ product, softmax }: Pattern, target: Target): boolean {
-  const [scalar, accumulator] = [scalarOf(product.outputs[0]), accumulatorOf(scalarOf(softmax.inputs[0]))];
-  return (
-    target.style === 'cpu' &&
-    target.arithmetic.has(accumulator) &&
-    shapeOf(product.outputs[0]).length > 0 &&
-    scalar !== 'bool'
-  );
-}
+export const attends = (pattern: Pattern, target: Target): boolean => formFor(extentsOf(pattern), target) !== undefined;
