@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';
+import { type Dialect, ieeeFused, portable } from '../../compiler/kernel/math/calc.js';
 import { binaryMath, expandMath, unaryMath } from '../../compiler/kernel/math.js';
 import type { KernelFunction, KInst, MathBinaryFn, MathFn } from '../../compiler/kernel/types.js';
 import { erf as referenceErf, pow as referencePow } from '../../compiler/numeric.js';
@@ -184,7 +185,13 @@ function ulps(type: Float, actual: number, exact: number): number {
   return Math.abs(cut(actual) - cut(exact)) / 2 ** exponent;
 }
 
-function unaryKernel(fn: MathFn, type: Float, count: number, lanes: 1 | 4 = 1): KernelFunction {
+function unaryKernel(
+  fn: MathFn,
+  type: Float,
+  count: number,
+  lanes: 1 | 4 = 1,
+  dialect: Dialect = portable,
+): KernelFunction {
   const b = new KernelBuilder();
   const x = b.buffer('x', type, count, 'read');
   const y = b.buffer('y', type, count, 'write');
@@ -192,16 +199,16 @@ function unaryKernel(fn: MathFn, type: Float, count: number, lanes: 1 | 4 = 1): 
     const index = b.mulc(i, lanes);
     b.store(y, index, b.unary(fn, b.load(x, index, lanes, true)), true);
   });
-  return expandMath(b.finish({ name: fn, grid: [1, 1, 1], workgroup: [1, 1, 1] }));
+  return expandMath(b.finish({ name: fn, grid: [1, 1, 1], workgroup: [1, 1, 1] }), dialect);
 }
 
-function binaryKernel(fn: MathBinaryFn, type: Float, count: number): KernelFunction {
+function binaryKernel(fn: MathBinaryFn, type: Float, count: number, dialect: Dialect): KernelFunction {
   const b = new KernelBuilder();
   const x = b.buffer('x', type, count, 'read');
   const y = b.buffer('y', type, count, 'read');
   const z = b.buffer('z', type, count, 'write');
   b.for(0, count, 1, [], (i) => b.store(z, i, b.binary(fn, b.load(x, i), b.load(y, i))));
-  return expandMath(b.finish({ name: fn, grid: [1, 1, 1], workgroup: [1, 1, 1] }));
+  return expandMath(b.finish({ name: fn, grid: [1, 1, 1], workgroup: [1, 1, 1] }), dialect);
 }
 
 const table: string[] = [];
@@ -210,18 +217,25 @@ const COUNT = Number(process.env.TUTTI_MATH_SAMPLES ?? 20_000);
 /** JavaScript's own functions are off by up to an ulp in f64, the interpreter's series for erf by more. */
 const slack = (type: Float, fn: string): number => (type === 'f32' ? 0 : fn === 'erf' ? 16 : 1);
 
-describe.each<Float>(['f32', 'f64'])('%s', (type) => {
+const forms: readonly [Float, string, Dialect][] = [
+  ['f32', 'portable', portable],
+  ['f64', 'portable', portable],
+  ['f32', 'fused', ieeeFused],
+  ['f64', 'fused', ieeeFused],
+];
+
+describe.each(forms)('%s, %s', (type, form, dialect) => {
   it.each(Object.keys(references) as MathFn[])('%s stays within its bound', (fn) => {
     const x = samples(type, intervals[fn], COUNT, 1);
     const y = arrayOf(type, COUNT);
-    interpret(unaryKernel(fn, type, COUNT), [x, y]);
+    interpret(unaryKernel(fn, type, COUNT, 1, dialect), [x, y]);
     let worst = 0;
     let at = 0;
     for (let i = 0; i < COUNT; i++) {
       const error = ulps(type, y[i], references[fn](x[i]));
       if (error > worst) [worst, at] = [error, i];
     }
-    table.push(`${type} ${fn} ${worst.toFixed(3)} at ${x[at]}: ${y[at]} for ${references[fn](x[at])}`);
+    table.push(`${type} ${form} ${fn} ${worst.toFixed(3)} at ${x[at]}: ${y[at]} for ${references[fn](x[at])}`);
     expect(worst, `${fn}(${x[at]}) = ${y[at]}, not ${references[fn](x[at])}`).toBeLessThanOrEqual(
       unaryMath[fn][type] + slack(type, fn),
     );
@@ -262,7 +276,7 @@ describe.each<Float>(['f32', 'f64'])('%s', (type) => {
     });
     for (let i = 200; i < 400; i++) [x[i], y[i]] = [(i - 300) / 4, i % 9];
     const z = arrayOf(type, count);
-    interpret(binaryKernel(fn, type, count), [x, y, z]);
+    interpret(binaryKernel(fn, type, count, dialect), [x, y, z]);
     let worst = 0;
     let at = 0;
     for (let i = 0; i < count; i++) {
@@ -270,7 +284,7 @@ describe.each<Float>(['f32', 'f64'])('%s', (type) => {
       if (error > worst) [worst, at] = [error, i];
     }
     const exact = binaryReferences[fn](x[at], y[at]);
-    table.push(`${type} ${fn} ${worst.toFixed(3)} at ${x[at]}, ${y[at]}: ${z[at]} for ${exact}`);
+    table.push(`${type} ${form} ${fn} ${worst.toFixed(3)} at ${x[at]}, ${y[at]}: ${z[at]} for ${exact}`);
     expect(worst, `${fn}(${x[at]}, ${y[at]}) = ${z[at]}, not ${exact}`).toBeLessThanOrEqual(
       binaryMath[fn][type] + slack(type, fn),
     );
@@ -309,5 +323,5 @@ describe('expandMath', () => {
 
 it('prints the worst errors', () => {
   if (process.env.TUTTI_MATH_TABLE) console.log(table.join('\n'));
-  expect(table.length).toBe(38);
+  expect(table.length).toBe(forms.length * (Object.keys(references).length + Object.keys(binaryReferences).length));
 });
