@@ -179,9 +179,11 @@ export interface Queue {
   /**
    * Writes, runs the list (if given), reads. `data` must not change and `into` must not be read before the promise
    * settles. Aborting rejects with the signal's reason at once; work already on the device finishes unseen. Work that is
-   * done sooner than another thread would take it up may be done when the call returns.
+   * done sooner than another thread would take it up may be done in the calling one.
    */
   submit(work: Work & { readonly signal?: AbortSignal }): Promise<Completion>;
+  /** The same; where the work is done on return, or refused, there is no promise. */
+  start?(work: Work & { readonly signal?: AbortSignal }): Completion | Promise<Completion>;
   /** Only where the calling thread can do the work: after all that was submitted before, and done on return. */
   submitSync?(work: Work): Completion;
 }

@@ -80,6 +80,13 @@ interface Variant {
   users: number;
 }
 
+/** The commands with all memory the executable's own, and where inputs and outputs are. */
+interface Plain {
+  readonly list: CommandList | undefined;
+  readonly to: readonly (BufferRange | undefined)[];
+  readonly from: readonly (BufferRange | undefined)[];
+}
+
 export class Executable {
   readonly plan: Program;
   /** Milliseconds by stage. */
@@ -92,6 +99,7 @@ export class Executable {
   readonly #ranges: ConstantRanges;
   /** Recorded commands by which tensors on the device take part; least recently used first. */
   readonly #variants = new Map<string, Variant>();
+  #plain: Plain | undefined;
   /** Set when a run was given up while the device may still be at it. */
   #abandoned = false;
   #disposed: Promise<void> | undefined;
@@ -177,17 +185,12 @@ export class Executable {
     this.plan.inputs.forEach(({ location }, i) => {
       const input = inputs[i];
       if (location === undefined || input instanceof Resident) return;
-      writes.push({ to: placement.resolve(location), data: wireBytes(input), passing: true });
+      writes.push(passing(placement.resolve(location), input));
     });
     const reads: HostRead[] = [];
     const results = wanted.map((i): HostTensor => {
       const planned = this.plan.outputs[i];
-      if (planned.location === undefined) return knownOutput(planned);
-      const from = placement.resolve(planned.location);
-      const into = resultBytes(this.#device, from.bytes);
-      reads.push({ from, into, passing: true });
-      if (planned.dtype === 'string') throw new Error(`output ${planned.name}: strings do not lie on a device`);
-      return tensorFromBytes(planned.dtype, planned.shape, into);
+      return this.#result(planned, planned.location && placement.resolve(planned.location), reads);
     });
     // What is asked for may be known already: then no device is needed.
     if (reads.length === 0 && keep.size === 0 && profile === undefined) return results;
@@ -203,6 +206,41 @@ export class Executable {
       variant.users--;
     }
     return results;
+  }
+
+  /**
+   * A run at its shortest, of host tensors to all outputs on the host: what to submit, and the outputs that are filled
+   * then. Undefined where something has to be waited for first.
+   */
+  plain(inputs: readonly HostTensor[]): { readonly work: Work; readonly results: readonly HostTensor[] } | undefined {
+    this.#plain ??= this.#findPlain();
+    if (this.#plain === undefined) return undefined;
+    const { list, from, to } = this.#plain;
+    const writes: HostWrite[] = [];
+    inputs.forEach((input, i) => {
+      const range = to[i];
+      if (range !== undefined) writes.push(passing(range, input));
+    });
+    const reads: HostRead[] = [];
+    const results = this.plan.outputs.map((planned, i) => this.#result(planned, from[i], reads));
+    return { work: { list, writes, reads }, results };
+  }
+
+  #findPlain(): Plain | undefined {
+    const variant = this.#variants.get('');
+    if (variant === undefined || variant.list instanceof Promise) return undefined;
+    const own = ({ location }: PlannedTensor): BufferRange | undefined => location && this.#own(location);
+    return { list: variant.list, to: this.plan.inputs.map(own), from: this.plan.outputs.map(own) };
+  }
+
+  /** A tensor that the read from the range will fill; without a range it is known. */
+  #result(planned: PlannedTensor, from: BufferRange | undefined, reads: HostRead[]): HostTensor {
+    const { name, dtype, shape } = planned;
+    if (from === undefined) return knownOutput(planned);
+    if (dtype === 'string') throw new Error(`output ${name}: strings do not lie on a device`);
+    const into = resultBytes(this.#device, from.bytes);
+    reads.push({ from, into, passing: true });
+    return tensorFromBytes(dtype, shape, into);
   }
 
   /** Lets go of what was recorded with memory that is no more. */
@@ -292,6 +330,9 @@ export class Executable {
     }
   }
 }
+
+/** What the range holds matters to the commands alone: each run brings its own inputs. */
+const passing = (to: BufferRange, tensor: HostTensor): HostWrite => ({ to, data: wireBytes(tensor), passing: true });
 
 const none: ReadonlyMap<number, Resident> = new Map();
 

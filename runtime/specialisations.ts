@@ -11,6 +11,8 @@ interface Entry {
   /** Set once the promise is fulfilled. */
   ready?: Executable;
   users: number;
+  /** Who has asked before it was ready: others come after them. */
+  waiting: number;
   /** Set when it is given up: called when it is gone. */
   retired?: () => void;
 }
@@ -45,7 +47,8 @@ export class Specialisations {
   /** Joins a build that is under way. A failed build is forgotten. */
   lease(key: string, build: () => Promise<Executable>): Pending<Lease> {
     const entry = this.#entries.get(key) ?? this.#start(key, build);
-    return entry.ready === undefined ? this.#leaseLater(entry) : this.#lease(entry, entry.ready);
+    const { ready, waiting } = entry;
+    return ready === undefined || waiting > 0 ? this.#leaseLater(entry) : this.#lease(entry, ready);
   }
 
   /** Undefined if there is none, or it is still being built. */
@@ -55,11 +58,13 @@ export class Specialisations {
   }
 
   async #leaseLater(entry: Entry): Promise<Lease> {
-    const waiting = this.#use(entry);
+    const waited = this.#use(entry);
+    entry.waiting++;
     try {
       return this.#lease(entry, await entry.executable);
     } finally {
-      waiting();
+      entry.waiting--;
+      waited();
     }
   }
 
@@ -83,7 +88,7 @@ export class Specialisations {
   }
 
   #start(key: string, build: () => Promise<Executable>): Entry {
-    const entry: Entry = { key, executable: build(), users: 0 };
+    const entry: Entry = { key, executable: build(), users: 0, waiting: 0 };
     this.#entries.set(key, entry);
     entry.executable.then(
       (executable) => {

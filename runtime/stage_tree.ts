@@ -36,6 +36,8 @@ interface Point {
 }
 
 export class StageTree {
+  /** The only stage there is, whatever the data; known once a run has been here. */
+  only: Step | undefined;
   readonly #root: Point;
   readonly #keyOf: KeyOf;
   #size = 0;
@@ -77,6 +79,7 @@ export class StageTree {
     const stage = build(values);
     const whole = point === this.#root && stage.next.kind === 'done';
     const step: Step = { stage, next: new Map(), key: this.#keyOf(stage, whole), whole };
+    if (whole && stage.looked.size === 0) this.only = step;
     if (this.#size >= maximumSteps) return step;
     this.#size++;
     const names = [...stage.looked].sort();

@@ -54,10 +54,11 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
     this.handle = handle;
     this.info = info;
     this.target = target;
-    const submit: Queue['submit'] = (work) => this.#submit(work);
-    this.queue = { submit };
+    const start: Queue['start'] = (work) => this.#start(work);
+    const submit: Queue['submit'] = async (work) => start(work);
+    this.queue = { start, submit };
     if (native.submitSync !== undefined) {
-      this.queue = { submit, submitSync: (work) => this.#submitSync(work) };
+      this.queue = { start, submit, submitSync: (work) => this.#submitSync(work) };
       this.recordSync = (commands) => this.#recordSync(commands);
     }
     this.lost = new Promise((resolve) => {
@@ -117,7 +118,7 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
     return this.native.record(this.handle, numbers, handles, scalars);
   }
 
-  async #submit(work: Parameters<Queue['submit']>[0]): Promise<Completion> {
+  #start(work: Parameters<Queue['submit']>[0]): Completion | Promise<Completion> {
     const { signal, profile = false } = work;
     this.#mustBeOpen();
     signal?.throwIfAborted();
@@ -126,7 +127,10 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
     try {
       const pending = this.native.submit(this.handle, list, writes, reads, profile, aborted);
       if (!(pending instanceof Promise)) return completionOf(pending);
-      return completionOf(await (signal && aborted ? abortable(pending, signal, aborted) : pending));
+      const noted = pending.then(completionOf, (error) => {
+        throw this.#noted(error);
+      });
+      return signal && aborted ? abortable(noted, signal, aborted) : noted;
     } catch (error) {
       throw this.#noted(error);
     }

@@ -184,46 +184,46 @@ Napi::Value results(const Napi::CallbackInfo& args) {
 }
 
 /** Arguments 1 to 4 of a submission; `profile` is the last of them. */
-std::shared_ptr<Submission> toSubmission(const Napi::CallbackInfo& args) {
-  auto submission = std::make_shared<Submission>();
-  if (args[1].IsExternal()) submission->list = Externals::unwrap<CommandList>(args[1]);
+Submission toSubmission(const Napi::CallbackInfo& args) {
+  Submission submission;
+  if (args[1].IsExternal()) submission.list = Externals::unwrap<CommandList>(args[1]);
   eachTransfer(args[2], [&](const HostTransfer& transfer) {
     const auto& [buffer, offset, host, bytes, passing] = transfer;
-    submission->writes.push_back({toSlice(buffer, offset, bytes), host, passing});
+    submission.writes.push_back({toSlice(buffer, offset, bytes), host, passing});
   });
   eachTransfer(args[3], [&](const HostTransfer& transfer) {
     const auto& [buffer, offset, host, bytes, passing] = transfer;
-    submission->reads.push_back({toSlice(buffer, offset, bytes), host, passing});
+    submission.reads.push_back({toSlice(buffer, offset, bytes), host, passing});
   });
-  if (args[4].ToBoolean()) submission->microseconds = std::make_shared<std::vector<double>>();
+  if (args[4].ToBoolean()) submission.microseconds = std::make_shared<std::vector<double>>();
   return submission;
 }
 
 Napi::Value submit(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&]() -> Napi::Value {
     const auto& owner = Externals::unwrap<Owner>(args[0]);
-    const auto submission = toSubmission(args);
-    submission->aborted = abortFlag(args[5]);
+    Submission submission = toSubmission(args);
+    submission.aborted = abortFlag(args[5]);
     // Promises settle in the order of submissions: not before those that are on their way.
-    if (owner->channel->isQuiet() && owner->device.runHereIfShort(*submission))
-      return timesOf(args.Env(), submission->microseconds.get());
+    if (owner->channel->isQuiet() && owner->device.runHereIfShort(submission))
+      return timesOf(args.Env(), submission.microseconds.get());
     const auto completion =
-        submissionPromise(args.Env(), {args[2], args[3], args[5]}, submission->microseconds, owner->channel);
+        submissionPromise(args.Env(), {args[2], args[3], args[5]}, submission.microseconds, owner->channel);
     const Napi::Promise promise = completion->promise();
-    submission->done = [completion](std::exception_ptr error) {
+    submission.done = [completion](std::exception_ptr error) {
       if (error) completion->reject(error);
       else completion->resolve();
     };
-    owner->device.submit(submission);
+    owner->device.submit(std::make_shared<Submission>(std::move(submission)));
     return promise;
   });
 }
 
 Napi::Value submitSync(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&]() -> Napi::Value {
-    const auto submission = toSubmission(args);
-    deviceOf(args[0]).runHere(*submission);
-    return timesOf(args.Env(), submission->microseconds.get());
+    Submission submission = toSubmission(args);
+    deviceOf(args[0]).runHere(submission);
+    return timesOf(args.Env(), submission.microseconds.get());
   });
 }
 
