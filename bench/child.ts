@@ -30,6 +30,8 @@ async function tutti(folder: string, device: string): Promise<Omit<ChildResult, 
   const firstResultMs = performance.now();
   for (let i = 0; i < moreRuns; i++) await session.run(feeds);
   const plans = session.report().specialisations.map(({ plan }) => plan);
+  // What the next process finds is written by then.
+  await session.close();
   const largest = plans.reduce((a, b) => (b.arenaBytes > a.arenaBytes ? b : a));
   return { firstResultMs, arenaBytes: largest.arenaBytes, largestLiveBytes: largest.largestLiveBytes };
 }

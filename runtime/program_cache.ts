@@ -7,10 +7,11 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { closeSync, existsSync, fstatSync, openSync, readSync, utimes } from 'node:fs';
-import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { canonical } from './canonical.js';
+import { pieceBytes } from './constant_parts.js';
 import { log } from './environment.js';
 import { DamagedProgram, decodeProgram, encodeProgram, type RenderedProgram, type Sections } from './program_format.js';
 
@@ -93,20 +94,33 @@ export class ProgramCache {
     await mkdir(this.#folder, { recursive: true });
     const temporary = `${path}.${process.pid}.${randomBytes(6).toString('hex')}.tmp`;
     try {
-      const file = await open(temporary, 'wx');
+      const file = await open(temporary, 'wx+');
       let length = 0;
-      const append = async (bytes: Uint8Array): Promise<void> => {
-        for (let done = 0; done < bytes.byteLength; ) done += (await file.write(bytes, done)).bytesWritten;
-        length += bytes.byteLength;
+      const write = async (bytes: Uint8Array, at: number): Promise<void> => {
+        for (let done = 0; done < bytes.byteLength; )
+          done += (await file.write(bytes, done, bytes.byteLength - done, at + done)).bytesWritten;
+        length = Math.max(length, at + bytes.byteLength);
       };
+      const append = (bytes: Uint8Array): Promise<void> => write(bytes, length);
       try {
         const places: Place[] = [];
         for (const section of sections) {
-          const bytes = section();
-          if (length + bytes.byteLength > maximumBytes) throw new Error('it is too large');
-          places.push({ offset: length, bytes: bytes.byteLength, crc: crc32(bytes) });
-          await append(bytes);
-          await append(new Uint8Array((alignment - (length % alignment)) % alignment));
+          const offset = Math.ceil(length / alignment) * alignment;
+          let ordered: number | undefined = 0;
+          let crc = 0;
+          for (const piece of section()) {
+            if (offset + piece.offset + piece.bytes.byteLength > maximumBytes) throw new Error('it is too large');
+            if (piece.offset !== ordered) ordered = undefined;
+            else {
+              ordered += piece.bytes.byteLength;
+              crc = crc32(piece.bytes, crc);
+            }
+            await write(piece.bytes, offset + piece.offset);
+          }
+          const bytes = Math.max(0, length - offset);
+          // What did not come in order is summed up when it is all there.
+          if (ordered === undefined) crc = await sumOf(file, offset, bytes);
+          places.push({ offset, bytes, crc });
         }
         const document = Buffer.from(`${JSON.stringify(places)}\n${text}`);
         await append(document);
@@ -141,6 +155,19 @@ export class ProgramCache {
       total -= bytes;
     }
   }
+}
+
+/** CRC-32 of a part of a file. */
+async function sumOf(file: FileHandle, offset: number, bytes: number): Promise<number> {
+  const memory = Buffer.alloc(Math.min(bytes, pieceBytes));
+  let crc = 0;
+  for (let done = 0; done < bytes; ) {
+    const { bytesRead } = await file.read(memory, 0, Math.min(memory.length, bytes - done), offset + done);
+    if (bytesRead === 0) throw new Error('it ends early');
+    crc = crc32(memory.subarray(0, bytesRead), crc);
+    done += bytesRead;
+  }
+  return crc;
 }
 
 /** Descriptors of entries whose constants nobody can ask for any more. */

@@ -5,7 +5,8 @@
 import type { KernelCode } from '../backends/backend.js';
 import type { ConstantData } from '../compiler/graph/types.js';
 import type { PlannedConstant, PlannedTensor, Program } from '../compiler/plan.js';
-import { bytesOfTensor, type HostTensor, type NumericData, tensorFromBytes } from '../compiler/tensor.js';
+import { type HostTensor, type NumericData, tensorFromBytes } from '../compiler/tensor.js';
+import { type Piece, piecesInBestOrder } from './constant_parts.js';
 
 /** A plan with its kernels as a device's driver takes them. */
 export interface RenderedProgram {
@@ -17,8 +18,8 @@ export interface RenderedProgram {
 /** A stored program is not what was written. */
 export class DamagedProgram extends Error {}
 
-/** Bytes of a section; called once, in the order of the sections. */
-export type Section = () => Uint8Array;
+/** Bytes of a section, in any order; called once, in the order of the sections. */
+export type Section = () => Iterable<Piece>;
 
 type StoredData = Pick<ConstantData, 'dtype' | 'shape'> &
   ({ readonly section: number } | { readonly strings: readonly string[] });
@@ -45,7 +46,7 @@ export function encodeProgram({ program, codes }: RenderedProgram): { text: stri
     if (dtype === 'string') stored = { dtype, shape, strings: data.load().data as readonly string[] };
     else {
       stored = { dtype, shape, section: sections.length };
-      sections.push(() => bytesOfTensor(data.load()));
+      sections.push(() => piecesInBestOrder(data));
     }
     known.set(data, stored);
     return stored;
@@ -54,7 +55,8 @@ export function encodeProgram({ program, codes }: RenderedProgram): { text: stri
     constant === undefined ? rest : { ...rest, constant: store(constant) };
   const code = ({ words, ...rest }: KernelCode): StoredCode => {
     if (words === undefined) return rest;
-    sections.push(() => new Uint8Array(words.buffer, words.byteOffset, words.byteLength));
+    const bytes = new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
+    sections.push(() => [{ offset: 0, bytes }]);
     return { ...rest, words: sections.length - 1 };
   };
   const { steps, pools, report } = program;

@@ -3,14 +3,12 @@
  * device. Two pieces alternate: one is filled while the other is taken over.
  */
 import type { BufferRange, HostWrite, Queue } from '../backends/backend.js';
-import type { CreateHasher } from '../compiler/artifact/index.js';
-import { bytesOf, type DType } from '../compiler/dtype.js';
+import type { CreateHasher } from '../compiler/artifact/sha256.js';
 import type { ConstantData } from '../compiler/graph/types.js';
-import { bytesOfTensor, dataArrays, sizeOf } from '../compiler/tensor.js';
+import { bytesOfTensor } from '../compiler/tensor.js';
+import { pieceBytes, piecesOf, rangesOf, readPart, sizeInBytes } from './constant_parts.js';
 import { Pace } from './pace.js';
 
-/** Bytes of a piece: much more than what a submission costs, and of whole elements of any type. */
-const pieceBytes = 4 << 20;
 /** Where a part may begin in a piece, whatever its elements are. */
 const alignment = 16;
 
@@ -30,7 +28,7 @@ export async function uploadConstants(queue: Queue, constants: readonly Upload[]
     const bytes = sizeInBytes(data);
     if (bytes !== to.bytes) throw new Error(`constant ${name}: ${bytes} bytes, planned ${to.bytes}`);
     const whole = data.readPart === undefined ? bytesOfTensor(data.load()) : undefined;
-    for (const [start, end] of rangesOf(data, bytes)) {
+    for (const [start, end] of rangesOf(data)) {
       for (let at = start; at < end; ) {
         await pace.breathe();
         const part = whole?.subarray(at, at + pieceBytes) ?? (await stage.space(end - at));
@@ -46,16 +44,7 @@ export async function uploadConstants(queue: Queue, constants: readonly Upload[]
 /** SHA-256 of a constant's bytes. */
 export function digestOf(data: ConstantData, createHasher: CreateHasher): string {
   const hasher = createHasher();
-  const bytes = sizeInBytes(data);
-  if (data.readPart === undefined) hasher.update(bytesOfTensor(data.load()));
-  else {
-    const piece = new Uint8Array(Math.min(pieceBytes, bytes));
-    for (let at = 0; at < bytes; at += piece.byteLength) {
-      const part = piece.subarray(0, bytes - at);
-      readPart(data, at, part);
-      hasher.update(part);
-    }
-  }
+  for (const { bytes } of piecesOf(data)) hasher.update(bytes);
   return hasher.digest();
 }
 
@@ -107,24 +96,4 @@ class Stage {
   }
 }
 
-/** Ranges of bytes in the order in which they are best read. */
-function* rangesOf(data: ConstantData, bytes: number): Generator<readonly [start: number, end: number]> {
-  if (data.parts === undefined) {
-    yield [0, bytes];
-    return;
-  }
-  const size = elementBytes(data);
-  for (const { start, length } of data.parts(pieceBytes / size)) yield [start * size, (start + length) * size];
-}
-
-/** `part` begins where elements may. */
-function readPart(data: ConstantData, at: number, part: Uint8Array): void {
-  const array = dataArrays[data.dtype as Exclude<DType, 'string'>];
-  const size = array.BYTES_PER_ELEMENT;
-  data.readPart?.(at / size, new array(part.buffer as ArrayBuffer, part.byteOffset, part.byteLength / size));
-}
-
-const elementBytes = ({ dtype }: ConstantData): number =>
-  dataArrays[dtype as Exclude<DType, 'string'>].BYTES_PER_ELEMENT;
-const sizeInBytes = ({ dtype, shape }: ConstantData): number => bytesOf(dtype, sizeOf(shape));
 const alignUp = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;

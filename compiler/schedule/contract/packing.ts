@@ -58,6 +58,7 @@ export const packedLength = ({ batches, rows, k, width }: PackedShape): number =
 export function packConstant(value: Value, data: ConstantData, shape: PackedShape, strides: Strides): DerivedConstant {
   const packed = [packedLength(shape)];
   const layout = new Layout(shape, strides, sizeOf(data.shape));
+  const whole = { start: 0, length: packed[0] };
   return {
     kind: 'constant',
     name: `${value.name}.packed${shape.width}`,
@@ -66,7 +67,10 @@ export function packConstant(value: Value, data: ConstantData, shape: PackedShap
       shape: packed,
       load() {
         const result = emptyTensor(data.dtype, packed);
-        new Packer(data, layout).fill(0, result.data as Float32Array);
+        const entries = result.data as Float32Array;
+        const packer = new Packer(data, layout);
+        for (const { start, length } of layout.reach === 'steps' ? stepwise(layout, partEntries) : [whole])
+          packer.fill(start, entries.subarray(start, start + length));
         return result;
       },
       ...inParts(() => new Packer(data, layout), packed[0], layout),
@@ -113,6 +117,8 @@ export function readingOf(group: Group, operand: Operand, batches: number, rows:
   return 'element';
 }
 
+/** Entries that are packed at once where nobody says how many. */
+const partEntries = 1 << 20;
 /** Sources are read in parts that are not larger than so many times what is wanted of them. */
 const worthwhile = 4;
 
