@@ -4,6 +4,7 @@
  */
 import { bytesOf } from '../dtype.js';
 import { evaluateNode } from '../graph/host_values.js';
+import { definitionOf } from '../graph/ops/index.js';
 import type { ConstantData, Graph, Node, Value } from '../graph/types.js';
 import { type HostTensor, sizeOf } from '../tensor.js';
 import { type RewriteContext, rewrite } from './rewrite.js';
@@ -20,6 +21,11 @@ export interface Folded {
 export function foldConstants(graph: Graph): Folded {
   let count = 0;
   const folded = rewrite(graph, (node, inputs, context) => {
+    const spread = spreadConstant(node, inputs, context);
+    if (spread) {
+      count++;
+      return spread;
+    }
     const data = inputs.map((input) => constantData(input, context));
     if (data.includes(undefined) || !isWorthFolding(node, data as ConstantData[])) return undefined;
     count++;
@@ -40,6 +46,21 @@ function constantData(value: Value, { b }: RewriteContext): ConstantData | undef
   const node = b.producerOf(value);
   const source = node?.op === 'broadcast' ? b.constantOf(node.inputs[0]) : undefined;
   return node && source && foldedOutput(node, [source], value, 0);
+}
+
+/** An elementwise op of one constant that was broadcast is computed before that. */
+function spreadConstant(node: Node, inputs: readonly Value[], { b }: RewriteContext): readonly Value[] | undefined {
+  if (inputs.length !== 1 || !definitionOf(node.op).scalar || b.constantOf(inputs[0])) return undefined;
+  const producer = b.producerOf(inputs[0]);
+  if (producer?.op !== 'broadcast' || !b.constantOf(producer.inputs[0])) return undefined;
+  const [result] = b.op(node.op, [producer.inputs[0]], node.attrs as never);
+  const data = foldedOutput(
+    { ...node, inputs: producer.inputs, outputs: [result] } as Node,
+    [b.constantOf(producer.inputs[0]) as ConstantData],
+    result,
+    0,
+  );
+  return b.op('broadcast', [b.constant(data, result.name)], producer.attrs, [node.outputs[0].name]);
 }
 
 function isWorthFolding(node: Node, inputs: readonly ConstantData[]): boolean {

@@ -113,7 +113,7 @@ class Fusion {
     const drafts = [...new Set(consumers.flatMap((consumer) => this.#groups.get(consumer) ?? []))];
     if (!isResult && node.outputs.length === 1) {
       const joins = (draft: Draft) => this.#admits(draft, node, consumers);
-      if (isView(node.op) ? drafts.every(joins) : drafts.length === 1 && joins(drafts[0])) {
+      if (isView(node.op) || this.#widensBytes(node) ? drafts.every(joins) : drafts.length === 1 && joins(drafts[0])) {
         for (const draft of drafts) this.#join(draft, node, consumers);
         this.#groups.set(node, drafts);
         return;
@@ -232,14 +232,13 @@ class Fusion {
     return draft.family === 'rows' && node.op !== 'gather_nd' && node.op !== 'gather_elements';
   }
 
-  /** Whether the node only widens integers of 8 bits, which the target multiplies as they are, for one reader. */
-  #widensBytes(node: Node): boolean {
+  /** Whether the node only widens integers of 8 bits, which the target multiplies as they are: every reader does so. */
+  #widensBytes({ outputs: [value] }: Node): boolean {
     if (!multipliesBytes(this.#target)) return false;
-    const alone = (value: Value): Node | undefined =>
-      this.#consumers.get(value.id)?.length === 1 && !this.#results.has(value.id)
-        ? this.#producers.get(value.id)
-        : undefined;
-    return chainOf(node.outputs[0], alone, this.#scalars) !== undefined;
+    const unseen = (from: Value): Node | undefined =>
+      this.#results.has(from.id) ? undefined : this.#producers.get(from.id);
+    const chain = chainOf(value, unseen, this.#scalars);
+    return chain !== undefined && chain.source !== value;
   }
 
   /** Storage buffers of the draft's kernel if `node` joined it. */

@@ -64,7 +64,7 @@ export class Lowering {
   }
 
   #declare(value: Value, binding: Value | DerivedConstant, access: 'read' | 'write'): KBuffer {
-    const { dtype } = value.type;
+    const { dtype } = 'kind' in binding ? binding.data : value.type;
     const length = sizeOf('kind' in binding ? binding.data.shape : shapeOf(binding));
     const prefix = access === 'read' ? 'in' : 'out';
     const name = `${prefix}${this.#bindings.length}`;

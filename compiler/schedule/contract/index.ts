@@ -79,7 +79,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
   const bytes = byteProduct(group, target, contraction);
   if (bytes) {
     candidates.push({
-      name: 'bytes',
+      name: 'bytes panels',
       cost: timeOf(contraction, target, moves ? efficiency.gatheredBytes : efficiency.bytes),
       lower: () => [lowerIntegerPanels(group, target, bytes) ?? []].flat(),
     });

@@ -70,6 +70,35 @@ function constantOf(
   return passes ? constantOf(producer.inputs[0], producerOf, scalars) : undefined;
 }
 
-/** Whether the target multiplies matrices of such integers. */
-export const multipliesBytes = ({ matrixUnits }: Target): boolean =>
-  matrixUnits?.some(({ accumulator }) => accumulator === 'i32') === true;
+/** Constants of integers as bytes: element = byte - zero. */
+export interface ConstantIntegers {
+  readonly scalar: 'i8' | 'u8';
+  readonly zero: number;
+}
+
+const known = new WeakMap<ConstantData, ConstantIntegers | 'none'>();
+
+/** The bytes that hold all elements of a constant, which are integers. Read once for each constant. */
+export function integersOf(data: ConstantData): ConstantIntegers | undefined {
+  let integers = known.get(data);
+  if (integers === undefined) known.set(data, (integers = bytesFor(data) ?? 'none'));
+  return integers === 'none' ? undefined : integers;
+}
+
+function bytesFor(data: ConstantData): ConstantIntegers | undefined {
+  const { dtype } = data;
+  if (dtype !== 'i8' && dtype !== 'u8' && dtype !== 'i32' && dtype !== 'f32') return undefined;
+  const elements = data.load().data as Float32Array;
+  let [low, high] = [0, 0];
+  for (const x of elements) {
+    if (!Number.isInteger(x) || x < -255 || x > 255) return undefined;
+    if (x < low) low = x;
+    if (x > high) high = x;
+  }
+  if (low >= -128 && high <= 127) return { scalar: 'i8', zero: 0 };
+  return high - low <= 255 ? { scalar: 'u8', zero: -low } : undefined;
+}
+
+/** Whether the target multiplies such integers as they are. */
+export const multipliesBytes = ({ matrixUnits, byteDots }: Target): boolean =>
+  byteDots !== undefined || matrixUnits?.some(({ accumulator }) => accumulator === 'i32') === true;

@@ -15,7 +15,7 @@ import type { Group } from '../../group.js';
 import type { DerivedConstant } from '../../lowered.js';
 import { scalarOf } from '../../tensors.js';
 import type { Contraction, Operand } from '../contraction.js';
-import { type Narrow, narrowOf } from '../narrow.js';
+import { integersOf, type Narrow, narrowOf } from '../narrow.js';
 import { type Strides, stridesOf } from '../packing.js';
 import { type Memory, memoryOf } from './memory.js';
 
@@ -168,7 +168,8 @@ function integerSide(
   const data = group.constants.get(operand.value.id);
   if (data) {
     const strides = stridesOf(operand, { batches, rows, k, width: 1 });
-    const scalar = strides && smallIntegers(data);
+    const integers = strides && integersOf(data);
+    const scalar = integers?.zero === 0 ? integers.scalar : undefined;
     const largest = scalar === 'u8' ? 255 : 128;
     return scalar && strides && { scalar, zero: 0, largest, weights: { data, strides, batches, rows } };
   }
@@ -179,23 +180,6 @@ function integerSide(
   );
   if (!narrow) return undefined;
   return { scalar: narrow.scalar, zero: narrow.zero, largest: 255, narrow };
-}
-
-const known = new WeakMap<ConstantData, 'i8' | 'u8' | 'none'>();
-
-/** The type of bytes that holds all elements, which are integers. Read once for each constant. */
-function smallIntegers(data: ConstantData): 'i8' | 'u8' | undefined {
-  let scalar = known.get(data);
-  if (scalar === undefined) known.set(data, (scalar = bytesFor(data)));
-  return scalar === 'none' ? undefined : scalar;
-}
-
-function bytesFor(data: ConstantData): 'i8' | 'u8' | 'none' {
-  const { dtype } = data;
-  if (dtype !== 'i8' && dtype !== 'u8' && dtype !== 'i32' && dtype !== 'f32') return 'none';
-  const elements = data.load().data as Float32Array;
-  const within = (low: number, high: number) => elements.every((x) => x >= low && x <= high && Number.isInteger(x));
-  return within(-128, 127) ? 'i8' : within(0, 255) ? 'u8' : 'none';
 }
 
 /** Elements of a row of packed weights: whole 16-byte vectors. */

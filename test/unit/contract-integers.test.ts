@@ -1,0 +1,115 @@
+/** Contractions of bytes on vector lanes: every form, signedness and zero point against the reference. */
+import { describe, expect, test } from 'vitest';
+import type { GraphBuilder } from '../../compiler/graph/builder.js';
+import * as c from '../../compiler/graph/compose.js';
+import { elementsOf, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
+import type { Value } from '../../compiler/graph/types.js';
+import type { ByteMix, Target } from '../../compiler/kernel/target.js';
+import { built, byteCases, type ContractionCase, interpreted, type Make, runForm } from '../support/contractions.js';
+import { runReference } from '../support/run_groups.js';
+import { testTargets } from '../support/targets.js';
+
+const withDots = (byteDots: readonly ByteMix[], more: Partial<Target> = {}): Target => ({
+  ...testTargets.cpu,
+  byteDots: new Set(byteDots),
+  ...more,
+});
+const targets: Readonly<Record<string, Target>> = {
+  'unsigned by signed, 16 lanes': withDots(['i8·u8'], { vectorLanes: 16, vectorRegisters: 32 }),
+  'of one signedness, 4 lanes': withDots(['i8·i8', 'u8·u8'], { vectorLanes: 4 }),
+};
+
+/** Bytes less a zero point, held in f32. */
+function centred(b: GraphBuilder, bytes: Value, zero: number): Value {
+  const point = b.constant(tensorOfNumbers('i32', [], [zero]));
+  return c.cast(b, c.sub(b, c.cast(b, bytes, 'i32'), point), 'f32');
+}
+
+const productCase = (m: number, n: number, k: number, zeros: readonly [number, number]): ContractionCase => ({
+  name: `${m}×${n}×${k} less ${zeros}`,
+  build: (b, x) => c.matmul(b, centred(b, x('u8', [m, k]), zeros[0]), centred(b, x('i8', [k, n]), zeros[1])),
+});
+
+interface ConvShape {
+  readonly x: readonly number[];
+  readonly w: readonly number[];
+  readonly strides?: readonly number[];
+  readonly pads?: readonly number[];
+  readonly dilations?: readonly number[];
+  readonly groups?: number;
+}
+
+const convCase = (name: string, { x, w, strides, pads, dilations, groups }: ConvShape): ContractionCase => ({
+  name,
+  build: (b: GraphBuilder, input: Make, weights: Make) => {
+    const dims = x.length - 2;
+    const every = (value: number) => new Array<number>(dims).fill(value);
+    const attrs = {
+      strides: strides ?? every(1),
+      padLow: pads ?? every(0),
+      padHigh: pads ?? every(0),
+      dilations: dilations ?? every(1),
+      inputDilation: every(1),
+      groups: groups ?? 1,
+      dtype: 'f32',
+    } as const;
+    return b.op('conv', [centred(b, input('u8', x), 114), weights('f32', w)], attrs)[0];
+  },
+});
+
+const cases: readonly ContractionCase[] = [
+  ...byteCases,
+  productCase(5, 40, 30, [3, 0]),
+  productCase(5, 40, 31, [0, -7]),
+  productCase(19, 37, 33, [250, -128]),
+  productCase(40, 3, 17, [9, 9]),
+  productCase(1, 70, 129, [128, 5]),
+  {
+    name: 'weights that need a zero point of their own',
+    build: (b, x) => {
+      const weights = Array.from({ length: 24 * 20 }, (_, i) => ((i * 97) % 230) - 40);
+      return c.matmul(b, centred(b, x('u8', [9, 24]), 20), b.constant(tensorOfNumbers('f32', [24, 20], weights)));
+    },
+  },
+  convCase('1×1', { x: [2, 7, 5, 9], w: [11, 7, 1, 1] }),
+  convCase('3×3', { x: [1, 8, 9, 20], w: [5, 8, 3, 3], pads: [1, 1] }),
+  convCase('3×3 of three channels, stride 2', { x: [1, 3, 13, 37], w: [6, 3, 3, 3], pads: [1, 1], strides: [2, 2] }),
+  convCase('depthwise', { x: [2, 6, 11, 19], w: [6, 1, 3, 3], pads: [1, 1], groups: 6 }),
+  convCase('depthwise 5×5, stride 2', {
+    x: [1, 5, 12, 21],
+    w: [5, 1, 5, 5],
+    pads: [2, 2],
+    strides: [2, 2],
+    groups: 5,
+  }),
+  convCase('groups of six channels', { x: [1, 12, 6, 6], w: [8, 6, 3, 3], pads: [1, 1], groups: 2 }),
+  convCase('dilated', { x: [1, 4, 12, 12], w: [3, 4, 3, 3], pads: [2, 2], dilations: [2, 2] }),
+  convCase('one dimension, stride 3', { x: [2, 5, 50], w: [7, 5, 4], pads: [2], strides: [3] }),
+  convCase('rows alone', { x: [1, 2, 9, 9], w: [2, 2, 7, 1], pads: [3, 0] }),
+];
+
+for (const [kind, target] of Object.entries(targets)) {
+  describe(kind, () => {
+    for (const example of cases) {
+      test(example.name, async () => {
+        const made = built(example);
+        const want = [...elementsOf(runReference(made.graph, made.inputs).get('y') as never)].map(Number);
+        const names = new Set<string>();
+        for (const nth of [0, 1]) {
+          const got = await runForm(
+            made,
+            target,
+            (forms) => {
+              const form = forms.filter(({ name }) => name.startsWith('bytes'))[nth];
+              if (form) names.add(form.name);
+              return form;
+            },
+            interpreted,
+          );
+          if (got) expect([...elementsOf(got)].map(Number)).toEqual(want);
+        }
+        expect(names.size).toBeGreaterThan(0);
+      });
+    }
+  });
+}
