@@ -89,6 +89,13 @@ export interface Driver {
   open(id: string): Promise<Device>;
 }
 
+/** Work of a compiler that is a program of its own. */
+export interface HostCompilerWork {
+  readonly kernels: number;
+  /** During which one was running. */
+  readonly milliseconds: number;
+}
+
 export interface DeviceLoss {
   readonly reason: string;
 }
@@ -101,6 +108,8 @@ export interface Device {
   readonly lost: Promise<DeviceLoss>;
   /** Bytes in buffers now, and how many may be. */
   memory(): { readonly allocatedBytes: number; readonly totalBytes: number };
+  /** What the compiler of the host has done for it so far, where there is one: results that were found on disk do not count. */
+  hostCompiler?(): HostCompilerWork;
   /** Compiles; the results keep the order. Rejects with TuttiError E_KERNEL naming the kernel and the compiler's words. */
   loadKernels(codes: readonly KernelCode[]): Promise<readonly Kernel[]>;
   /** Zero-filled. Throws TuttiError E_OUT_OF_MEMORY with both numbers. */

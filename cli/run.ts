@@ -60,6 +60,10 @@ interface DeviceResult {
   readonly device: string;
   readonly numerics: string;
   readonly firstRunMs: number;
+  /** From the start of the process to the first result on the first device. */
+  readonly sinceStartMs?: number;
+  /** What of that went where: reading the model, and the stages of `SpecialisationReport.times` over all that was compiled. */
+  readonly timesMs: Readonly<Record<string, number>>;
   readonly medianMs?: number;
   readonly kernels: number;
   readonly dispatches: number;
@@ -109,7 +113,9 @@ export const runVerb: Verb = (program, wrap) => {
 
 async function run(path: string, flags: Flags): Promise<number> {
   const selected = await selectDevices(flags.device);
+  const opening = performance.now();
   const model = await openFor(path, flags);
+  const modelMs = performance.now() - opening;
   const inputs = parseInputs(flags.input ?? [], model.inputs);
   const outputs = parseOutputs(flags.output ?? [], model.outputs);
   const expectations = parseExpected(flags.expect ?? [], model.outputs);
@@ -157,7 +163,9 @@ async function run(path: string, flags: Flags): Promise<number> {
           if (spec?.kind === 'file') await writeTensor(spec, name, tensor);
         }
       }
-      results.push({ model: path, ...done.facts, outputs: described });
+      const { timesMs, sinceStartMs, ...facts } = done.facts;
+      const since = first ? { sinceStartMs } : {};
+      results.push({ model: path, ...facts, ...since, timesMs: { model: modelMs, ...timesMs }, outputs: described });
       traces.push(done.trace);
     } catch (error) {
       if (selected.length === 1 || !(error instanceof TuttiError)) throw error;
@@ -189,7 +197,8 @@ async function runOn(
   const session = await Session.create(model, { ...(device === undefined ? {} : { device }) });
   try {
     const results = await session.run(feeds);
-    const firstRunMs = performance.now() - start;
+    const sinceStartMs = performance.now();
+    const firstRunMs = sinceStartMs - start;
     const sessionReport = session.report();
     const plans = sessionReport.specialisations.map(({ plan }) => plan);
     const total = (of: (plan: PlanReport) => number): number => plans.reduce((sum, plan) => sum + of(plan), 0);
@@ -218,6 +227,8 @@ async function runOn(
         device: session.device.id,
         numerics: session.numerics,
         firstRunMs,
+        sinceStartMs,
+        timesMs: sumOf(sessionReport.specialisations.map((one) => one.times)),
         ...(times.length > 0 ? { medianMs: median(times) } : {}),
         kernels: total(({ kernels }) => kernels),
         dispatches: total(({ dispatches }) => dispatches),
@@ -231,6 +242,15 @@ async function runOn(
   } finally {
     await session.close();
   }
+}
+
+/** Entry by entry. */
+function sumOf(records: readonly Readonly<Record<string, number>>[]): Record<string, number> {
+  const sums: Record<string, number> = {};
+  for (const record of records) {
+    for (const [name, value] of Object.entries(record)) sums[name] = (sums[name] ?? 0) + value;
+  }
+  return sums;
 }
 
 type Placement = PlanReport['placement'];
@@ -303,10 +323,10 @@ function report(
       print(`${result.device}: failed: ${result.error.code}: ${result.error.message}`);
       continue;
     }
-    const { device, numerics, firstRunMs, medianMs, kernels, arenaBytes } = result;
+    const { device, numerics, firstRunMs, timesMs, medianMs, kernels, arenaBytes } = result;
     const repeated = medianMs === undefined ? '' : `, median ${formatMs(medianMs)}`;
     print(
-      `${device}: first run ${formatMs(firstRunMs)} (with compiling)${repeated}, ${kernels} kernels, ` +
+      `${device}: first run ${formatMs(firstRunMs)} (${whereItWent(timesMs)})${repeated}, ${kernels} kernels, ` +
         `${formatBytes(arenaBytes)} arena, ${numerics}`,
     );
     const compared = result.outputs.some(({ ok }) => ok !== undefined);
@@ -333,6 +353,16 @@ function report(
       }
     }
   }
+}
+
+/** What compiling took, in words. */
+function whereItWent({ plan, render, cache, hostCompiler }: Readonly<Record<string, number>>): string {
+  const parts = [
+    cache === undefined ? undefined : `stored program read in ${formatMs(cache)}`,
+    plan === undefined ? undefined : `planning ${formatMs(plan)}, rendering ${formatMs(render)}`,
+    hostCompiler === undefined ? undefined : `host compiler ${formatMs(hostCompiler)}`,
+  ];
+  return parts.filter((part) => part !== undefined).join(', ') || 'with compiling';
 }
 
 const differenceText = (value: number | null | undefined): string =>

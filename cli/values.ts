@@ -174,7 +174,11 @@ export function randomTensor(info: ValueInfo, seed: number): Tensor {
   if (dtype === 'string') {
     throw new TuttiError('E_INPUT', 'random strings are not made', { subject: `input ${info.name}` });
   }
-  if (dtype === 'f32') return new Tensor('float32', Float32Array.from({ length: count }, sample), shape);
+  if (dtype === 'f32') {
+    const data = new Float32Array(count);
+    for (let i = 0; i < count; i++) data[i] = next();
+    return new Tensor('float32', data, shape);
+  }
   const values = Array.from({ length: count }, sample);
   // Some integers are too short for a 9.
   const most = isInt(dtype) && bitsOf(dtype) <= 4 ? Number(integerRange(dtype)[1]) : Number.POSITIVE_INFINITY;

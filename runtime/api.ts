@@ -133,7 +133,10 @@ export interface SpecialisationReport {
   /** Shape of each input. */
   readonly shapes: Readonly<Record<string, readonly number[]>>;
   readonly plan: PlanReport;
-  /** Milliseconds: plan, claim (constants that are there), render, load (the device's compiler), upload, record, total. */
+  /**
+   * Milliseconds: plan, render (or cache, where the program was stored), claim (constants that are there), load (the
+   * device's compiler), hostCompiler (how much of that a compiler of the host ran), upload, record, total.
+   */
   readonly times: Readonly<Record<string, number>>;
 }
 

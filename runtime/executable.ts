@@ -159,7 +159,10 @@ export class Executable {
       const [required, available] = [claim.missingBytes + arenaBytes, totalBytes - allocatedBytes];
       if (required > available) throw outOfMemory(name, required, available);
       mark('claim');
+      const compiled = (): number => device.hostCompiler?.().milliseconds ?? 0;
+      const before = compiled();
       const kernels = codes.length > 0 ? await device.loadKernels(codes) : [];
+      if (compiled() > before) times.hostCompiler = compiled() - before;
       undo.push(() => releaseAll(kernels));
       mark('load');
       const buffers: (DeviceBuffer | undefined)[] = [];

@@ -9,7 +9,7 @@ import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isNativeAddon, loadNative } from '../backends/native.js';
-import type { CreateHasher } from '../compiler/artifact/index.js';
+import type { CreateHasher } from '../compiler/artifact/sha256.js';
 import { TuttiError } from '../compiler/error.js';
 import { Descriptions, stampOf } from './descriptions.js';
 import { ProgramCache } from './program_cache.js';

@@ -9,7 +9,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { TuttiError } from '../../compiler/error.js';
-import type { Device, DeviceInfo, Driver, DriverOptions, KernelCode } from '../backend.js';
+import type { Device, DeviceInfo, Driver, DriverOptions, HostCompilerWork, KernelCode } from '../backend.js';
 import { AddonDevice } from '../common/addon.js';
 import type { NativeDevice, NativeDriver, NativeHandle } from '../common/resources.js';
 import { isNativeAddon, loadNative } from '../native.js';
@@ -86,7 +86,7 @@ export class CpuDriver implements Driver {
   }
 
   #findCompiler(): Promise<HostCompiler | { readonly reason: string }> {
-    this.#compiler ??= findCompiler();
+    this.#compiler ??= findCompiler(this.options.cacheDirectory);
     return this.#compiler;
   }
 
@@ -106,6 +106,10 @@ class CpuDevice extends AddonDevice<NativeCpu> {
     super(native, native.open(threads, info.memoryBytes), info, describe(info));
     this.#library = library;
     this.#ownsFolder = ownsFolder;
+  }
+
+  hostCompiler(): HostCompilerWork {
+    return this.#library.work;
   }
 
   protected async compile(codes: readonly KernelCode[]): Promise<readonly NativeHandle[]> {

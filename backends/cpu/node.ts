@@ -7,11 +7,12 @@
  */
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
+import { mkdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, dirname, join } from 'node:path';
 import { TuttiError } from '../../compiler/error.js';
-import type { KernelCode } from '../backend.js';
+import type { HostCompilerWork, KernelCode } from '../backend.js';
 
 export interface HostCompiler {
   /** Program and leading arguments (`$CC` may hold both). */
@@ -55,13 +56,23 @@ function candidates(): readonly (readonly string[])[] {
   return chosen ? [chosen.split(/\s+/), ...list] : list;
 }
 
-/** The first compiler that answers, or the reason why there is none. */
-export async function findCompiler(): Promise<HostCompiler | { readonly reason: string }> {
+/**
+ * The first compiler that answers, or the reason why there is none.
+ * @param cache Folder in which answers are kept: a program that is the same file as before is not asked again.
+ */
+export async function findCompiler(cache?: string): Promise<HostCompiler | { readonly reason: string }> {
   const tried: string[] = [];
   for (const command of candidates()) {
+    const note = cache === undefined ? undefined : noteOf(command, join(cache, 'cpu'));
+    const version = note === undefined ? undefined : readNote(note);
+    if (version !== undefined) return { command, version };
     try {
       const { code, output } = await runCompiler(command, ['--version']);
-      if (code === 0) return { command, version: output.split('\n', 1)[0].trim() };
+      if (code === 0) {
+        const version = output.split('\n', 1)[0].trim();
+        if (note !== undefined) writeNote(note, version);
+        return { command, version };
+      }
       tried.push(`${command.join(' ')} (exit code ${code})`);
     } catch (error) {
       tried.push(`${command.join(' ')} (${(error as NodeJS.ErrnoException).code ?? String(error)})`);
@@ -70,6 +81,51 @@ export async function findCompiler(): Promise<HostCompiler | { readonly reason: 
   return {
     reason: `no C compiler found, tried ${tried.join(', ')}: install gcc or clang (Debian: apt install gcc; macOS: xcode-select --install) or set CC`,
   };
+}
+
+interface Note {
+  readonly path: string;
+  /** What the answer holds for. */
+  readonly state: string;
+}
+
+/** Undefined where the program cannot be found: then it is asked. */
+function noteOf(command: readonly string[], folder: string): Note | undefined {
+  const places = /[/\\]/.test(command[0])
+    ? [command[0]]
+    : (process.env.PATH ?? '').split(delimiter).map((place) => join(place, command[0]));
+  for (const place of places) {
+    try {
+      const path = realpathSync(place);
+      const { dev, ino, size, mtimeMs, ctimeMs } = statSync(path);
+      const state = [...command, path, dev, ino, size, mtimeMs, ctimeMs].join(' ');
+      return { path: join(folder, `${sha256(command.join(' '))}.compiler`), state };
+    } catch {
+      // Not here: perhaps in the next folder.
+    }
+  }
+  return undefined;
+}
+
+function readNote({ path, state }: Note): string | undefined {
+  try {
+    const [known, version] = readFileSync(path, 'utf8').split('\n');
+    return known === state && version ? version : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function writeNote({ path, state }: Note, version: string): void {
+  const temporary = `${path}.${process.pid}.${randomBytes(6).toString('hex')}`;
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(temporary, `${state}\n${version}\n`);
+    renameSync(temporary, path);
+  } catch {
+    // Asked again next time.
+    rmSync(temporary, { force: true });
+  }
 }
 
 /** Runs the compiler with `input` on stdin. Rejects only if it cannot be started. */
@@ -95,13 +151,14 @@ export interface CompiledKernel {
   readonly entry: string;
 }
 
-/** Texts below this are compiled together: starting the compiler and linking cost about as much. */
-const BATCH_CHARACTERS = 24_000;
+/** Texts up to this are compiled together: each object costs a start of the compiler now, and a file to load later. */
+const BATCH_CHARACTERS = 100_000;
 
 const sha256 = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex');
 
 export class KernelLibrary {
   readonly #verified = new Set<string>();
+  #work: HostCompilerWork = { kernels: 0, milliseconds: 0 };
 
   constructor(
     readonly folder: string,
@@ -116,15 +173,18 @@ export class KernelLibrary {
     const unique = [...new Map(codes.map((code) => [code.entry, code])).values()];
     const objects = new Map<string, string>();
     await mkdir(this.folder, { recursive: true });
-    await Promise.all(
-      unique.map(async (code) => {
-        const object = await this.#find(code);
-        if (object !== undefined) objects.set(code.entry, object);
-      }),
-    );
+    for (const code of unique) {
+      const object = this.#find(code);
+      if (object !== undefined) objects.set(code.entry, object);
+    }
     const missing = unique.filter((code) => !objects.has(code.entry));
     for (const [entry, object] of await this.#compileAll(missing)) objects.set(entry, object);
     return codes.map(({ entry }) => ({ entry, path: this.#path(objects.get(entry) as string) }));
+  }
+
+  /** What was compiled so far. */
+  get work(): HostCompilerWork {
+    return this.#work;
   }
 
   #path(object: string): string {
@@ -139,12 +199,13 @@ export class KernelLibrary {
     );
   }
 
-  async #find(code: KernelCode): Promise<string | undefined> {
+  /** Small files, many of them: read in place, a promise for each would cost more. */
+  #find(code: KernelCode): string | undefined {
     try {
-      const object = (await readFile(join(this.folder, `${this.#key(code)}.kernel`), 'utf8')).trim();
+      const object = readFileSync(join(this.folder, `${this.#key(code)}.kernel`), 'utf8').trim();
       if (!/^[0-9a-f]{64}$/.test(object)) return undefined;
       if (!this.#verified.has(object)) {
-        if (sha256(await readFile(this.#path(object))) !== object) return undefined;
+        if (sha256(readFileSync(this.#path(object))) !== object) return undefined;
         this.#verified.add(object);
       }
       return object;
@@ -172,7 +233,13 @@ export class KernelLibrary {
         }
       }
     };
+    const start = performance.now();
     await Promise.all(Array.from({ length: Math.min(availableParallelism(), batches.length) }, worker));
+    const { kernels, milliseconds } = this.#work;
+    this.#work = {
+      kernels: kernels + codes.length,
+      milliseconds: milliseconds + (codes.length === 0 ? 0 : performance.now() - start),
+    };
     if (failure !== undefined) throw failure;
     return objects;
   }
@@ -220,7 +287,8 @@ function makeBatches(codes: readonly KernelCode[]): KernelCode[][] {
   const length = (code: KernelCode) => code.text?.length ?? 0;
   const total = codes.reduce((sum, code) => sum + length(code), 0);
   const parallel = availableParallelism();
-  const count = Math.min(codes.length, Math.max(parallel, Math.ceil(total / BATCH_CHARACTERS)));
+  // Several for each core, so that they end together.
+  const count = Math.min(codes.length, Math.max(2 * parallel, Math.ceil(total / BATCH_CHARACTERS)));
   const batches = Array.from({ length: count }, () => ({ load: 0, codes: [] as KernelCode[] }));
   for (const code of [...codes].sort((a, b) => length(b) - length(a))) {
     const emptiest = batches.reduce((best, batch) => (batch.load < best.load ? batch : best));
