@@ -19,7 +19,7 @@ import {
 } from '../../compiler/kernel/types.js';
 import { contractedOperands, oneSidedMinMax, paren, staysInside } from '../common/c_family.js';
 import { unexpanded } from '../common/names.js';
-import { heldAs, isHalf, type MaskBits, unsignedOf } from './prelude.js';
+import { type CScalar, comparison as comparisons, heldAs, isHalf, type MaskBits, unsignedOf } from './prelude.js';
 import type { Inst, Scope } from './scope.js';
 
 export function unary(scope: Scope, inst: Inst<'unary'>): void {
@@ -157,6 +157,9 @@ function floatMinMax(scope: Scope, fn: 'min' | 'max', held: 'f32' | 'f64', lanes
   const [x, c] = [scope.c(against.value), scope.c(against.constant)];
   const comparison = `${x} ${against.comparison} ${c}`;
   if (lanes === 1) return `${comparison} ? ${c} : ${x}`;
+  // Ties are between equal bits, or zeros of which the constant is to win.
+  if (against.comparison === '<' || against.comparison === '>')
+    return `${scope.prelude.beyond(fn, held, lanes)}(${c}, ${x})`;
   return `${scope.prelude.select(held, lanes)}(${comparison}, ${c}, ${x})`;
 }
 
@@ -231,7 +234,8 @@ export function compare(scope: Scope, inst: Inst<'compare'>): void {
     scope.let(inst.result, boolCompare[inst.fn](scope.c(inst.a), scope.as(inst.b, maskBits)), maskBits);
     return;
   }
-  const operator = { eq: '==', ne: '!=', lt: '<', le: '<=', gt: '>', ge: '>=' }[inst.fn];
+  const operator = comparisons[inst.fn];
+  if (lanes > 1) scope.comparisons.set(inst.result, inst);
   const bits = scalar === 'bool' ? 32 : (scalarBits[heldAs(scalar)] as MaskBits);
   scope.let(inst.result, `${scope.c(inst.a)} ${operator} ${scope.c(inst.b)}`, bits);
 }
@@ -254,8 +258,35 @@ export function select(scope: Scope, inst: Inst<'select'>): void {
     return;
   }
   const held = heldAs(scalar as Exclude<ScalarType, 'bool'>);
+  const test = scope.comparisons.get(inst.condition);
+  const compared = test && heldAs(test.a.type.scalar as Exclude<ScalarType, 'bool'>);
+  if (test && compared && scalarBits[compared] === scalarBits[held]) {
+    scope.let(inst.result, chosen(scope, inst, test, compared, held));
+    return;
+  }
   const mask = scope.as(inst.condition, scalarBits[held] as MaskBits);
   scope.let(inst.result, `${scope.prelude.select(held, lanes)}(${mask}, ${a}, ${b})`);
+}
+
+/** A choice by a comparison, in one step with it. */
+function chosen(
+  scope: Scope,
+  { a, b, result }: Inst<'select'>,
+  test: Inst<'compare'>,
+  compared: CScalar,
+  held: CScalar,
+): string {
+  const { lanes } = result.type;
+  // x < y ? y : x is what the maximum of machines is.
+  if (isFloatScalar(held) && (test.fn === 'lt' || test.fn === 'gt')) {
+    const [straight, crossed] = [test.a === a && test.b === b, test.a === b && test.b === a];
+    if (straight || crossed) {
+      const fn = (test.fn === 'lt') === straight ? 'min' : 'max';
+      return `${scope.prelude.beyond(fn, held, lanes)}(${scope.c(a)}, ${scope.c(b)})`;
+    }
+  }
+  const operands = [test.a, test.b, a, b].map((value) => scope.c(value));
+  return `${scope.prelude.where(test.fn, compared, held, lanes)}(${operands.join(', ')})`;
 }
 
 const boolCompare: Readonly<Record<CompareFn, (a: string, b: string) => string>> = {

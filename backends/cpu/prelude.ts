@@ -11,12 +11,14 @@
  */
 import {
   type ByteType,
+  type CompareFn,
   isFloatScalar,
   isSignedScalar,
   type Lanes,
   type ScalarType,
   scalarBits,
 } from '../../compiler/kernel/types.js';
+import * as hardware from './hardware.js';
 
 /** Types that C values have: what is left of the scalar types when f16 and bf16 are held as f32. */
 export type CScalar = Exclude<ScalarType, 'f16' | 'bf16' | 'bool'>;
@@ -147,6 +149,33 @@ export class Prelude {
       () =>
         `TUTTI_INLINE ${type} tutti_select_${scalar}x${lanes}(${mask} m, ${type} a, ${type} b) { return (${type})((${mask})a & m | (${mask})b & ~m); }`,
     );
+  }
+
+  /** x fn y ? a : b, all of the same number of bits. */
+  where(fn: CompareFn, compared: CScalar, result: CScalar, lanes: Lanes): string {
+    const [operand, type] = [this.type(compared, lanes), this.type(result, lanes)];
+    const select = this.select(result, lanes);
+    const name = `where_${fn}_${compared}_${result}x${lanes}`;
+    return this.define(name, () => {
+      const body = hardware.preferring(
+        hardware.where(fn, compared, result, lanes, type),
+        `return ${select}(x ${comparison[fn]} y, a, b);`,
+      );
+      return `TUTTI_INLINE ${type} tutti_${name}(${operand} x, ${operand} y, ${type} a, ${type} b) { ${body} }`;
+    });
+  }
+
+  /** a if it is beyond b, else b, also where either is NaN or both are zero. */
+  beyond(fn: 'min' | 'max', scalar: CScalar, lanes: Lanes): string {
+    const type = this.type(scalar, lanes);
+    const choose = this.#choose(scalar, lanes);
+    return this.define(`beyond_${fn}_${scalar}x${lanes}`, () => {
+      const body = hardware.preferring(
+        hardware.beyond(fn, scalar, lanes),
+        `return ${choose(fn === 'min' ? 'a < b' : 'a > b', 'a', 'b')};`,
+      );
+      return `TUTTI_INLINE ${type} tutti_beyond_${fn}_${scalar}x${lanes}(${type} a, ${type} b) { ${body} }`;
+    });
   }
 
   bitcast(from: CScalar, fromLanes: Lanes, to: CScalar, toLanes: Lanes): string {
@@ -287,7 +316,12 @@ ${hardwareUnpack(lanes)}  const ${u} w = ${widen}, finite = ${bits}(${float}((w 
       const float = this.bitcast(integer, lanes, scalar, lanes);
       const choose = this.#choose(scalar, lanes);
       const merged = `${float}(${bits}(a) ${fn === 'min' ? '|' : '&'} ${bits}(b))`;
-      return `${head} { return ${choose('a == b', merged, choose(lanes === 1 ? `${less} || a != a` : `(${less}) | (a != a)`, 'a', 'b'))}; }`;
+      const chosen = choose(
+        'a == b',
+        merged,
+        choose(lanes === 1 ? `${less} || a != a` : `(${less}) | (a != a)`, 'a', 'b'),
+      );
+      return `${head} { ${hardware.preferring(hardware.minMax(fn, scalar, lanes), `return ${chosen};`)} }`;
     });
   }
 
@@ -462,11 +496,12 @@ ${mixed}${signed.body}#else
         bits < 32
           ? `__builtin_convertvector(__builtin_convertvector(inside, ${through}), ${target})`
           : `__builtin_convertvector(inside, ${through})`;
-      return `${head} {
-  const ${source} inside = (${source})((${mask})a & (a > ${low}) & (a < ${high}));
+      const portable = `const ${source} inside = (${source})((${mask})a & (a > ${low}) & (a < ${high}));
   const ${toMask} over = __builtin_convertvector(a >= ${high}, ${toMask}), under = __builtin_convertvector(a <= ${low}, ${toMask});
-  return ${converted} | (${target})over & ${max} | (${target})under & ${min};
-}`;
+  return ${converted} | (${target})over & ${max} | (${target})under & ${min};`;
+      const special = hardware.saturate(from, to, lanes);
+      if (special) [this.splat('f32', lanes), this.splat('i32', lanes)];
+      return `${head} { ${hardware.preferring(special, portable)} }`;
     });
   }
 
@@ -512,6 +547,16 @@ ${mixed}${signed.body}#else
     return (condition, a, b) => `${select}(${condition}, ${a}, ${b})`;
   }
 }
+
+/** C's operators of comparison. */
+export const comparison: Readonly<Record<CompareFn, string>> = {
+  eq: '==',
+  ne: '!=',
+  lt: '<',
+  le: '<=',
+  gt: '>',
+  ge: '>=',
+};
 
 const each = (lanes: number, text: (lane: number) => string): string =>
   Array.from({ length: lanes }, (_, lane) => text(lane)).join(', ');

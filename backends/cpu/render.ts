@@ -13,6 +13,7 @@
  */
 import { TuttiError } from '../../compiler/error.js';
 import { isEngineInst } from '../../compiler/kernel/engines.js';
+import { scaleHelper } from '../../compiler/kernel/math/calc.js';
 import type { HelperFunction, KArray, KBlock, KernelFunction, KInst, ScalarType } from '../../compiler/kernel/types.js';
 import type { KernelCode, Target } from '../backend.js';
 import { forHeader, unrollCount } from '../common/c_family.js';
@@ -20,6 +21,7 @@ import { arrayBytes, type Frame, frameOf, kernelCode } from '../common/frame.js'
 import { commentText, type Syntax, writeFor, writeIf, writeLoop } from '../common/structured.js';
 import { binary, compare, fma, select, unary } from './arithmetic.js';
 import { bitcast, convert } from './convert.js';
+import { preferring, scale } from './hardware.js';
 import { contentHash } from './hash.js';
 import { cLiteral } from './literal.js';
 import { atomic, compareExchange, load, store } from './memory.js';
@@ -172,10 +174,13 @@ class KernelRenderer {
     scope.lines.take();
     this.#block(helper.body);
     const result = scope.as(helper.body.yields[0], 32);
+    const body = [...scope.lines.take(), `  return ${result};`].join('\n');
+    const [x, n] = helper.params.map((param) => `v${param.id}`);
+    const { scalar, lanes } = helper.result;
+    const special = helper.name.startsWith(scaleHelper) ? scale(scalar, lanes, x, n) : undefined;
     return [
       `TUTTI_INLINE ${scope.type(helper.result)} ${name}(${params.join(', ')}) { /* ${commentText(helper.name)} */`,
-      ...scope.lines.take(),
-      `  return ${result};`,
+      preferring(special, body),
       '}',
       '',
     ].join('\n');

@@ -25,6 +25,8 @@ export class Scope {
   readonly floatConstants: ReadonlyMap<KValue, number>;
   /** Products that may be contracted into a sum. */
   readonly fastProducts = new Map<KValue, Inst<'binary'>>();
+  /** Comparisons of vectors: a choice by one may be one step with it. */
+  readonly comparisons = new Map<KValue, Inst<'compare'>>();
 
   constructor(kernel: KernelFunction, target: Target) {
     this.kernel = kernel;

@@ -2,8 +2,8 @@
  * Places tensors with known lifetimes in as little memory as it can: offline dynamic storage allocation.
  *
  * The problem is NP-hard (Garey & Johnson SR2); greedy best fit over a good order comes close to the lower bound, the
- * largest sum of bytes alive at one step. Several orders are tried and the smallest result is kept; while it is far
- * from the bound, the tensor that sticks out highest is moved to the front of its order and placed again.
+ * largest sum of bytes alive at one step. Several orders are tried and the smallest result is kept; while that is far
+ * from the bound, in each of them the tensor that sticks out highest is moved to the front and all are placed again.
  */
 import { TuttiError } from '../error.js';
 
@@ -68,7 +68,7 @@ export function planArena(tensors: readonly ArenaTensor[], alignment: number, ma
     return [{ ...tensor, index, size: alignUp(tensor.bytes, alignment) }];
   });
   const lowerBound = largestLiveBytes(items);
-  const best = search(items, maxPoolBytes, lowerBound);
+  const best = items.length === 0 ? { pools: [], bytes: 0 } : search(items, maxPoolBytes, lowerBound);
   const offsets = tensors.map((): ArenaOffset => ({ pool: 0, offset: 0 }));
   for (const [pool, placed] of best.pools.entries()) {
     for (const { item, offset } of placed) offsets[item.index] = { pool, offset };
@@ -102,31 +102,32 @@ const orders: readonly ((a: Item, b: Item) => number)[] = [
   (a, b) => b.size * span(b) - a.size * span(a) || a.first - b.first,
   // Long-lived ones at the bottom, so that they do not split the rest.
   (a, b) => span(b) - span(a) || b.size - a.size || a.first - b.first,
+  // Backwards.
+  (a, b) => b.last - a.last || b.size - a.size,
 ];
 const span = ({ first, last }: Item): number => last - first + 1;
 
+/** Every order is tried as it is, then with what sticks out highest first, again and again. */
 function search(items: readonly Item[], maxPoolBytes: number, lowerBound: number): Attempt {
   const enough = lowerBound * goodEnough;
-  let best: Attempt | undefined;
-  let bestOrder: readonly Item[] = items;
-  for (const compare of items.length > manyTensors ? orders.slice(0, 1) : orders) {
-    const order = [...items].sort((a, b) => compare(a, b) || a.index - b.index);
-    const attempt = place(order, maxPoolBytes);
-    if (best === undefined || attempt.bytes < best.bytes) [best, bestOrder] = [attempt, order];
-    if (best.bytes <= enough) return best;
-  }
-  if (best === undefined) return { pools: [], bytes: 0 };
-  let order = bestOrder;
-  let latest = best;
-  const rounds = Math.min(
-    improvementRounds,
-    Math.floor((manyTensors * manyTensors) / (items.length * items.length + 1)),
+  const few = items.length <= manyTensors;
+  const rounds = few ? Math.min(improvementRounds, Math.floor(manyTensors / (items.length + 1))) : 0;
+  let best: Attempt = { pools: [], bytes: Number.POSITIVE_INFINITY };
+  const starts = (few ? orders : orders.slice(0, 1)).map((compare) =>
+    [...items].sort((a, b) => compare(a, b) || a.index - b.index),
   );
+  const attempts = starts.map((order) => ({ order, latest: place(order, maxPoolBytes) }));
+  for (const { latest } of attempts) if (latest.bytes < best.bytes) best = latest;
+  // Side by side: an order that is bad as it is may soon be the best.
   for (let round = 0; round < rounds && best.bytes > enough; round++) {
-    const highest = highestOf(latest);
-    order = [highest, ...order.filter((item) => item !== highest)];
-    latest = place(order, maxPoolBytes);
-    if (latest.bytes < best.bytes) best = latest;
+    for (const attempt of attempts) {
+      const highest = highestOf(attempt.latest);
+      if (attempt.order[0] === highest) continue;
+      attempt.order = [highest, ...attempt.order.filter((item) => item !== highest)];
+      attempt.latest = place(attempt.order, maxPoolBytes);
+      if (attempt.latest.bytes < best.bytes) best = attempt.latest;
+      if (best.bytes <= enough) break;
+    }
   }
   return best;
 }

@@ -1,4 +1,4 @@
-/** What a numerics profile lets of a target's matrix units: products that round operands need `fast`. */
+/** What a numerics profile leaves of a target: products that round operands need `fast`, fused sums are not `strict`. */
 import type { MatrixUnit } from '../kernel/engines.js';
 import type { Target } from '../kernel/target.js';
 import type { Numerics } from '../plan.js';
@@ -17,8 +17,14 @@ function allows(numerics: Numerics, { a, accumulator }: MatrixUnit): boolean {
   }
 }
 
-/** The target with the units that the profile allows. */
+/** The target with what the profile allows: strict sums are rounded after each product, which some devices cannot fuse. */
 export function under(numerics: Numerics, target: Target): Target {
-  if (!target.matrixUnits) return target;
-  return { ...target, matrixUnits: target.matrixUnits.filter((unit) => allows(numerics, unit)) };
+  const features =
+    numerics === 'strict' ? new Set([...target.features].filter((feature) => feature !== 'fma')) : target.features;
+  const { matrixUnits } = target;
+  return {
+    ...target,
+    features,
+    ...(matrixUnits && { matrixUnits: matrixUnits.filter((unit) => allows(numerics, unit)) }),
+  };
 }
