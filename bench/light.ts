@@ -4,7 +4,9 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { decode, encode, protoOf, tensorOf } from '../compiler/frontends/onnx/index.js';
+import { decode, encode, importOnnx, protoOf, tensorOf } from '../compiler/frontends/onnx/index.js';
+import type { MessageInit } from '../compiler/frontends/onnx/proto.js';
+import type { Graph } from '../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../compiler/tensor.js';
 import { hash, uniform } from './random.js';
 
@@ -28,11 +30,27 @@ function weights(name: string, shape: readonly number[], positive: boolean): Hos
   return { dtype: 'f32', shape, data };
 }
 
+/** Makes a weight of a shape; some must be positive. */
+type Weight = (name: string, shape: readonly number[], positive: boolean) => MessageInit<'TensorProto'>;
+
 /**
  * @param root folder that holds `light`
  * @returns the model, its outputs followed by the logits if it ends in a softmax
  */
-export function lightModelBytes(root: string, name: LightName): { bytes: Uint8Array; outputs: number } {
+export const lightModelBytes = (root: string, name: LightName): { bytes: Uint8Array; outputs: number } =>
+  modelWith(root, name, (weight, shape, positive) => protoOf(weights(weight, shape, positive), weight));
+
+/** The model for planning: its weights are zeros that are made when they are asked for. */
+export function lightGraph(root: string, name: LightName): Graph {
+  const externalData = [{ key: 'location', value: 'weights' }];
+  const { bytes } = modelWith(root, name, (weight, shape) => {
+    return { name: weight, dims: shape.map(BigInt), dataType: 1, dataLocation: 1, externalData };
+  });
+  const zeros = { size: Number.MAX_SAFE_INTEGER, read: (_: number, length: number) => new Uint8Array(length) };
+  return importOnnx(bytes, { readExternal: () => zeros });
+}
+
+function modelWith(root: string, name: LightName, weight: Weight): { bytes: Uint8Array; outputs: number } {
   const model = decode('ModelProto', readFileSync(join(root, 'light', `${name}.onnx`)));
   const graph = model.graph;
   if (graph === undefined) throw new Error(`${name} has no graph`);
@@ -47,7 +65,7 @@ export function lightModelBytes(root: string, name: LightName): { bytes: Uint8Ar
     const proto = initializers.get(input[0]);
     if (proto === undefined) throw new Error(`${output[0]}: its shape is no initialiser`);
     const shape = [...(tensorOf(proto, input[0]).data as BigInt64Array)].map(Number);
-    return protoOf(weights(output[0], shape, positive.has(output[0])), output[0]);
+    return weight(output[0], shape, positive.has(output[0]));
   });
   const last = graph.node[graph.node.length - 1];
   const outputs = [...graph.output, ...(last.opType === 'Softmax' ? [{ name: last.input[0] }] : [])];
