@@ -114,11 +114,6 @@ export interface Device {
   loadKernels(codes: readonly KernelCode[]): Promise<readonly Kernel[]>;
   /** Zero-filled. Throws TuttiError E_OUT_OF_MEMORY with both numbers. */
   allocate(bytes: number): DeviceBuffer;
-  /**
-   * Only where kernels can write to the host's memory: an array for `HostRead.into` whose memory is used again once the
-   * array is collected. Its contents are not defined. Undefined if plain memory does as well.
-   */
-  results?(bytes: number): ArrayBuffer | undefined;
   /** Recording is a plain call sequence; nothing runs before `submit`. */
   record(commands: readonly Command[]): Promise<CommandList>;
   /** Only where recording takes no time worth another thread. */

@@ -6,7 +6,7 @@ import { leavesOf, mapLeaves, type Tree } from '../compiler/passes/mapped.js';
 import type { Held, Stage, StageOutput } from '../compiler/passes/stages.js';
 import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
 import type { RunProfile } from './api.js';
-import { record, resultBytes } from './executable.js';
+import { record } from './executable.js';
 import { type Resident, type Residents, words } from './residents.js';
 import type { Lease } from './specialisations.js';
 import type { StageTree, Step } from './stage_tree.js';
@@ -222,7 +222,7 @@ class Walk {
       const given = held.kind === 'input' ? this.#values[held.name] : undefined;
       const tensor = given ?? this.#tensorOf(held);
       if (!isOnDevice(tensor)) return tensor;
-      return readInto(this.#context.device, tensor, reads);
+      return readInto(tensor, reads);
     });
     if (reads.length > 0) yield* outcome(this.#context.submit({ reads }));
     return tensors;
@@ -248,7 +248,7 @@ class Walk {
       const place = (leaf: Held): Placed => {
         const tensor = this.#tensorOf(leaf);
         if (goal.place === 'device') return this.#onDevice(name, tensor, goal.into, writes, copies);
-        if (isOnDevice(tensor)) return readInto(this.#context.device, tensor, reads);
+        if (isOnDevice(tensor)) return readInto(tensor, reads);
         // The caller may write into what it gets.
         return leaf.kind === 'result' ? tensor : ({ ...tensor, data: tensor.data.slice() } as HostTensor);
       };
@@ -307,11 +307,11 @@ function checkFits(name: string, found: Pick<HostTensor, 'dtype' | 'shape'>, int
 }
 
 /** A host tensor that the read will fill. */
-export function readInto(device: Device, { dtype, shape, resident }: OnDevice, reads: HostRead[]): HostTensor {
+export function readInto({ dtype, shape, resident }: OnDevice, reads: HostRead[]): HostTensor {
   if (dtype === 'string') throw new TuttiError('E_UNSUPPORTED', 'strings do not lie on a device');
   const bytes = bytesOf(dtype, sizeOf(shape));
   if (bytes === 0) return emptyTensor(dtype, shape);
-  const into = resultBytes(device, bytes);
+  const into = new Uint8Array(bytes);
   reads.push({ from: { ...resident.range(), bytes }, into });
   return tensorFromBytes(dtype, shape, into);
 }

@@ -22,7 +22,7 @@ export class DeviceTensors {
     const { device } = this;
     const read = async (type: HostTensor['dtype'], dims: readonly number[]): Promise<HostTensor> => {
       const reads: HostRead[] = [];
-      const tensor = readInto(device, { dtype: type, shape: dims, resident: resident.hold() }, reads);
+      const tensor = readInto({ dtype: type, shape: dims, resident: resident.hold() }, reads);
       try {
         if (reads.length > 0) await device.queue.submit({ reads });
       } finally {

@@ -241,7 +241,7 @@ export class Executable {
     const { name, dtype, shape } = planned;
     if (from === undefined) return knownOutput(planned);
     if (dtype === 'string') throw new Error(`output ${name}: strings do not lie on a device`);
-    const into = resultBytes(this.#device, from.bytes);
+    const into = new Uint8Array(from.bytes);
     reads.push({ from, into, passing: true });
     return tensorFromBytes(dtype, shape, into);
   }
@@ -342,12 +342,6 @@ const none: ReadonlyMap<number, Resident> = new Map();
 /** Recorded at once where the device can. */
 export const record = (device: Device, commands: readonly Command[]): Pending<CommandList> =>
   device.recordSync?.(commands) ?? device.record(commands);
-
-/** Memory for a result. */
-export function resultBytes(device: Device, bytes: number): Uint8Array {
-  const pooled = device.results?.(bytes);
-  return pooled === undefined ? new Uint8Array(bytes) : new Uint8Array(pooled, 0, bytes);
-}
 
 /** Constants are copied: the caller may write into what it gets. */
 function knownOutput({ dtype, shape, constant }: PlannedTensor): HostTensor {

@@ -31,7 +31,7 @@ import { Lane } from './lane.js';
 import { wantedOutputs } from './outputs.js';
 import { nextTurn } from './pace.js';
 import type { ProgramKey } from './program_cache.js';
-import { Residents } from './residents.js';
+import { type Resident, Residents } from './residents.js';
 import { checkNumerics, SessionModel } from './session_model.js';
 import { type Lease, Specialisations } from './specialisations.js';
 import { StageKeys } from './stage_keys.js';
@@ -340,23 +340,26 @@ export class Session {
   }
 
   /** A run, whichever way the device is reached. */
-  *#steps({ checked, wanted, signal, profile }: CheckedRun, { tree, lease, ...way }: Way): Steps<Results> {
+  *#steps({ checked, wanted, signal, profile }: CheckedRun, way: Way): Steps<Results> {
     const { tensors, lengths, shapes, key } = checked;
     // What the caller disposes meanwhile is still needed.
-    const held = Object.values(tensors).flatMap((tensor) => (isOnDevice(tensor) ? [tensor.resident.hold()] : []));
+    const held: Resident[] = [];
+    for (const tensor of Object.values(tensors)) if (isOnDevice(tensor)) held.push(tensor.resident.hold());
     const context: ChainContext = {
-      ...way,
       device: this.#handle.device,
       residents: this.#residents,
       counts: this.#counts,
-      lease: (step) => lease(step, shapes),
+      lease: (step) => way.lease(step, shapes),
+      submit: way.submit,
+      turn: way.turn,
+      submitted: way.submitted,
       check: () => {
         if (signal?.aborted) throw abortError(signal);
         this.#checkUsable();
       },
     };
     try {
-      const stages = yield* outcome(tree(key, shapes, lengths));
+      const stages = yield* outcome(way.tree(key, shapes, lengths));
       const results = yield* runChain(context, { tree: stages, inputs: tensors, wanted, signal, profile });
       if (stages.only !== undefined && this.#lane?.key !== key) {
         this.#lane = Lane.of(stages.only, checked, this.outputNames);

@@ -33,9 +33,6 @@ import {
   type ResourceOwner,
 } from './resources.js';
 
-/** Smaller arrays are made of memory that the process has: they cost less than to have it back. */
-const pooledBytes = 256 << 10;
-
 export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> implements Device, ResourceOwner {
   readonly native: Native;
   readonly info: DeviceInfo;
@@ -163,11 +160,6 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
       if (into.byteLength > 0) outgoing.push(buffer, from.offset, into, passing);
     }
     return [handle, incoming, outgoing] as const;
-  }
-
-  results(bytes: number): ArrayBuffer | undefined {
-    this.#mustBeOpen();
-    return bytes < pooledBytes ? undefined : this.native.results?.(this.handle, bytes);
   }
 
   close(): Promise<void> {

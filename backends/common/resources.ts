@@ -38,8 +38,6 @@ export interface NativeDriver {
     reads: readonly NativeTransfer[],
     profile: boolean,
   ): Float64Array | undefined;
-  /** Where kernels can write to the host's memory. */
-  results?(device: NativeDevice, bytes: number): ArrayBuffer | undefined;
   /** Resolves when the work in flight has ended and everything is freed. */
   close(device: NativeDevice): Promise<void>;
 }

@@ -6,7 +6,6 @@
 //   allocate(device, bytes) → buffer
 //   load(path, {entry, writes, scalarBytes, scratchBytes}[]) → Promise<kernel[]>
 //   record(device, numbers, handles, scalars) → list
-//   results(device, bytes) → ArrayBuffer | undefined  that goes back to the device when it is collected
 //   submit(device, list | null, writes, reads, profile, aborted | null) → Promise<Float64Array | undefined>, or its
 //                                                     value where the work was so short that it is done
 //   submitSync(device, list | null, writes, reads, profile) → Float64Array | undefined
@@ -172,17 +171,6 @@ Napi::Value record(const Napi::CallbackInfo& args) {
   });
 }
 
-Napi::Value results(const Napi::CallbackInfo& args) {
-  return guarded(args.Env(), [&]() -> Napi::Value {
-    const uint64_t bytes = toCount(args[1]);
-    const std::shared_ptr<ResultMemory> memory = deviceOf(args[0]).results();
-    const ResultMemory::Block block = memory->take(bytes);
-    if (block.data == nullptr) return args.Env().Undefined();
-    const auto giveBack = [memory, block](Napi::Env, void*) { memory->giveBack(block); };
-    return Napi::ArrayBuffer::New(args.Env(), block.data, bytes, giveBack);
-  });
-}
-
 /** Arguments 1 to 4 of a submission; `profile` is the last of them. */
 Submission toSubmission(const Napi::CallbackInfo& args) {
   Submission submission;
@@ -255,7 +243,6 @@ Napi::Object InitCpu(Napi::Env env) {
   addFunction(exports, "allocate", allocate);
   addFunction(exports, "load", load);
   addFunction(exports, "record", record);
-  addFunction(exports, "results", results);
   addFunction(exports, "submit", submit);
   addFunction(exports, "submitSync", submitSync);
   addFunction(exports, "close", close);

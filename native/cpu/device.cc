@@ -27,12 +27,24 @@ constexpr double kShortInARow = 4'000'000;
 constexpr uint64_t kPassingBytes = 4096;
 // What elements of any type need.
 constexpr uintptr_t kElementAlignment = 8;
+// Results from here on are worth a system call.
+constexpr uint64_t kLargeResult = 4 << 20;
+constexpr uintptr_t kLargePage = 2 << 20;
 
 std::string megabytes(uint64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
 
 using Clock = std::chrono::steady_clock;
 double nanosSince(Clock::time_point start) {
   return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
+}
+
+/** The system gives memory page by page as it is first touched, which takes longer than to fill it: large pages help. */
+void wantLargePages([[maybe_unused]] unsigned char* memory, [[maybe_unused]] uint64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + kLargePage - 1) / kLargePage * kLargePage;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(memory) + bytes) / kLargePage * kLargePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
 }
 
 /** Memory of the host that takes the place of buffers in the commands of a list, until this goes. */
@@ -54,6 +66,7 @@ class HostMemory {
     if (range.bytes < kPassingBytes || range.bytes % 4 != 0) return false;
     if (reinterpret_cast<uintptr_t>(memory) % kElementAlignment != 0) return false;
     if (find(range) != range.data()) return false;  // something stands for it already
+    if (writable && range.bytes >= kLargeResult) wantLargePages(memory, range.bytes);
     exchanges_.push_back({&buffer, usage, memory});
     point(*usage, memory);
     return true;
@@ -174,7 +187,6 @@ KernelFn Library::function(const std::string& entry) const {
 Device::Device(unsigned threads, uint64_t memoryBytes)
     : threads_(std::max(1u, threads)),
       accounting_(new Accounting{memoryBytes}),
-      results_(std::make_shared<ResultMemory>()),
       pool_(std::make_unique<ThreadPool>(threads_)),
       thread_([this] { serve(); }) {}
 
@@ -259,7 +271,6 @@ void Device::shutdown() {
   ready_.notify_one();
   if (thread_.joinable()) thread_.join();
   pool_.reset();
-  results_->close();
   for (const std::weak_ptr<Buffer>& weak : buffers_) {
     if (const auto buffer = weak.lock()) buffer->release();
   }

@@ -21,7 +21,6 @@
 #include <vector>
 
 #include "pool.h"
-#include "results.h"
 
 namespace tutti::cpu {
 
@@ -172,8 +171,6 @@ class Device {
 
   std::shared_ptr<Buffer> allocate(uint64_t bytes);
   const Accounting& memory() const { return *accounting_; }
-  /** Memory for results, which the host keeps as long as it likes. */
-  const std::shared_ptr<ResultMemory>& results() { return results_; }
   void submit(std::shared_ptr<Submission> submission);
   /** Runs it here, after everything that was submitted before. Throws what went wrong. */
   void runHere(Submission& submission);
@@ -198,7 +195,6 @@ class Device {
 
   const unsigned threads_;
   std::shared_ptr<Accounting> accounting_;
-  std::shared_ptr<ResultMemory> results_;
   std::vector<std::weak_ptr<Buffer>> buffers_;
   size_t sweepAt_ = 64;
   std::mutex mutex_;
