@@ -17,6 +17,7 @@ import type { Target } from '../kernel/target.js';
 import { sizeOf } from '../tensor.js';
 import { fuse } from './fuse.js';
 import { type Group, type Home, type LoopVariable, memoryOf } from './group.js';
+import { assignLayouts } from './layout.js';
 import type { Temporary } from './lowered.js';
 
 /** A value that an iteration hands to the next. */
@@ -77,7 +78,7 @@ class Arranger {
   /** `depth`: number of loops around the graph. */
   work(graph: Graph, depth: number): Work[] {
     if (depth === 0 && !graph.nodes.some((node) => node.op === 'scan')) {
-      return fuse(graph, this.#target)
+      return assignLayouts(fuse(graph, this.#target), graph, this.#target)
         .filter(hasElements)
         .map((group) => ({ kind: 'group', group }));
     }

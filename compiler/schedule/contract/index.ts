@@ -7,12 +7,14 @@
  * shared memory are what the ratio of loads to multiply-adds allows.
  */
 import type { Target } from '../../kernel/target.js';
+import type { Prefer } from '../forms.js';
 import { bindingsOf, type Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { shapeOf } from '../tensors.js';
 import { type Contraction, contractionOf } from './contraction.js';
 
 import { lowerDirect } from './direct.js';
+import { hasImageForm, lowerImage, writesChannelsLast } from './image/index.js';
 import { lowerIntegerPanels } from './integer_panels.js';
 import { byteProduct } from './integers.js';
 import { matrixSchedules } from './matrix/index.js';
@@ -41,10 +43,14 @@ const efficiency = {
   gatheredBytes: 0.5,
   /** Register tiles over a padded copy of the image. */
   staged: 0.75,
+  /** The same with channels last. */
+  image: 0.85,
 };
 
-export function lowerContract(group: Group, target: Target): readonly LoweredKernel[] {
-  for (const schedule of schedules(group, target)) {
+/** @param prefer Puts the legal forms in order where their estimated cost is not all that is known. */
+export function lowerContract(group: Group, target: Target, prefer?: Prefer): readonly LoweredKernel[] {
+  const legal = schedules(group, target);
+  for (const schedule of prefer?.(group, legal) ?? legal) {
     const lowered = schedule.lower();
     if (lowered.length > 0) return lowered;
   }
@@ -82,6 +88,13 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
       name: 'bytes panels',
       cost: timeOf(contraction, target, moves ? efficiency.gatheredBytes : efficiency.bytes),
       lower: () => [lowerIntegerPanels(group, target, bytes) ?? []].flat(),
+    });
+  }
+  if (moves && writesChannelsLast(group) && hasImageForm(group, target)) {
+    candidates.push({
+      name: 'image',
+      cost: timeOf(contraction, target, efficiency.image),
+      lower: () => lowerImage(group, target),
     });
   }
   if (moves) {

@@ -14,6 +14,7 @@ import type { LoweredKernel } from '../../lowered.js';
 import { Lowering } from '../../lowering.js';
 import { range } from '../../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd, transposed } from '../contraction.js';
+import { writesChannelsLast } from '../image/index.js';
 import { finish } from '../registers.js';
 import { lanesFor } from '../tiling.js';
 import type { Block } from './block.js';
@@ -22,18 +23,19 @@ import { Rows, type RowTile, rowCost, rowsKind } from './rows.js';
 import { chooseTiling, type Tiling } from './tiling.js';
 
 export function lowerPanels(group: Group, target: Target): LoweredKernel {
-  return new PanelContraction(group, target, oriented(contractionOf(group), target)).lower();
+  return new PanelContraction(group, target, oriented(contractionOf(group), group, target)).lower();
 }
 
-/** Vector lanes run along n: the problem is turned round where n is too short for them. */
-function oriented(contraction: Contraction, target: Target): Contraction {
+/** Vector lanes run along n, neighbours in memory: the problem is turned round where n is too short for them. */
+function oriented(contraction: Contraction, group: Group, target: Target): Contraction {
   const { m, n } = contraction;
+  if (writesChannelsLast(group)) return transposed(contraction);
   return n < lanesFor(contraction, target) && m > n ? transposed(contraction) : contraction;
 }
 
 /** True if columns reach the registers without being packed by the task: then few rows are enough. */
 export function streams(group: Group, target: Target): boolean {
-  const contraction = oriented(contractionOf(group), target);
+  const contraction = oriented(contractionOf(group), group, target);
   const lanes = lanesFor(contraction, target);
   return contraction.n >= lanes && ['constant', 'memory', 'rows'].includes(columnsKind(group, contraction, lanes));
 }

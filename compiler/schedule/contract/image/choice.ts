@@ -1,0 +1,40 @@
+/** Which convolutions have channels-last forms on a CPU, and what they gain by them. */
+import type { NodeOf } from '../../../graph/types.js';
+import type { Target } from '../../../kernel/target.js';
+import type { Group } from '../../group.js';
+import { scalarOf, shapeOf } from '../../tensors.js';
+import { imageGeometryOf, isDepthwise } from './geometry.js';
+
+/** Channels from which on vectors of them are worth their while. */
+const fewestChannels = 8;
+
+export function hasImageForm(group: Group, target: Target): boolean {
+  const { anchor } = group;
+  if (target.style !== 'cpu' || anchor?.op !== 'conv' || shapeOf(anchor.inputs[0]).length !== 4) return false;
+  if ([...anchor.inputs, ...anchor.outputs].some((value) => value.type.dtype !== 'f32')) return false;
+  if (anchor.attrs.inputDilation.some((step) => step !== 1)) return false;
+  if (!holdsWeights(group, anchor)) return false;
+  const geometry = imageGeometryOf(anchor);
+  if (geometry.h.output === 0 || geometry.w.output === 0 || geometry.images === 0) return false;
+  return isDepthwise(geometry)
+    ? geometry.groups >= fewestChannels
+    : geometry.groups === 1 && geometry.outputs >= fewestChannels;
+}
+
+/** Whether the weights are a constant that nothing else of the group reads. */
+function holdsWeights(group: Group, { inputs: [, weights] }: NodeOf<'conv'>): boolean {
+  if (!group.constants.has(weights.id) || !group.reads.includes(weights) || scalarOf(weights) !== 'f32') return false;
+  return group.nodes.every((node) => node === group.anchor || !node.inputs.includes(weights));
+}
+
+/** Multiply-adds that are done faster with channels last; less than 0 where they would be done slower. */
+export function channelsLastGain(group: Group, target: Target): number {
+  const { anchor } = group;
+  if (anchor?.op !== 'conv') return 0;
+  const work = shapeOf(anchor.outputs[0]).reduce((all, extent) => all * extent, 1);
+  const taps = shapeOf(anchor.inputs[1])
+    .slice(1)
+    .reduce((all, extent) => all * extent, 1);
+  if (!hasImageForm(group, target)) return -4 * work * taps;
+  return isDepthwise(imageGeometryOf(anchor)) ? 4 * work * taps : work * taps;
+}
