@@ -13,6 +13,7 @@ import type {
 } from '../backend.js';
 import { checkAllocation } from '../common/checks.js';
 import { Health } from './health.js';
+import { Polling } from './polling.js';
 import { WebGpuQueue } from './queue.js';
 import { bytePrograms, createLayout, Recorder, type Recording } from './recorder.js';
 import { roundUp, WebGpuBuffer, WebGpuKernel } from './resources.js';
@@ -36,6 +37,7 @@ export class WebGpuDevice implements Device {
   readonly queue: WebGpuQueue;
 
   readonly #gpu: GPUDevice;
+  readonly #polling: Polling;
   readonly #owned: boolean;
   readonly #buffers = new Set<WebGpuBuffer>();
   readonly #lists = new Set<WebGpuCommandList>();
@@ -56,11 +58,13 @@ export class WebGpuDevice implements Device {
     this.info = info;
     this.target = target;
     this.#gpu = gpu;
+    this.#polling = new Polling(info.software);
     this.#owned = owned;
     this.#health = new Health(info.id);
     const alignment = 'minUniformBufferOffsetAlignment';
     this.#recording = {
       gpu,
+      polling: this.#polling,
       limits: target.limits,
       uniformAlignment: info.limits[alignment] ?? defaultLimits[alignment],
       layout: (buffers, scalars) => this.#layout(buffers, scalars),
@@ -106,9 +110,11 @@ export class WebGpuDevice implements Device {
     const layout = gpu.createPipelineLayout({
       bindGroupLayouts: [this.#layout(code.bindings.length, code.scalarBytes > 0)],
     });
-    const invalid = gpu.popErrorScope();
-    const compiled = gpu
-      .createComputePipelineAsync({ layout, compute: { module, entryPoint: code.entry }, label: code.name })
+    const invalid = this.#polling.begin(() => gpu.popErrorScope());
+    const compiled = this.#polling
+      .begin(() =>
+        gpu.createComputePipelineAsync({ layout, compute: { module, entryPoint: code.entry }, label: code.name }),
+      )
       .then(
         (pipeline) => ({ pipeline }),
         (error: unknown) => ({ error }),
@@ -164,14 +170,16 @@ export class WebGpuDevice implements Device {
     const size = Math.max(roundUp(bytes, 4), 4);
     this.#gpu.pushErrorScope('out-of-memory');
     const gpu = this.#gpu.createBuffer({ size, usage: BUFFER_USAGE });
-    void this.#gpu.popErrorScope().then(
-      (error) => {
-        if (!error) return;
-        const words = `${bytes} bytes could not be allocated beside ${memory.allocatedBytes} bytes: ${error.message}`;
-        this.#health.report(new TuttiError('E_OUT_OF_MEMORY', words, { subject: this.info.id }));
-      },
-      () => undefined,
-    );
+    void this.#polling
+      .begin(() => this.#gpu.popErrorScope())
+      .then(
+        (error) => {
+          if (!error) return;
+          const words = `${bytes} bytes could not be allocated beside ${memory.allocatedBytes} bytes: ${error.message}`;
+          this.#health.report(new TuttiError('E_OUT_OF_MEMORY', words, { subject: this.info.id }));
+        },
+        () => undefined,
+      );
     const buffer = new WebGpuBuffer(this.#gpu, gpu, bytes, (freed) => {
       if (this.#buffers.delete(freed)) this.#allocatedBytes -= freed.size;
     });
@@ -186,7 +194,7 @@ export class WebGpuDevice implements Device {
     for (const command of commands) recorder.add(command);
     this.#gpu.pushErrorScope('validation');
     const list = recorder.finish((released) => this.#lists.delete(released));
-    const error = await this.#gpu.popErrorScope();
+    const error = await this.#polling.begin(() => this.#gpu.popErrorScope());
     if (error) {
       list.release();
       throw new TuttiError('E_DEVICE', `recording failed: ${error.message}`, { subject: this.info.id });

@@ -17,8 +17,13 @@ const SWIFTSHADER = [
   '/usr/lib/aarch64-linux-gnu/vk_swiftshader_icd.json',
 ];
 
-// Timestamps in whole nanoseconds instead of steps of 100 µs; profiling one's own kernels leaks nothing.
-const DAWN_OPTIONS = ['disable-dawn-features=timestamp_quantization'];
+const DAWN_OPTIONS = [
+  // Timestamps in whole nanoseconds instead of steps of 100 µs; profiling one's own kernels leaks nothing.
+  'disable-dawn-features=timestamp_quantization',
+  // No clamp at every access: every kernel that goes to the device is ours and proven in bounds (compiler/kernel/verify),
+  // and each dispatch's bindings are checked to be as long as the kernel says. See docs/decisions.md.
+  'enable-dawn-features=disable_robustness',
+];
 
 /**
  * Dawn's objects for as long as the process lives. Dawn crashes or hangs at exit if the object from `create` is

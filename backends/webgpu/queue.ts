@@ -177,9 +177,11 @@ export class WebGpuQueue implements Queue {
       const abort = (): void => fail(signal?.reason);
       signal?.addEventListener('abort', abort, { once: true });
 
-      const waits: Promise<unknown>[] = stagings.map((staging) => staging.mapAsync(MAP_MODE_READ));
-      if (profile) waits.push(profile.map());
-      if (waits.length === 0) waits.push(this.#gpu.queue.onSubmittedWorkDone());
+      const waits = this.#recording.polling.begin(() => {
+        const mapped: Promise<unknown>[] = stagings.map((staging) => staging.mapAsync(MAP_MODE_READ));
+        if (profile) mapped.push(profile.map());
+        return mapped.length > 0 ? mapped : [this.#gpu.queue.onSubmittedWorkDone()];
+      });
       const done = Promise.all(waits)
         .then(
           () => {

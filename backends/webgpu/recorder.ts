@@ -3,6 +3,7 @@ import type { BufferRange, Command, Target } from '../backend.js';
 import { checkCopy, checkDispatch, checkFill } from '../common/checks.js';
 import { foreignError } from '../common/errors.js';
 import { byteGrid, byteRange, copyCode, fillCode } from './bytes.js';
+import type { Polling } from './polling.js';
 import { ownBuffer, roundDown, roundUp, type WebGpuBuffer, WebGpuKernel } from './resources.js';
 import { type Dispatch, type Step, WebGpuCommandList } from './steps.js';
 
@@ -15,6 +16,7 @@ const SCRATCH_BYTES = 16 << 20;
 /** What recording needs of its device. */
 export interface Recording {
   readonly gpu: GPUDevice;
+  readonly polling: Polling;
   readonly limits: Target['limits'];
   /** Of the offsets of uniform bindings. */
   readonly uniformAlignment: number;
