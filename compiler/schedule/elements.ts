@@ -51,7 +51,7 @@ export function elementOf(l: Lowering, node: Node, output: Value, index: Index, 
       const coefficient = at.laneCoefficient();
       const scalar = scalarOf(output);
       if (lanes === 1 || coefficient === 0) return b.convert(at.atLane(0).emit(b), scalar);
-      return b.convert(b.build(range(lanes).map((lane) => at.atLane(lane).emit(b))), scalar);
+      return b.convert(l.indexVector(at, lanes), scalar);
     }
     case 'gather': {
       const { axis } = node.attrs;

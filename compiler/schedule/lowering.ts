@@ -318,6 +318,15 @@ export class Lowering {
     );
   }
 
+  /** The index itself as i32: a vector of `lanes`. */
+  indexVector(index: Affine, lanes: Lanes): KValue {
+    const { b } = this;
+    const coefficient = index.laneCoefficient();
+    if (coefficient === undefined) return b.build(range(lanes).map((lane) => index.atLane(lane).emit(b)));
+    const steps = b.build(range(lanes).map((lane) => b.constant(lane * coefficient)));
+    return b.add(b.splat(index.atLane(0).emit(b), lanes), steps);
+  }
+
   /** An element that can only be computed one at a time: lane by lane where the index mentions the lane. */
   perLane(index: Index, lanes: Lanes, element: (index: Index) => KValue): KValue {
     if (lanes === 1 || !index.some((i) => i.mentionsLane())) return element(index);

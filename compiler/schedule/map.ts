@@ -15,6 +15,7 @@ import { Affine, delinearize } from './affine.js';
 import type { Group } from './group.js';
 import { inside } from './inside.js';
 import { Lowering } from './lowering.js';
+import { shareOf, taskCount, widestWithin } from './shares.js';
 import { type Index, shapeOf } from './tensors.js';
 
 /** A box of the output with its own source. */
@@ -128,9 +129,6 @@ function within(lowering: Lowering, index: Affine, extent: number): Affine {
   return Affine.of(lowering.b.clamp(index.emit(lowering.b), 0, extent - 1), lowering.b);
 }
 
-/** Elements of one CPU task: enough to make up for the hand-over to a thread. */
-const taskElements = 8192;
-
 function lowerOnCpu(group: Group, target: Target, prepare: Prepare): KernelFunction {
   const parts = partsOf(group);
   let best: KernelFunction | undefined;
@@ -156,7 +154,7 @@ function lowerNest(
   prepare(lowering);
   const { b } = lowering;
   const total = parts.reduce((sum, part) => sum + sizeOf(part.shape), 0);
-  const tasks = Math.max(1, Math.min(target.parallelism * 4, Math.floor(total / taskElements)));
+  const tasks = taskCount(target, total, total);
   let divided = false;
   const grid = lowering.workgroups(tasks, (task) => {
     for (const part of parts) {
@@ -164,7 +162,7 @@ function lowerNest(
       const innerShape = part.shape.slice(outer);
       const rows = sizeOf(outerShape);
       const inner = sizeOf(innerShape);
-      const lanes = pickLanes(inner, target.vectorLanes);
+      const lanes = widestWithin(Math.min(inner, target.vectorLanes));
       const emit = (outerIndex: Index, first: Affine, width: Lanes): void => {
         const index = [...outerIndex, ...delinearize(first.add(Affine.lane(width)), innerShape)];
         part.write(lowering, index, width);
@@ -185,11 +183,11 @@ function lowerNest(
       };
       if (rows === 1) {
         const zero = outerShape.map(() => Affine.constant(0));
-        const [from, to] = chunk(lowering, task, tasks, vectors);
+        const [from, to] = shareOf(lowering, task, tasks, vectors);
         sweep(zero, from, to);
         if (tail > 0) lowering.if(b.compare('eq', task.emit(b), b.constant(tasks - 1)), () => runTail(zero));
       } else {
-        const [from, to] = chunk(lowering, task, tasks, rows);
+        const [from, to] = shareOf(lowering, task, tasks, rows);
         lowering.for(from.emit(b), to.emit(b), 1, [], (row) => {
           const outerIndex = delinearize(row, outerShape);
           sweep(outerIndex, Affine.constant(0), Affine.constant(vectors));
@@ -205,17 +203,3 @@ function lowerNest(
 const dividesInner = (address: Affine, inner: Affine): boolean =>
   address.laneCoefficient() === undefined ||
   inner.terms.some(({ atom }) => atom.kind === 'value' && address.divides(atom.value));
-
-function pickLanes(extent: number, limit: number): Lanes {
-  for (const lanes of [16, 8, 4, 2] as const) if (lanes <= limit && extent >= lanes) return lanes;
-  return 1;
-}
-
-/** [from, to) of a task's equal share of `count`. */
-function chunk(lowering: Lowering, task: Affine, tasks: number, count: number): [Affine, Affine] {
-  if (tasks === 1) return [Affine.constant(0), Affine.constant(count)];
-  const share = Math.ceil(count / tasks);
-  const { b } = lowering;
-  const limit = (a: Affine) => Affine.of(b.min(a.emit(b), b.constant(count)), b);
-  return [limit(task.scale(share)), limit(task.add(1).scale(share))];
-}

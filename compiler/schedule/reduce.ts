@@ -50,9 +50,17 @@ function extreme(scalar: ScalarType): readonly [number | bigint, number | bigint
   return signed ? [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] : [0, 2 ** bits - 1];
 }
 
+/** Vectors of so many lanes are collapsed lane by lane. */
+const fewLanes = 4;
+
 /** One value from the lanes of a vector, halving it step by step. */
 export function collapse(b: KernelBuilder, fn: ReduceFn, vector: KValue): KValue {
-  let values = Array.from({ length: vector.type.lanes }, (_, lane) => b.extract(vector, lane));
+  const { lanes } = vector.type;
+  if (lanes > fewLanes) {
+    const half = (from: number) => b.build(Array.from({ length: lanes / 2 }, (_, i) => b.extract(vector, from + i)));
+    return collapse(b, fn, combine(b, fn, half(0), half(lanes / 2)));
+  }
+  let values = Array.from({ length: lanes }, (_, lane) => b.extract(vector, lane));
   while (values.length > 1) {
     const half = values.length / 2;
     values = Array.from({ length: half }, (_, i) => combine(b, fn, values[i], values[i + half]));

@@ -4,56 +4,29 @@
  * the schedule decides who runs a row:
  *
  * - `along`: one invocation or task, vector lanes along the row (rows contiguous in memory)
- * - `across`: one invocation or task for several neighbouring rows, one a lane (rows strided in memory)
+ * - `across`: one task for several neighbouring rows, one a lane (rows strided in memory)
  * - `together`: the invocations of a workgroup share a row and combine through shared memory (few long rows)
  */
 import type { Node, NodeOf } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction, KValue, Lanes, ScalarType } from '../kernel/types.js';
-import { sizeOf } from '../tensor.js';
-import { Affine, delinearize } from './affine.js';
+import { Affine } from './affine.js';
 import { type Group, resultIndex } from './group.js';
 import { Lowering } from './lowering.js';
 import { lowerMap } from './map.js';
-import { accumulatorOf, collapse, combine, identity, isNan } from './reduce.js';
+import { accumulatorOf, combine, identity, isNan } from './reduce.js';
+import { lowerAcross, lowerColumns } from './rows/across.js';
+import { lowerAlong } from './rows/along.js';
+import { lowerInvocations, lowerTogether } from './rows/invocations.js';
+import { type Element, type Program, type Row, type Space, spaceOf } from './rows/row.js';
+import { lowerScan } from './rows/scan.js';
 import { type Index, scalarOf, shapeOf } from './tensors.js';
-
-type Fn = 'sum' | 'prod' | 'max' | 'min' | 'and' | 'or';
-type Element = (index: Index, lanes: Lanes) => KValue;
-
-/** One row (or a vector of rows): what the op programs are written in. */
-interface Row {
-  /** Lanes of a reduction's result: 1, or the number of rows that run as lanes. */
-  readonly lanes: Lanes;
-  /** Index into the tensor without the reduced axes. */
-  readonly index: Index;
-  /** Combines `element` over the row, in `scalar`. */
-  reduce(fn: Fn, scalar: ScalarType, element: Element): KValue;
-  /** Runs `visit` for all elements of the row. */
-  each(visit: (index: Index, lanes: Lanes) => void): void;
-  /** Runs `body` once a row. */
-  once(body: () => void): void;
-}
-
-interface Space {
-  readonly shape: readonly number[];
-  readonly axes: readonly number[];
-  readonly rowDims: readonly number[];
-  readonly rowShape: readonly number[];
-  readonly axesShape: readonly number[];
-  readonly rows: number;
-  readonly length: number;
-  /** The reduced axes are the innermost dims. */
-  readonly contiguous: boolean;
-}
 
 export function lowerRows(group: Group, target: Target): KernelFunction {
   const anchor = group.anchor as Node;
   switch (anchor.op) {
     case 'reduce':
-      return lowerProgram(group, target, anchor.attrs.axes, (lowering, row) =>
-        reduceProgram(group, lowering, row, anchor),
-      );
+      return lowerReduce(group, target, anchor);
     case 'softmax':
       return lowerProgram(group, target, anchor.attrs.axes, (lowering, row) =>
         softmaxProgram(group, lowering, row, anchor),
@@ -63,28 +36,64 @@ export function lowerRows(group: Group, target: Target): KernelFunction {
         normalizeProgram(group, lowering, row, anchor),
       );
     case 'arg_reduce':
-      return lowerMap(group, target, (lowering) => defineArgReduce(lowering, anchor));
+      return lowerArgReduce(group, target, anchor);
     case 'cumulative':
-      return lowerProgram(group, target, [anchor.attrs.axis], (lowering, row) =>
-        cumulativeProgram(group, lowering, row, anchor),
-      );
+      return lowerCumulative(group, target, anchor);
     default:
       throw new Error(`${anchor.op} is not a row op`);
   }
 }
 
+// --- schedules -----------------------------------------------------------------------------------------------------
+
+function lowerProgram(group: Group, target: Target, axes: readonly number[], program: Program): KernelFunction {
+  const space = spaceOf(shapeOf((group.anchor as Node).inputs[0]), axes);
+  if (target.style === 'cpu') {
+    return isAlong(space)
+      ? lowerAlong(new Lowering(group, target), target, space, program)
+      : lowerAcross(() => new Lowering(group, target), target, space, program);
+  }
+  const lowering = new Lowering(group, target);
+  // Where a CPU executes the GPU's code, barriers cost more than the idle invocations that they save.
+  const together =
+    target.limits.workgroupInvocations >= 16 &&
+    (target.style === 'simt'
+      ? space.length >= 64 && space.rows < target.parallelism * 2048
+      : space.length >= 1024 && space.rows < target.parallelism * 2);
+  return together
+    ? lowerTogether(lowering, target, space, program)
+    : lowerInvocations(lowering, target, space, program, false);
+}
+
+/** Of shorter runs than this, neighbouring rows fill vectors better. */
+const shortRun = 4;
+const isAlong = ({ run, rows }: Space): boolean => run > shortRun || (run > 1 && rows <= shortRun);
+
 // --- op programs ---------------------------------------------------------------------------------------------------
 
-function reduceProgram(group: Group, lowering: Lowering, row: Row, node: NodeOf<'reduce'>): void {
-  const { b } = lowering;
+function lowerReduce(group: Group, target: Target, node: NodeOf<'reduce'>): KernelFunction {
   const [x] = node.inputs;
   const [y] = node.outputs;
   const { fn, axes, keep } = node.attrs;
-  const scalar = scalarOf(x, node);
-  const accumulator = fn === 'sum' || fn === 'prod' ? accumulatorOf(scalar) : scalar;
-  const total = row.reduce(fn, accumulator, (index, lanes) => b.convert(lowering.value(x, index, lanes), accumulator));
-  lowering.define(y, () => b.convert(total, scalarOf(y, node)));
-  row.once(() => storeRow(group, lowering, row, keep ? withKept(row.index, axes, shapeOf(x).length) : row.index));
+  const input = scalarOf(x, node);
+  const scalar = fn === 'sum' || fn === 'prod' ? accumulatorOf(input) : input;
+  const elementIn =
+    (lowering: Lowering): Element =>
+    (index, lanes) =>
+      lowering.b.convert(lowering.value(x, index, lanes), scalar);
+  const finish = (lowering: Lowering, index: Index, lanes: Lanes, total: KValue): void => {
+    lowering.define(y, () => lowering.b.convert(total, scalarOf(y, node)));
+    storeRow(group, lowering, lanes, keep ? withKept(index, axes, shapeOf(x).length) : index);
+  };
+  const space = spaceOf(shapeOf(x), axes);
+  if (target.style === 'cpu' && !isAlong(space)) {
+    const reduction = { fn, scalar, element: elementIn };
+    return lowerColumns(() => new Lowering(group, target), target, space, reduction, finish);
+  }
+  return lowerProgram(group, target, axes, (lowering, row) => {
+    const total = row.reduce(fn, scalar, elementIn(lowering));
+    row.once(() => finish(lowering, row.index, row.lanes, total));
+  });
 }
 
 function softmaxProgram(group: Group, lowering: Lowering, row: Row, node: NodeOf<'softmax'>): void {
@@ -96,12 +105,18 @@ function softmaxProgram(group: Group, lowering: Lowering, row: Row, node: NodeOf
   const element: Element = (index, lanes) => b.convert(lowering.value(x, index, lanes), wide);
   const shifted: Element = (index, lanes) => both(lowering, 'sub', element(index, lanes), largest);
   const largest = row.reduce('max', wide, element);
-  const total = row.reduce('sum', wide, (index, lanes) => b.unary('exp', shifted(index, lanes)));
-  const logTotal = node.attrs.log ? b.unary('log', total) : undefined;
+  const power: Element = (index, lanes) => b.unary('exp', shifted(index, lanes));
+  const stage = node.attrs.log ? undefined : row.stage?.(wide);
+  const total = row.reduce('sum', wide, (index, lanes) => {
+    const value = power(index, lanes);
+    stage?.keep(index, lowering.widen(value, lanes));
+    return value;
+  });
+  const last = node.attrs.log ? b.unary('log', total) : b.div(b.constant(1, wide, row.lanes), total);
   lowering.define(y, (index, lanes) => {
-    const value = logTotal
-      ? both(lowering, 'sub', shifted(index, lanes), logTotal)
-      : both(lowering, 'div', b.unary('exp', shifted(index, lanes)), total);
+    const value = node.attrs.log
+      ? both(lowering, 'sub', shifted(index, lanes), last)
+      : both(lowering, 'mul', (stage?.kept ?? power)(index, lanes), last);
     return b.convert(value, scalar);
   });
   storeElements(group, lowering, row);
@@ -142,46 +157,95 @@ function normalizeProgram(group: Group, lowering: Lowering, row: Row, node: Node
   });
 }
 
-function cumulativeProgram(group: Group, lowering: Lowering, row: Row, node: NodeOf<'cumulative'>): void {
-  const { b } = lowering;
+function lowerCumulative(group: Group, target: Target, node: NodeOf<'cumulative'>): KernelFunction {
   const [x] = node.inputs;
   const { fn, axis, exclusive, reverse } = node.attrs;
   const scalar = scalarOf(x, node);
   const accumulator = fn === 'sum' || fn === 'prod' ? accumulatorOf(scalar) : scalar;
-  const extent = shapeOf(x)[axis];
-  const initial = b.constant(identity(fn, scalar), accumulator, row.lanes);
-  lowering.for(0, extent, 1, [initial], (i, [running]) => {
-    const at = reverse ? i.scale(-1).add(extent - 1) : i;
-    const index = [...row.index.slice(0, axis), at, ...row.index.slice(axis)];
-    const element = lowering.widen(b.convert(lowering.value(x, index, row.lanes), accumulator), row.lanes);
-    const next = combine(b, fn, running, element);
-    const result = b.convert(exclusive ? running : next, scalar);
-    lowering.define(node.outputs[0], () => result);
-    storeRow(group, lowering, row, index);
-    return [next];
+  const space = spaceOf(shapeOf(x), [axis]);
+  const start = () => new Lowering(group, target);
+  const elementIn =
+    (lowering: Lowering): Element =>
+    (index, lanes) =>
+      lowering.widen(lowering.b.convert(lowering.value(x, index, lanes), accumulator), lanes);
+  const storeIn =
+    (lowering: Lowering) =>
+    (index: Index, lanes: Lanes, value: KValue): void => {
+      lowering.define(node.outputs[0], () => lowering.b.convert(value, scalar));
+      storeRow(group, lowering, lanes, index);
+    };
+  const program: Program = (lowering, row) => {
+    const { b } = lowering;
+    const initial = b.constant(identity(fn, scalar), accumulator, row.lanes);
+    lowering.for(0, space.length, 1, [initial], (i, [running]) => {
+      const at = reverse ? i.scale(-1).add(space.length - 1) : i;
+      const index = [...row.index.slice(0, axis), at, ...row.index.slice(axis)];
+      const next = combine(b, fn, running, elementIn(lowering)(index, row.lanes));
+      storeIn(lowering)(index, row.lanes, exclusive ? running : next);
+      return [next];
+    });
+  };
+  if (target.style !== 'cpu') return lowerInvocations(start(), target, space, program, true);
+  if (!isAlong(space)) return lowerAcross(start, target, space, program);
+  const lowering = start();
+  const scan = { fn, scalar: accumulator, exclusive, reverse };
+  return lowerScan(lowering, target, space, { ...scan, element: elementIn(lowering), store: storeIn(lowering) });
+}
+
+/** Along a row: the extreme first, then the place of the first (or last) one that equals it. */
+function lowerArgReduce(group: Group, target: Target, node: NodeOf<'arg_reduce'>): KernelFunction {
+  const [x] = node.inputs;
+  const { fn, axis, keep, last } = node.attrs;
+  const space = spaceOf(shapeOf(x), [axis]);
+  if (target.style !== 'cpu' || !isAlong(space)) {
+    return lowerMap(group, target, (lowering) => defineArgReduce(lowering, node));
+  }
+  return lowerProgram(group, target, [axis], (lowering, row) => {
+    const { b } = lowering;
+    const element = comparable(lowering, node);
+    const extreme = row.reduce(fn, comparedAs(node), element);
+    const nowhere = last ? -1 : space.length;
+    const place = row.reduce(last ? 'max' : 'min', 'i32', (index, lanes) => {
+      const value = lowering.widen(element(index, lanes), lanes);
+      const hit = b.or(b.compare('eq', value, b.splat(extreme, lanes)), isNan(b, value));
+      return b.select(hit, lowering.indexVector(index[axis], lanes), b.constant(nowhere, 'i32', lanes));
+    });
+    row.once(() => {
+      lowering.define(node.outputs[0], () => b.convert(place, 'i64'));
+      storeRow(group, lowering, 1, keep ? withKept(row.index, [axis], shapeOf(x).length) : row.index);
+    });
   });
 }
+
+/** What elements are compared as. */
+const comparedAs = (node: NodeOf<'arg_reduce'>): ScalarType => {
+  const scalar = scalarOf(node.inputs[0], node);
+  return scalar === 'bool' ? 'i32' : scalar;
+};
+
+const comparable =
+  (lowering: Lowering, node: NodeOf<'arg_reduce'>): Element =>
+  (index, lanes) =>
+    lowering.b.convert(lowering.value(node.inputs[0], index, lanes), comparedAs(node));
 
 function defineArgReduce(lowering: Lowering, node: NodeOf<'arg_reduce'>): void {
   const { b } = lowering;
   const [x] = node.inputs;
   const { fn, axis, keep, last } = node.attrs;
-  const scalar = scalarOf(x, node);
   lowering.define(node.outputs[0], (index, lanes) => {
     const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
     const at = (i: Affine): Index =>
       keep ? index.map((j, d) => (d === axis ? i : j)) : [...index.slice(0, axis), i, ...index.slice(axis)];
-    const element = (i: Affine) => lowering.widen(lowering.value(x, at(i), wide), wide);
-    const compared = scalar === 'bool' ? (v: KValue) => b.convert(v, 'i32') : (v: KValue) => v;
+    const element = (i: Affine) => lowering.widen(comparable(lowering, node)(at(i), wide), wide);
     const relation = fn === 'max' ? (last ? 'ge' : 'gt') : last ? 'le' : 'lt';
-    const first = compared(element(Affine.constant(0)));
+    const first = element(Affine.constant(0));
     const [, best] = lowering.for(
       1,
       shapeOf(x)[axis],
       1,
       [first, b.constant(0, 'i32', wide)],
       (i, [value, position]) => {
-        const candidate = compared(element(i));
+        const candidate = element(i);
         // The first NaN is the extreme (`last`: the last one).
         const firstNan = last ? isNan(b, candidate) : b.and(isNan(b, candidate), b.unary('not', isNan(b, value)));
         const better = b.or(firstNan, b.compare(relation, candidate, value));
@@ -212,230 +276,9 @@ function storeElements(group: Group, lowering: Lowering, row: Row): void {
   });
 }
 
-/** Stores the group's one result of the row, or of a place in it. */
-function storeRow(group: Group, lowering: Lowering, row: Row, index: Index): void {
+/** Stores the group's one result of the row (or of `lanes` rows), or of a place in it. */
+function storeRow(group: Group, lowering: Lowering, lanes: Lanes, index: Index): void {
   const [output] = group.writes;
   const place = resultIndex(group, index);
-  lowering.store(output, place, lowering.value(output, place, row.lanes), row.lanes);
-}
-
-// --- schedules -----------------------------------------------------------------------------------------------------
-
-type Program = (lowering: Lowering, row: Row) => void;
-
-function lowerProgram(group: Group, target: Target, axes: readonly number[], program: Program): KernelFunction {
-  const space = spaceOf(shapeOf((group.anchor as Node).inputs[0]), axes);
-  const serial = (group.anchor as Node).op === 'cumulative';
-  const lowering = new Lowering(group, target);
-  if (target.style === 'cpu') {
-    const across = serial || !space.contiguous;
-    return lowerTasks(lowering, target, space, program, across);
-  }
-  // Where a CPU executes the GPU's code, barriers cost more than the idle invocations that they save.
-  const together =
-    !serial &&
-    target.limits.workgroupInvocations >= 16 &&
-    (target.style === 'simt'
-      ? space.length >= 64 && space.rows < target.parallelism * 2048
-      : space.length >= 1024 && space.rows < target.parallelism * 2);
-  return together
-    ? lowerTogether(lowering, target, space, program)
-    : lowerInvocations(lowering, target, space, program, serial);
-}
-
-function spaceOf(shape: readonly number[], axes: readonly number[]): Space {
-  const sorted = [...axes].sort((a, c) => a - c);
-  const rowDims = shape.map((_, d) => d).filter((d) => !sorted.includes(d));
-  const axesShape = sorted.map((d) => shape[d]);
-  const rowShape = rowDims.map((d) => shape[d]);
-  const firstAxis = sorted[0] ?? shape.length;
-  return {
-    shape,
-    axes: sorted,
-    rowDims,
-    rowShape,
-    axesShape,
-    rows: sizeOf(rowShape),
-    length: sizeOf(axesShape),
-    contiguous: rowDims.every((d) => d < firstAxis || shape[d] === 1),
-  };
-}
-
-/** Index of an element from its row and its place in the row. */
-function elementIndex(space: Space, rowIndex: Index, place: Affine): Index {
-  const inner = delinearize(place, space.axesShape);
-  const index: Affine[] = new Array<Affine>(space.shape.length);
-  space.rowDims.forEach((d, i) => {
-    index[d] = rowIndex[i];
-  });
-  space.axes.forEach((d, i) => {
-    index[d] = inner[i];
-  });
-  return index;
-}
-
-/** A row (or `rowLanes` rows) run by one invocation, `step` lanes along the row. */
-function serialRow(lowering: Lowering, space: Space, index: Index, rowLanes: Lanes, step: Lanes): Row {
-  const { b } = lowering;
-  const vectors = Math.floor(space.length / step);
-  const element = (place: Affine) => elementIndex(space, index, place);
-  return {
-    lanes: rowLanes,
-    index,
-    reduce(fn, scalar, value) {
-      const neutral = identity(fn, scalar);
-      const width = Math.max(rowLanes, step) as Lanes;
-      let [total] = lowering.for(0, vectors, 1, [b.constant(neutral, scalar, width)], (i, [running]) => [
-        combine(
-          b,
-          fn,
-          running,
-          lowering.widen(value(element(i.scale(step).add(step > 1 ? Affine.lane(step) : 0)), width), width),
-        ),
-      ]);
-      if (step === 1) return total;
-      total = collapse(b, fn, total);
-      if (vectors * step < space.length) {
-        [total] = lowering.for(vectors * step, space.length, 1, [total], (i, [running]) => [
-          combine(b, fn, running, value(element(i), 1)),
-        ]);
-      }
-      return total;
-    },
-    each(visit) {
-      const width = Math.max(rowLanes, step) as Lanes;
-      lowering.for(0, vectors, 1, [], (i) =>
-        visit(element(i.scale(step).add(step > 1 ? Affine.lane(step) : 0)), width),
-      );
-      if (vectors * step < space.length) lowering.for(vectors * step, space.length, 1, [], (i) => visit(element(i), 1));
-    },
-    once: (body) => body(),
-  };
-}
-
-/** CPU: tasks take shares of the rows. */
-function lowerTasks(
-  lowering: Lowering,
-  target: Target,
-  space: Space,
-  program: Program,
-  across: boolean,
-): KernelFunction {
-  const { b } = lowering;
-  const widest = target.vectorLanes;
-  const step: Lanes = across
-    ? 1
-    : (([16, 8, 4, 2] as const).find((lanes) => lanes <= widest && lanes <= space.length) ?? 1);
-  const innermost = space.rowShape.at(-1) ?? 1;
-  const rowLanes: Lanes = across
-    ? (([16, 8, 4, 2] as const).find((lanes) => lanes <= widest && innermost % lanes === 0) ?? 1)
-    : 1;
-  const units = space.rows / rowLanes;
-  const work = space.rows * space.length;
-  const tasks = Math.max(1, Math.min(units, target.parallelism * 4, Math.floor(work / 4096)));
-  const share = Math.ceil(units / tasks);
-  const grid = lowering.workgroups(tasks, (task) => {
-    const limit = (a: Affine) => b.min(a.emit(b), b.constant(units));
-    lowering.for(limit(task.scale(share)), limit(task.add(1).scale(share)), 1, [], (unit) => {
-      const index = delinearize(unit.scale(rowLanes).add(Affine.lane(rowLanes)), space.rowShape);
-      program(lowering, serialRow(lowering, space, index, rowLanes, step));
-    });
-  });
-  return lowering.finish(grid, [1, 1, 1]);
-}
-
-/** GPU: one invocation a row. */
-function lowerInvocations(
-  lowering: Lowering,
-  target: Target,
-  space: Space,
-  program: Program,
-  serial: boolean,
-): KernelFunction {
-  const workgroup = Math.min(64, target.limits.workgroupInvocations);
-  const step: Lanes = !serial && space.contiguous && space.length % 4 === 0 && target.vectorLanes >= 4 ? 4 : 1;
-  const local = Affine.of(lowering.b.builtin('local_id', 0, workgroup), lowering.b);
-  const grid = lowering.workgroups(Math.ceil(space.rows / workgroup), (group) => {
-    lowering.guarded(group.scale(workgroup).add(local), space.rows, (row) => {
-      program(lowering, serialRow(lowering, space, delinearize(row, space.rowShape), 1, step));
-    });
-  });
-  return lowering.finish(grid, [workgroup, 1, 1]);
-}
-
-/** GPU: one workgroup a row. */
-function lowerTogether(lowering: Lowering, target: Target, space: Space, program: Program): KernelFunction {
-  const { b } = lowering;
-  const widest = Math.min(target.style === 'simt' ? 256 : 64, target.limits.workgroupInvocations);
-  let workgroup = 16;
-  while (workgroup * 2 <= widest && workgroup < space.length) workgroup *= 2;
-  const step: Lanes = space.contiguous && space.length % 4 === 0 && target.vectorLanes >= 4 ? 4 : 1;
-  const vectors = space.length / step;
-  const local = Affine.of(b.builtin('local_id', 0, workgroup), b);
-  const shared = new Map<ScalarType, ReturnType<typeof b.array>>();
-  const sharedOf = (scalar: ScalarType) => {
-    const known =
-      shared.get(scalar) ?? b.array(`partial_${scalar}`, 'shared', scalar === 'bool' ? 'u32' : scalar, workgroup);
-    shared.set(scalar, known);
-    return known;
-  };
-  const grid = lowering.workgroups(space.rows, (group) => {
-    const index = delinearize(group, space.rowShape);
-    /** Strides over the row, a workgroup at a time; the last stride may be cut short. */
-    const stride = (
-      initial: readonly KValue[],
-      body: (place: Affine, carried: readonly KValue[]) => readonly KValue[] | void,
-    ) =>
-      lowering.for(0, Math.ceil(vectors / workgroup), 1, initial, (i, carried) => {
-        const at = i.scale(workgroup).add(local);
-        if (at.range.max < vectors) return body(at.scale(step), carried);
-        const value = at.emit(b);
-        return lowering.if(
-          b.compare('lt', value, b.constant(vectors)),
-          () => body(Affine.of(b.assume(value, 0, vectors - 1), b).scale(step), carried),
-          () => carried,
-        );
-      });
-    const row: Row = {
-      lanes: 1,
-      index,
-      reduce(fn, scalar, value) {
-        const [partial] = stride([b.constant(identity(fn, scalar), scalar, step)], (place, [running]) => [
-          combine(
-            b,
-            fn,
-            running,
-            lowering.widen(value(elementIndex(space, index, place.add(Affine.lane(step))), step), step),
-          ),
-        ]);
-        const memory = sharedOf(scalar);
-        const put = (at: Affine, v: KValue) => b.store(memory, at.emit(b), scalar === 'bool' ? b.convert(v, 'u32') : v);
-        const get = (at: Affine) => {
-          const v = b.load(memory, at.emit(b));
-          return scalar === 'bool' ? b.compare('ne', v, b.constant(0, 'u32')) : v;
-        };
-        put(local, step === 1 ? partial : collapse(b, fn, partial));
-        for (let width = workgroup / 2; width >= 1; width /= 2) {
-          b.barrier();
-          const value = local.emit(b);
-          lowering.if(b.compare('lt', value, b.constant(width)), () => {
-            const low = Affine.of(b.assume(value, 0, width - 1), b);
-            put(low, combine(b, fn, get(low), get(low.add(width))));
-          });
-        }
-        b.barrier();
-        const total = get(Affine.constant(0));
-        b.barrier(); // the next reduction writes the array again
-        return total;
-      },
-      each(visit) {
-        stride([], (place) => visit(elementIndex(space, index, place.add(Affine.lane(step))), step));
-      },
-      once(body) {
-        lowering.if(b.compare('eq', local.emit(b), b.constant(0)), () => body());
-      },
-    };
-    program(lowering, row);
-  });
-  return lowering.finish(grid, [workgroup, 1, 1]);
+  lowering.store(output, place, lowering.value(output, place, lanes), lanes);
 }
