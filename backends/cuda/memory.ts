@@ -217,6 +217,13 @@ export class MemoryAccess {
     return registers.slice(first, first + lanes);
   }
 
+  /** Elements of a private array, which must be one that is kept in registers. */
+  registersOf(array: KArray): readonly Reg[] {
+    const registers = this.#registers.get(array);
+    if (!registers) throw new Error(`array ${array.name} is not kept in registers`);
+    return registers;
+  }
+
   // Addresses -------------------------------------------------------------------------------------------------------
 
   #address(memory: KMemory, index: KValue, lanes: number): Address {

@@ -13,6 +13,7 @@
 import { isBulkInst } from '../../compiler/kernel/bulk.js';
 import {
   type EngineInst,
+  type FragmentInst,
   type KTile,
   type TileAccess,
   type TileInst,
@@ -96,6 +97,10 @@ export class TileRenderer {
         break;
       case 'tile_multiply':
         this.#multiply(inst);
+        break;
+      case 'tile_unpack':
+      case 'tile_pack':
+        this.#fragment(inst);
         break;
       case 'subgroup_barrier':
         this.#f.line('bar.warp.sync 0xffffffff;');
@@ -319,6 +324,30 @@ export class TileRenderer {
       this.#offsets.set(key, (offset = make(lane)));
     }
     return offset;
+  }
+
+  /** Between a tile's registers and the registers of a private array, in the order of `fragmentPlace`. */
+  #fragment({ op, tile, memory, from }: FragmentInst): void {
+    const f = this.#f;
+    const held = this.#of(tile).flat(2);
+    const elements = this.#memory.registersOf(memory);
+    if (tile.role === 'accumulator') {
+      held.forEach((register, i) => {
+        const element = elements[from + i];
+        if (op === 'tile_unpack') f.move(32, element, register);
+        else f.move(32, register, element);
+      });
+      return;
+    }
+    held.forEach((register, i) => {
+      const [low, high] = [elements[from + 2 * i], elements[from + 2 * i + 1]];
+      if (this.#sm >= 80) {
+        f.line(`cvt.rn.${tile.scalar}x2.f32 ${register}, ${high}, ${low};`);
+        return;
+      }
+      const halves = [low, high].map((element) => f.value(16, 'cvt.rn.f16.f32', element));
+      f.move(32, register, f.value(32, 'mov.b32', `{${halves.join(', ')}}`));
+    });
   }
 
   // Products --------------------------------------------------------------------------------------------------------

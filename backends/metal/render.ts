@@ -253,6 +253,8 @@ class Renderer {
       case 'tile_multiply':
       case 'subgroup_barrier':
         return this.#tiles.render(inst);
+      case 'tile_unpack':
+      case 'tile_pack':
       case 'async_copy':
       case 'async_commit':
       case 'async_wait':

@@ -192,6 +192,8 @@ class Bounds {
         return;
       case 'tile_fill':
       case 'tile_multiply':
+      case 'tile_unpack':
+      case 'tile_pack':
       case 'subgroup_barrier':
       case 'async_commit':
       case 'async_wait':

@@ -14,6 +14,9 @@
  *   `aligned` promises that index and stride are multiples of 16 bytes.
  * - `tile_multiply` is accumulator += a · b. Products are exact. f32 sums are rounded in an order and number that the
  *   device chooses (at least as precise as f32 sums of the exact products); integer sums wrap modulo 2^32.
+ * - `tile_unpack` and `tile_pack` move the elements that an invocation holds between a tile and `count` elements of a
+ *   private array from `from` on, where the target's `fragments` say who holds which (`fragmentPlace`): f32 accumulators
+ *   both ways, and rounded to 16 bits into tiles of role `a`. Tiles have 16 rows a subgroup then.
  * - `subgroup_barrier` orders the accesses to shared memory of the subgroup's invocations.
  *
  * Tiles of a warpgroup (`subgroups` is 4) are rows of four subgroups one below the other; see `bulk.ts`, where the ops of
@@ -94,6 +97,14 @@ export type TileInst =
   | { readonly op: 'tile_multiply'; readonly accumulator: KTile; readonly a: KTile; readonly b: KTile }
   | { readonly op: 'subgroup_barrier' };
 
+export interface FragmentInst {
+  readonly op: 'tile_unpack' | 'tile_pack';
+  readonly tile: KTile;
+  readonly memory: KArray;
+  /** Of the first element. */
+  readonly from: number;
+}
+
 export type AsyncInst =
   /**
    * `elements` consecutive elements (4, 8 or 16 bytes) of `source` from `from` to `memory` from `index`, both multiples
@@ -111,13 +122,15 @@ export type AsyncInst =
   | { readonly op: 'async_commit' }
   | { readonly op: 'async_wait'; readonly pending: number };
 
-export type EngineInst = TileInst | AsyncInst | BulkInst;
+export type EngineInst = TileInst | FragmentInst | AsyncInst | BulkInst;
 
 const engineOps: ReadonlySet<string> = new Set<EngineInst['op']>([
   'tile_fill',
   'tile_load',
   'tile_store',
   'tile_multiply',
+  'tile_unpack',
+  'tile_pack',
   'subgroup_barrier',
   'async_copy',
   'async_commit',
@@ -135,6 +148,8 @@ export function subgroupsOf(inst: EngineInst): number {
     case 'tile_fill':
     case 'tile_load':
     case 'tile_store':
+    case 'tile_unpack':
+    case 'tile_pack':
       return inst.tile.subgroups ?? 1;
     case 'tile_multiply':
     case 'subgroup_barrier':
@@ -152,6 +167,21 @@ export function subgroupsOf(inst: EngineInst): number {
 
 export const tileRows = ({ role, m, k }: KTile): number => (role === 'b' ? k : m);
 export const tileColumns = ({ role, n, k }: KTile): number => (role === 'a' ? k : n);
+
+/** Rows of a subgroup's part of a tile that is unpacked or packed. */
+export const fragmentRows = 16;
+
+/** Elements of a tile that each invocation of a subgroup of 32 holds. */
+export const fragmentElements = (tile: KTile): number => (fragmentRows * tileColumns(tile)) / 32;
+
+/**
+ * Where, in the 16 rows of a subgroup's part of a tile, element `element` of invocation `lane` lies: blocks of eight
+ * columns, of which an invocation has two neighbours each in two rows (PTX ISA, "Matrix Fragments for mma.m16n8k16").
+ */
+export const fragmentPlace = (element: number, lane: number): { readonly row: number; readonly column: number } => ({
+  row: (lane >> 2) + 8 * ((element >> 1) & 1),
+  column: 8 * (element >> 2) + 2 * (lane & 3) + (element & 1),
+});
 
 /** Element type of the memory that a tile is loaded from or stored to. */
 export const tileMemoryScalar = ({ scalar }: KTile): Exclude<TileScalar, 'tf32'> =>
@@ -204,6 +234,8 @@ export function engineOperands(inst: EngineInst): readonly KValue[] {
     case 'async_copy':
       return inst.condition ? [inst.index, inst.from, inst.condition] : [inst.index, inst.from];
     case 'tile_multiply':
+    case 'tile_unpack':
+    case 'tile_pack':
     case 'subgroup_barrier':
     case 'async_commit':
     case 'async_wait':
@@ -218,6 +250,8 @@ export function engineMemories(inst: EngineInst): readonly KMemory[] {
   switch (inst.op) {
     case 'tile_load':
     case 'tile_store':
+    case 'tile_unpack':
+    case 'tile_pack':
       return [inst.memory];
     case 'async_copy':
       return [inst.memory, inst.source];
@@ -238,6 +272,8 @@ export function engineTiles(inst: EngineInst): readonly KTile[] {
     case 'tile_fill':
     case 'tile_load':
     case 'tile_store':
+    case 'tile_unpack':
+    case 'tile_pack':
       return [inst.tile];
     case 'tile_multiply':
       return [inst.accumulator, inst.a, inst.b];
@@ -263,6 +299,9 @@ export function mapEngine(inst: EngineInst, map: BulkMap): EngineInst {
     case 'tile_load':
     case 'tile_store':
       return { ...inst, tile: tile(inst.tile), memory: memory(inst.memory), index: use(inst.index) };
+    case 'tile_unpack':
+    case 'tile_pack':
+      return { ...inst, tile: tile(inst.tile), memory: memory(inst.memory) as KArray };
     case 'tile_multiply':
       return { ...inst, accumulator: tile(inst.accumulator), a: tile(inst.a), b: tile(inst.b) };
     case 'async_copy': {

@@ -4,7 +4,8 @@
  *   tile   = symbol role scalar n,n,n ['subgroups' n]     signal = symbol n
  *   map    = symbol buffer 'offset' n 'dims' (n…) 'strides' (n…) 'box' (n…)
  *   op     = 'tile_load' ['.aligned'] tile, place layout n | 'tile_store' … ['columns' n, n] | 'tile_fill' tile, value
- *          | 'tile_multiply' tile, tile, tile | 'async_copy' place, place, n ['if' value] | 'async_wait' n | …
+ *          | 'tile_multiply' tile, tile, tile | 'tile_unpack' tile, symbol, n | 'tile_pack' tile, symbol, n
+ *          | 'async_copy' place, place, n ['if' value] | 'async_wait' n | …
  *   place  = symbol '[' value ']'
  */
 import { bulkOps, type GroupOperand } from './bulk.js';
@@ -91,6 +92,15 @@ export function readEngine(r: EngineReader): EngineInst | undefined {
     const a = r.tile();
     r.expect(',');
     return { op: 'tile_multiply', accumulator, a, b: r.tile() };
+  }
+  for (const op of ['tile_unpack', 'tile_pack'] as const) {
+    if (!r.accept(op)) continue;
+    const tile = r.tile();
+    r.expect(',');
+    const memory = r.memory();
+    if (memory.kind !== 'array') return r.fail('an array');
+    r.expect(',');
+    return { op, tile, memory, from: r.count() };
   }
   if (r.accept('subgroup_barrier')) return { op: 'subgroup_barrier' };
   if (r.accept('async_copy')) {

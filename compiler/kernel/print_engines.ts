@@ -23,6 +23,9 @@ export function engineText(inst: EngineInst, name: Name): string {
     case 'tile_load':
     case 'tile_store':
       return movedText(inst, name);
+    case 'tile_unpack':
+    case 'tile_pack':
+      return `${inst.op} ${symbol(inst.tile.name)}, ${symbol(inst.memory.name)}, ${inst.from}`;
     case 'tile_multiply':
       return `tile_multiply ${[inst.accumulator, inst.a, inst.b].map((tile) => symbol(tile.name)).join(', ')}`;
     case 'async_copy': {

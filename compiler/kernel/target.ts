@@ -10,6 +10,7 @@ export type Feature =
   | 'subgroups' // subgroup ops with the width in `subgroup`
   | 'timestamps'
   | 'warpgroups' // signals, tensor copies and products of warpgroups (`bulk.ts`)
+  | 'fragments' // who holds which element of a tile is known (`fragmentPlace`)
   | 'async_copy' // copies from global to shared memory that do not pass through registers
   | 'vectors'; // wide vectors (lanes up to vectorLanes) map to SIMD registers
 

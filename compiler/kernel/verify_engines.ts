@@ -5,6 +5,8 @@ import {
   type EngineInst,
   engineMemories,
   engineTiles,
+  fragmentElements,
+  fragmentRows,
   holdsTile,
   type KTile,
   subgroupsOf,
@@ -24,7 +26,7 @@ const accumulators: ReadonlySet<string> = new Set<KTile['scalar']>(['f16', 'f32'
 export function tileProblem({ name, role, scalar, m, n, k, subgroups = 1 }: KTile): string | undefined {
   const positive = [m, n, k].every((extent) => Number.isSafeInteger(extent) && extent > 0);
   if (!positive) return `tile ${name} takes part in a product of ${m}×${n}×${k}`;
-  const held = subgroups === 1 || (subgroups === warpgroup && role === 'accumulator' && m % warpgroup === 0);
+  const held = subgroups === 1 || (subgroups === warpgroup && role !== 'b' && m % warpgroup === 0);
   if (!held) return `tile ${name} of role ${role} is held by ${subgroups} subgroups`;
   if (role === 'accumulator' && !accumulators.has(scalar)) return `accumulator ${name} is of ${scalar}`;
   if (role !== 'accumulator' && scalar === 'i32') return `tile ${name} of role ${role} is of i32`;
@@ -73,6 +75,22 @@ export function engineProblem(
       return memory.kind === 'buffer' && memory.access === forbidden
         ? `${memory.name} is only ${forbidden === 'read' ? 'read' : 'written'}`
         : undefined;
+    }
+    case 'tile_unpack':
+    case 'tile_pack': {
+      const { op, tile, memory, from } = inst;
+      if (target && !target.features.has('fragments'))
+        return `${target.backend} does not tell who holds what of a tile`;
+      if (tile.m / (tile.subgroups ?? 1) !== fragmentRows || kernel.subgroupSize !== 32)
+        return `${tile.name} has not ${fragmentRows} rows a subgroup of 32`;
+      const rounds = op === 'tile_pack' && tile.role === 'a' && (tile.scalar === 'f16' || tile.scalar === 'bf16');
+      if (!rounds && !(tile.role === 'accumulator' && tile.scalar === 'f32'))
+        return `${tile.name} of ${tile.scalar} is not ${op === 'tile_pack' ? 'packed' : 'unpacked'}`;
+      if (memory.space !== 'private' || memory.scalar !== 'f32') return `${memory.name} is no private array of f32`;
+      const last = from + fragmentElements(tile);
+      return Number.isSafeInteger(from) && from >= 0 && last <= memory.length
+        ? undefined
+        : `elements ${from} to ${last - 1} of ${memory.name}`;
     }
     case 'tile_multiply': {
       const { accumulator, a, b } = inst;

@@ -50,7 +50,7 @@ export const swap = (b: GraphBuilder, x: Value): Value => c.swapAxes(b, x, -1, -
 const infinite = Number.NEGATIVE_INFINITY;
 
 /** Keys up to row + shift. */
-function causal(b: GraphBuilder, scores: Value, shift = 0, window?: number): Value {
+export function causal(b: GraphBuilder, scores: Value, shift = 0, window?: number): Value {
   const square = scores.type.shape.slice(-2);
   const row = c.binaryC(b, 'add', c.iota(b, 'i64', square, 0), shift);
   const column = c.iota(b, 'i64', square, 1);
@@ -96,7 +96,7 @@ export const attentionCases: readonly AttentionCase[] = [
   {
     name: 'mask of keys',
     build: plain([2, 2, 20, 8], 33, 8, (b, s, input) =>
-      c.select3(b, input([2, 1, 1, 33], 'bool'), s, c.scalar(b, infinite, 'f32')),
+      c.select3(b, input([2, 1, 1, 33], 'bool'), s, c.scalar(b, infinite, s.type.dtype)),
     ),
   },
   {
@@ -113,11 +113,15 @@ export const attentionCases: readonly AttentionCase[] = [
       c.add(
         b,
         s,
-        c.tensor(
+        c.cast(
           b,
-          'f32',
-          Array.from({ length: 2500 }, (_, i) => (i % 50 > i / 50 ? infinite : 0)),
-          [50, 50],
+          c.tensor(
+            b,
+            'f32',
+            Array.from({ length: 2500 }, (_, i) => (i % 50 > i / 50 ? infinite : 0)),
+            [50, 50],
+          ),
+          s.type.dtype,
         ),
       ),
     ),

@@ -12,7 +12,7 @@ import { runReference } from './run_groups.js';
 type Renders = Pick<Backend, 'render'>;
 
 /** Runs kernels on a device: their buffers are made, filled and read back around one dispatch. */
-const on =
+export const on =
   (backend: Renders, device: Device, target: Target): Execute =>
   async (scheduled, memories) => {
     const kernel = legalize(scheduled, target);

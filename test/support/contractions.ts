@@ -8,9 +8,11 @@ import { interpret } from '../../compiler/kernel/interpreter.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import type { KernelFunction } from '../../compiler/kernel/types.js';
 import { verify } from '../../compiler/kernel/verify.js';
+import { forms } from '../../compiler/schedule/attend/index.js';
 import { type Schedule, schedules } from '../../compiler/schedule/contract/index.js';
 import { lowerGroup } from '../../compiler/schedule/family.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
+import type { Group } from '../../compiler/schedule/group.js';
 import type { Binding } from '../../compiler/schedule/lowered.js';
 import { bytesOfTensor, emptyTensor, type HostTensor, sizeOf } from '../../compiler/tensor.js';
 
@@ -57,11 +59,18 @@ export const interpreted: Execute = (kernel, memories) => {
   interpret(kernel, memories, [], { checkRaces: true, checkBounds: true });
 };
 
-/** The graph's result with its contractions in the chosen form; undefined where one has no such form. */
+type Form = Pick<Schedule, 'name' | 'lower'>;
+
+function formsOf(group: Group, target: Target): readonly Form[] | undefined {
+  if (group.family === 'contract') return schedules(group, target);
+  return group.family === 'attend' ? forms(group, target) : undefined;
+}
+
+/** The graph's result with its contractions and attentions in the chosen form; undefined where one has no such form. */
 export async function runForm(
   { graph, inputs }: BuiltCase,
   target: Target,
-  choose: (forms: readonly Schedule[]) => Schedule | undefined,
+  choose: (forms: readonly Form[]) => Form | undefined,
   execute: Execute,
 ): Promise<HostTensor | undefined> {
   const tensors = new Map<number, HostTensor>(graph.inputs.map((value) => [value.id, inputs[value.name]]));
@@ -81,10 +90,10 @@ export async function runForm(
   };
   let found = false;
   for (const group of fuse(graph, target)) {
-    const isContraction = group.family === 'contract';
-    const lowered = isContraction ? (choose(schedules(group, target))?.lower() ?? []) : lowerGroup(group, target);
+    const all = formsOf(group, target);
+    const lowered = all ? (choose(all)?.lower() ?? []) : lowerGroup(group, target);
     if (lowered.length === 0) return undefined;
-    found ||= isContraction;
+    found ||= all !== undefined;
     for (const { kernel, bindings } of lowered) {
       verify(kernel, { stage: 'scheduled', target });
       await execute(kernel, bindings.map(memoryOf));

@@ -7,6 +7,7 @@ import type { KernelFunction } from '../../compiler/kernel/types.js';
 import { verify } from '../../compiler/kernel/verify.js';
 import { lowerGroup } from '../../compiler/schedule/family.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
+import { assignLayouts } from '../../compiler/schedule/layout.js';
 import type { Binding } from '../../compiler/schedule/lowered.js';
 import { bytesOfTensor, emptyTensor, type HostTensor, tensorFromBytes } from '../../compiler/tensor.js';
 
@@ -15,12 +16,13 @@ export interface GroupRun {
   readonly kernels: readonly KernelFunction[];
 }
 
-/** `transform` stands between scheduling and execution (legalisation). */
+/** `transform` stands between scheduling and execution (legalisation); `lower` chooses another form than the best. */
 export function runGroups(
   graph: Graph,
   target: Target,
   inputs: Readonly<Record<string, HostTensor>>,
   transform: (kernel: KernelFunction) => KernelFunction = (kernel) => kernel,
+  lower: typeof lowerGroup = lowerGroup,
 ): GroupRun {
   const tensors = new Map<number, HostTensor>();
   for (const input of graph.inputs) tensors.set(input.id, padded(inputs[input.name]));
@@ -43,8 +45,8 @@ export function runGroups(
     memories.set(binding, known);
     return known;
   };
-  for (const group of fuse(graph, target)) {
-    for (const { kernel, bindings } of lowerGroup(group, target)) {
+  for (const group of assignLayouts(fuse(graph, target), graph, target)) {
+    for (const { kernel, bindings } of lower(group, target)) {
       verify(kernel, { stage: 'scheduled', target });
       const run = transform(kernel);
       kernels.push(run);

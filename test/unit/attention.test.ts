@@ -4,14 +4,18 @@ import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import { numbersOf } from '../../compiler/graph/ops/reference/data.js';
 import type { Target } from '../../compiler/kernel/target.js';
+import { forms } from '../../compiler/schedule/attend/index.js';
+import { lowerGroup } from '../../compiler/schedule/family.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 import { attentionCases, type BuiltAttention, built, swap } from '../support/attentions.js';
 import { runGroups, runReference } from '../support/run_groups.js';
 import { testTargets } from '../support/targets.js';
+import { matrixTarget } from '../support/tiles.js';
 
-function compare({ graph, inputs }: BuiltAttention, target: Target, tolerance = 2e-5): void {
-  const got = [...numbersOf(runGroups(graph, target, inputs).outputs.get('y') as HostTensor)];
+function compare({ graph, inputs }: BuiltAttention, target: Target, tolerance = 2e-5, lower = lowerGroup): void {
+  const { outputs } = runGroups(graph, target, inputs, undefined, lower);
+  const got = [...numbersOf(outputs.get('y') as HostTensor)];
   const want = [...numbersOf(runReference(graph, inputs).get('y') as HostTensor)];
   expect(got.length).toBe(want.length);
   const worst = Math.max(
@@ -39,6 +43,30 @@ for (const [style, target] of Object.entries({ cpu: testTargets.cpu, simt: testT
     }
   });
 }
+
+/** Matrix units whose tiles can be taken apart. */
+const fragmentTarget: Target = { ...matrixTarget, features: new Set([...matrixTarget.features, 'fragments']) };
+
+describe('matrix units', () => {
+  for (const dtype of ['f16', 'bf16'] as const) {
+    for (const { name, build } of attentionCases.filter((one) => one.dtype === undefined || one.dtype === dtype)) {
+      test(`${dtype} ${name}`, () => {
+        const made = built(build, dtype);
+        const names: string[] = [];
+        for (const at of [0, 1]) {
+          const lower: typeof lowerGroup = (group, on) => {
+            const all = forms(group, on);
+            const form = all[Math.min(at, all.length - 1)];
+            names.push(form.name);
+            return form.lower();
+          };
+          compare(made, fragmentTarget, dtype === 'f16' ? 4e-3 : 3e-2, lower);
+        }
+        expect(['tiles shared', 'decode decode']).toContain(names.join(' '));
+      });
+    }
+  }
+});
 
 describe('not recognised', () => {
   const { cpu } = testTargets;

@@ -1,9 +1,13 @@
 /** Matrix tiles and asynchronous copies as the interpreter runs them: see `../engines.ts` for what they mean. */
-import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../../numeric.js';
+import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16, roundBf16, roundF16 } from '../../numeric.js';
 import { type BulkInst, isBulkInst } from '../bulk.js';
 import {
   type AsyncInst,
   type EngineInst,
+  type FragmentInst,
+  fragmentElements,
+  fragmentPlace,
+  fragmentRows,
   type KTile,
   subgroupsOf,
   type TileInst,
@@ -81,6 +85,8 @@ export class Engines {
       case 'tile_load':
       case 'tile_store':
       case 'tile_multiply':
+      case 'tile_unpack':
+      case 'tile_pack':
       case 'subgroup_barrier':
         return this.#collective(inst);
       case 'async_copy':
@@ -109,7 +115,7 @@ export class Engines {
   // --- Tiles ---
 
   /** Runs the op once for each whole subgroup (or warpgroup) among the active invocations. */
-  #collective(inst: TileInst): (active: readonly number[]) => void {
+  #collective(inst: TileInst | FragmentInst): (active: readonly number[]) => void {
     const { f } = this.#frame.registers;
     const subgroupSize = this.#frame.kernel.subgroupSize ?? this.#fail('tiles without subgroupSize');
     const size = subgroupSize * subgroupsOf(inst);
@@ -124,7 +130,7 @@ export class Engines {
     };
   }
 
-  #tileOp(inst: TileInst): (members: readonly number[], subgroup: number) => void {
+  #tileOp(inst: TileInst | FragmentInst): (members: readonly number[], subgroup: number) => void {
     switch (inst.op) {
       case 'tile_fill': {
         const tiles = this.#instances(inst.tile);
@@ -150,6 +156,9 @@ export class Engines {
         const write = elementWriter(inst.tile, view);
         return this.#moves(inst, 'write', (subgroup, element, at) => write(at, tiles[subgroup][element]));
       }
+      case 'tile_unpack':
+      case 'tile_pack':
+        return this.#fragments(inst);
       case 'tile_multiply': {
         const [sums, left, right] = [inst.accumulator, inst.a, inst.b].map((tile) => this.#instances(tile));
         const { m, n, k, scalar } = inst.accumulator;
@@ -173,6 +182,30 @@ export class Engines {
       default:
         return inst satisfies never;
     }
+  }
+
+  /** Between a tile and what each invocation holds of it. */
+  #fragments(inst: FragmentInst): (members: readonly number[], subgroup: number) => void {
+    const { op, tile, from } = inst;
+    const tiles = this.#instances(tile);
+    const { view, stride } = this.#memory(inst.memory);
+    const elements = view as Float32Array;
+    const columns = tileColumns(tile);
+    const count = fragmentElements(tile);
+    const round = tile.scalar === 'f16' ? roundF16 : tile.scalar === 'bf16' ? roundBf16 : (x: number) => x;
+    const { f } = this.#frame.registers;
+    return (members, subgroup) => {
+      members.forEach((base, i) => {
+        const first = f[base + linearIdSlot] * stride + from;
+        const rows = Math.floor(i / 32) * fragmentRows;
+        for (let element = 0; element < count; element++) {
+          const { row, column } = fragmentPlace(element, i % 32);
+          const at = (rows + row) * columns + column;
+          if (op === 'tile_unpack') elements[first + element] = tiles[subgroup][at];
+          else tiles[subgroup][at] = round(elements[first + element]);
+        }
+      });
+    };
   }
 
   /** A load or store: `move` gets an element's number in the tile and in the memory. */

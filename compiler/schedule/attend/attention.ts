@@ -5,6 +5,7 @@
  * `outer` × `inner`: inner ones are consecutive in the innermost dim, outer ones are done one after the other.
  */
 import type { Node, NodeOf } from '../../graph/types.js';
+import { KernelBuilder } from '../../kernel/builder.js';
 import type { KValue, Lanes, ScalarType } from '../../kernel/types.js';
 import { sizeOf } from '../../tensor.js';
 import { Affine, linearize } from '../affine.js';
@@ -68,9 +69,21 @@ function describe(pattern: Pattern, group: Pick<Group, 'nodes'>): Attention {
   };
 }
 
+/** Rows that a form with blocks of at least `least` runs over: those of one head, or all of a batch where a head has few. */
+export const rowsFor = ({ inner, rows }: Attention, least: number): number => (inner >= least ? inner : rows);
+
 /** Index into the logits and weights. */
 export const logitIndex = ({ pattern }: Attention, batch: Affine, row: Affine, key: Affine): Index =>
   weightIndex(pattern, operandIndex(pattern, batch, row, key));
+
+/** Whether queries and keys are multiplied in the batches and rows of the second product. */
+export function keepsRows(attention: Attention): boolean {
+  const b = new KernelBuilder();
+  const symbol = (dim: 0 | 1, extent: number): Affine => Affine.of(b.builtin('local_id', dim, extent), b);
+  const [batch, row] = [symbol(0, attention.batch), symbol(1, attention.rows)];
+  const place = scoreAt(attention.pattern, logitIndex(attention, batch, row, Affine.constant(0)));
+  return place.batch.key === batch.key && place.row.key === row.key && attention.scores.batch === attention.batch;
+}
 
 /** An element of the queries, in the accumulators' type. */
 export function queryAt(

@@ -133,7 +133,9 @@ class Analysis {
     const constant = this.#constant(value, index);
     if (constant) return this.#scan(constant.value, constant.index, (element) => element !== Number.NEGATIVE_INFINITY);
     const node = this.#node(value);
-    if (node?.op === 'broadcast') return this.#addend(node.inputs[0], before(node, index));
+    if (node?.op === 'broadcast' || node?.op === 'cast') {
+      return this.#addend(node.inputs[0], node.op === 'cast' ? index : before(node, index));
+    }
     return this.#scores(value, index);
   }
 

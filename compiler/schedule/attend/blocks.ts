@@ -16,12 +16,23 @@ import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
-import { type Attention, areRowsContiguous, keyAt, logitOf, queryAt, storeResult, valueAt } from './attention.js';
+import {
+  type Attention,
+  areRowsContiguous,
+  keyAt,
+  logitOf,
+  queryAt,
+  rowsFor,
+  storeResult,
+  valueAt,
+} from './attention.js';
 import { type Band, bandOf } from './band.js';
 import { transposeAll } from './shuffle.js';
 import { larger, smallest } from './softmax.js';
 
 interface Tiling {
+  /** Queries that blocks are cut from. */
+  readonly inner: number;
   /** Queries in a vector, and vectors of a block of queries. */
   readonly lanes: Lanes;
   readonly vectors: number;
@@ -39,13 +50,10 @@ interface Tiling {
 
 const powerBelow = (limit: number): Lanes => ([16, 8, 4, 2] as const).find((lanes) => lanes <= limit) ?? 1;
 
-/** Rows that the lanes run over: those of one head, or all of a batch where a head has few. */
-const rowsOf = ({ inner, rows }: Attention, lanes: Lanes): number => (inner >= lanes ? inner : rows);
-
 function chooseTiling(attention: Attention, target: Target): Tiling {
   const { batch, rows, keys, width, accumulator } = attention;
   const full = lanesFor({ accumulator }, target);
-  const inner = rowsOf(attention, full);
+  const inner = rowsFor(attention, full);
   const lanes = powerBelow(Math.min(full, inner));
   const bytes = scalarBits[accumulator] / 8;
   const tasks = (vectors: number): number => batch * (rows / inner) * Math.ceil(inner / (vectors * lanes));
@@ -78,6 +86,7 @@ function chooseTiling(attention: Attention, target: Target): Tiling {
     return { first, count: Math.floor(((i + 1) * columns) / parts) - first };
   });
   return {
+    inner,
     lanes,
     vectors,
     blockRows,
@@ -119,7 +128,7 @@ class BlockedAttention {
     const { b } = this.#lowering;
     const { accumulator, depth } = attention;
     const { blockRows, blockKeys, columns, wide } = tiling;
-    this.#inner = rowsOf(attention, tiling.lanes);
+    this.#inner = tiling.inner;
     this.#band = bandOf(this.#lowering, attention, this.#inner);
     const array = (name: string, length: number): KArray => b.array(name, 'shared', accumulator, length);
     this.#queries = array('queries', depth * blockRows);

@@ -1,6 +1,6 @@
 /**
- * The attend family: softmax(scores)·values without the matrix of scores. Chooses the form by the number of queries and
- * the kind of device.
+ * The attend family: softmax(scores)·values without the matrix of scores. Lists the forms that are legal on a target,
+ * best first.
  */
 import type { Target } from '../../kernel/target.js';
 import type { Group } from '../group.js';
@@ -11,39 +11,56 @@ import { isDecode, lowerDecode } from './decode.js';
 import type { Pattern } from './pattern.js';
 import { fitsShared, lowerShared } from './shared.js';
 import { isStream, lowerStreams } from './streams.js';
+import { lowerTiles, planTiles } from './tiles.js';
 
-interface Form {
+export interface Form {
   readonly name: string;
-  lower(group: Group): readonly LoweredKernel[];
+  lower(): readonly LoweredKernel[];
 }
 
-/** The form of an attention on a target; none where its products are better by themselves. */
-function formFor(attention: Attention, target: Target): Form | undefined {
-  if (!target.arithmetic.has(attention.accumulator)) return undefined;
+/** Forms of an attention on a target, best first. */
+export function forms(group: Group, target: Target): readonly Form[] {
+  const attention = attentionOf(group);
   switch (target.style) {
     case 'cpu':
       return isStream(attention, target)
-        ? { name: 'streams', lower: (group) => lowerStreams(group, target, attention) }
-        : { name: 'blocks', lower: (group) => [lowerBlocks(group, target, attention)] };
+        ? [{ name: 'streams', lower: () => lowerStreams(group, target, attention) }]
+        : [{ name: 'blocks', lower: () => [lowerBlocks(group, target, attention)] }];
     case 'simt':
-      if (isDecode(attention, target))
-        return { name: 'decode', lower: (group) => lowerDecode(group, target, attention) };
-      return fitsShared(attention, target)
-        ? { name: 'shared', lower: (group) => [lowerShared(group, target, attention)] }
-        : undefined;
+      return onGpu(group, target, attention);
     case 'software-gpu':
-      // Barriers are slow there; products have forms without.
-      return undefined;
+      return [];
     default:
       return target.style satisfies never;
   }
 }
 
+function onGpu(group: Group, target: Target, attention: Attention): readonly Form[] {
+  if (isDecode(attention, target)) return [{ name: 'decode', lower: () => lowerDecode(group, target, attention) }];
+  const plan = planTiles(group, target, attention);
+  const tiles: Form[] = plan ? [{ name: 'tiles', lower: () => [lowerTiles(group, target, attention, plan)] }] : [];
+  return [...tiles, { name: 'shared', lower: () => [lowerShared(group, target, attention)] }];
+}
+
 export function lowerAttend(group: Group, target: Target): readonly LoweredKernel[] {
-  const form = formFor(attentionOf(group), target);
+  const [form] = forms(group, target);
   if (!form) throw new Error(`no form of attention for ${target.backend}`);
-  return form.lower(group);
+  return form.lower();
 }
 
 /** Whether the target has a form for an attention that is better than its products by themselves. */
-export const attends = (pattern: Pattern, target: Target): boolean => formFor(extentsOf(pattern), target) !== undefined;
+export function attends(pattern: Pattern, target: Target): boolean {
+  const attention = extentsOf(pattern);
+  if (!target.arithmetic.has(attention.accumulator)) return false;
+  switch (target.style) {
+    case 'cpu':
+      return true;
+    case 'simt':
+      return isDecode(attention, target) || fitsShared(attention, target);
+    case 'software-gpu':
+      // Barriers are slow there; products have forms without.
+      return false;
+    default:
+      return target.style satisfies never;
+  }
+}

@@ -15,7 +15,7 @@ import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
-import { type Attention, keyAt, logitOf, queryAt, storeResult, valueAt } from './attention.js';
+import { type Attention, keyAt, logitOf, queryAt, rowsFor, storeResult, valueAt } from './attention.js';
 import { type Band, bandOf } from './band.js';
 import { larger, smallest } from './softmax.js';
 
@@ -35,8 +35,8 @@ interface Tiling {
 /** Vectors of results that an invocation may hold, a query each. */
 const mostColumns = 4;
 
-/** Rows that a block runs over: those of one head, or all of a batch where a head has few. */
-const rowsOf = ({ inner, rows }: Attention): number => (inner >= 16 ? inner : rows);
+/** A head with fewer queries is joined with those that share its keys. */
+const leastRows = 16;
 
 function tilingFor(attention: Attention, target: Target): Tiling | undefined {
   const { width, depth, accumulator } = attention;
@@ -55,7 +55,7 @@ function tilingFor(attention: Attention, target: Target): Tiling | undefined {
       : [];
   });
   // Large blocks of queries reuse keys and values the most, but not beyond the queries that there are.
-  const rows = rowsOf(attention);
+  const rows = rowsFor(attention, leastRows);
   return candidates.find(({ blockRows }) => blockRows < 2 * rows) ?? candidates.at(-1);
 }
 
@@ -99,7 +99,7 @@ class SharedAttention {
     const { b } = this.#lowering;
     const { across, down, blockRows, blockKeys, slice } = tiling;
     const { accumulator } = attention;
-    this.#inner = rowsOf(attention);
+    this.#inner = rowsFor(attention, leastRows);
     this.#band = bandOf(this.#lowering, attention, this.#inner);
     this.#local = Affine.of(b.builtin('local_id', 0, across * down), b);
     [this.#y, this.#x] = delinearize(this.#local, [down, across]);
