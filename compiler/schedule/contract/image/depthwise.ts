@@ -26,7 +26,7 @@ interface Plan {
 
 /** Elements of results of a task that make up for its hand-over. */
 const taskElements = 16_384;
-/** Vectors of channels that a task does: what it copies of a column is contiguous. */
+/** Vectors of channels that a task does at most, where they can be shared out evenly. */
 const mostVectors = 4;
 
 function planOf(geometry: ImageGeometry, target: Target): Plan {
@@ -35,9 +35,8 @@ function planOf(geometry: ImageGeometry, target: Target): Plan {
     (width) => width <= lanesFor({ accumulator: 'f32' }, target) && width <= groups,
   ) as Lanes;
   const columns = ([6, 5, 4, 3, 2, 1] as const).find((count) => count <= w.output && w.output % count === 0) as number;
-  const vectors = Math.ceil(groups / lanes);
-  const blocks = Math.ceil(vectors / mostVectors);
-  const channels = Math.min(groups, Math.ceil(vectors / blocks) * lanes);
+  const channels = evenShare(groups, lanes);
+  const blocks = groups / channels;
   const room = Math.min(target.limits.sharedBytes * 0.85, (target.caches[1]?.bytes ?? 512 << 10) * 0.4) / 4;
   const wanted = target.parallelism * 4;
   let rows = h.output;
@@ -46,6 +45,14 @@ function planOf(geometry: ImageGeometry, target: Target): Plan {
     images * blocks * Math.ceil(h.output / rows) < wanted && rows * w.output * channels > 2 * taskElements;
   while (rows > 1 && (tooLarge() || tooFew())) rows = Math.ceil(rows / 2);
   return { lanes, columns: Math.max(columns, 1), copy: { rows, channels, pitch: channels } };
+}
+
+/** Channels of a task: a divisor of all of them, best one of whole vectors. */
+function evenShare(groups: number, lanes: Lanes): number {
+  const shares = range(groups / lanes)
+    .map((i) => groups / (i + 1))
+    .filter((share) => Number.isInteger(share) && share <= mostVectors * lanes);
+  return shares.find((share) => share % lanes === 0) ?? shares[0] ?? groups;
 }
 
 /** The kernel, or undefined where not even one row fits. */
@@ -83,13 +90,10 @@ class DepthwiseConvolution {
     const { b } = lowering;
     const { images, groups, h, w } = this.#geometry;
     const { copy, columns, lanes } = this.#plan;
-    const counts = [images, Math.ceil(groups / copy.channels), Math.ceil(h.output / copy.rows)];
+    const counts = [images, groups / copy.channels, Math.ceil(h.output / copy.rows)];
     const grid = lowering.workgroups(counts[0] * counts[1] * counts[2], (task) => {
       const [image, block, rowBlock] = delinearize(task, counts);
-      // The last block moves back to where it is whole.
-      const first = block.scale(copy.channels);
-      const last = groups - copy.channels;
-      const channel = first.range.max <= last ? first : Affine.of(b.min(first.emit(b), b.constant(last)), b);
+      const channel = block.scale(copy.channels);
       const firstRow = rowBlock.scale(copy.rows);
       this.#copy.fill(image, firstRow, channel);
       lowering.for(0, copy.rows, 1, [], (line) =>
