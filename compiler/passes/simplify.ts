@@ -71,6 +71,31 @@ const rules: { readonly [K in OpKind]?: Rule<K> } = {
   sub: neutralRight(0),
   mul: neutral(1),
   div: neutralRight(1),
+  /** The extreme of a wide window is the extreme of its rows' extremes: dim by dim it takes fewer comparisons. */
+  reduce_window: (node, [x], { b }) => {
+    const { fn, window, strides, padLow, padHigh, dilations } = node.attrs;
+    const wide = window.flatMap((extent, d) => (extent > 1 ? [d] : []));
+    const together = wide.reduce((product, d) => product * window[d], 1);
+    const apart = wide.reduce((sum, d) => sum + window[d], 0);
+    if ((fn !== 'max' && fn !== 'min') || wide.length < 2 || together < 2 * apart) return undefined;
+    return wide.reduce<readonly Value[]>(
+      ([value], at) => {
+        // Dims without a window may have strides and padding too: they go with the first.
+        const of = <T>(values: readonly T[], none: T): T[] =>
+          values.map((one, d) => (d === at || (at === wide[0] && window[d] === 1) ? one : none));
+        const attrs = {
+          fn,
+          window: of(window, 1),
+          strides: of(strides, 1),
+          padLow: of(padLow, 0),
+          padHigh: of(padHigh, 0),
+          dilations: of(dilations, 1),
+        };
+        return b.op('reduce_window', [value], attrs);
+      },
+      [x],
+    );
+  },
   /** Zero padding of spatial dims belongs to the convolution. */
   conv: (node, [x, w], context) => {
     const pad = context.producer(x);

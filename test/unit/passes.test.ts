@@ -153,6 +153,20 @@ describe('simplify', () => {
     expect(ops(simplified)).toEqual(['conv']);
     sameMeaning(graph, simplified, { x: ramp('f32', [1, 2, 5, 5]) });
   });
+  test.each([
+    { fn: 'max', window: [1, 1, 5, 7], parts: 2 },
+    { fn: 'min', window: [1, 3, 5, 4], parts: 3 },
+    { fn: 'max', window: [1, 1, 3, 3], parts: 1 },
+    { fn: 'sum', window: [1, 1, 5, 7], parts: 1 },
+  ] as const)('extremes of wide windows, dim by dim: $fn of $window', ({ fn, window, parts }) => {
+    const graph = build((b) => {
+      const attrs = { fn, window, strides: [2, 1, 1, 2], padLow: [0, 1, 2, 3], padHigh: [1, 0, 2, 3] };
+      return b.op('reduce_window', [b.input('x', 'f32', [3, 4, 9, 11])], { ...attrs, dilations: [1, 1, 1, 1] })[0];
+    });
+    const simplified = simplify(graph);
+    expect(ops(simplified)).toEqual(Array(parts).fill('reduce_window'));
+    sameMeaning(graph, simplified, { x: ramp('f32', [3, 4, 9, 11]) });
+  });
 });
 
 describe('fold', () => {
