@@ -22,7 +22,7 @@ const unit = (m: number, n: number, k: number, a: TileScalar, accumulator: TileS
 /** A real GPU with matrix units of the usual shapes. */
 export const matrixTarget: Target = {
   ...testTargets.simt,
-  features: new Set(['fma', 'subgroups', 'async_copy']),
+  features: new Set(['fma', 'subgroups', 'fragments', 'async_copy']),
   limits: { ...testTargets.simt.limits, sharedBytes: 48 << 10 },
   parallelism: 1,
   matrixUnits: [
@@ -39,7 +39,7 @@ export const matrixTarget: Target = {
 /** The same with warpgroups, and shared memory for their rings. */
 export const hopperTarget: Target = {
   ...matrixTarget,
-  features: new Set(['fma', 'subgroups', 'async_copy', 'warpgroups']),
+  features: new Set(['fma', 'subgroups', 'fragments', 'async_copy', 'warpgroups']),
   limits: {
     ...matrixTarget.limits,
     sharedBytes: 227 << 10,
@@ -187,6 +187,31 @@ export function stagedCopies(wait = 1): KernelFunction {
   return b.finish({ name: 'staged', grid: [1, 1, 1], workgroup: [32, 1, 1], subgroupSize: 32 });
 }
 
+/** out = round(c)·b + 2·c of squares of 16 for two subgroups: c is taken apart, and put together as two tiles. */
+export function recombined(scalar: 'f16' | 'bf16'): KernelFunction {
+  const b = new KernelBuilder();
+  const [c, right] = [b.buffer('c', 'f32', 512, 'read'), b.buffer('b', scalar, 256, 'read')];
+  const out = b.buffer('out', 'f32', 512, 'write');
+  const held = b.array('held', 'private', 'f32', 8 + 8);
+  const tile = (role: KTile['role'], of: TileScalar): KTile =>
+    b.tile({ name: `t${role}`, role, m: 16, n: 16, k: 16, scalar: of });
+  const [sum, left, factor] = [tile('accumulator', 'f32'), tile('a', scalar), tile('b', scalar)];
+  const index = b.mulc(b.divc(b.builtin('local_id', 0, 64), 32), 256);
+  const place = { stride: 16, layout: 'row', aligned: true } as const;
+  b.engine({ op: 'tile_load', tile: sum, memory: c, index, ...place });
+  b.engine({ op: 'tile_load', tile: factor, memory: right, index: b.constant(0), ...place });
+  b.engine({ op: 'tile_unpack', tile: sum, memory: held, from: 8 });
+  for (let i = 0; i < 8; i++) {
+    const value = b.load(held, b.constant(8 + i));
+    b.store(held, b.constant(i), b.add(value, value));
+  }
+  b.engine({ op: 'tile_pack', tile: sum, memory: held, from: 0 });
+  b.engine({ op: 'tile_pack', tile: left, memory: held, from: 8 });
+  b.engine({ op: 'tile_multiply', accumulator: sum, a: left, b: factor });
+  b.engine({ op: 'tile_store', tile: sum, memory: out, index, ...place });
+  return b.finish({ name: 'recombined', grid: [1, 1, 1], workgroup: [64, 1, 1], subgroupSize: 32 });
+}
+
 const layouts = ['row', 'column'] as const;
 const name = ({ a, b, accumulator }: MatrixUnit): string => `${a}×${b}→${accumulator}`;
 
@@ -224,6 +249,14 @@ export function tileRuns(target: Target): Run[] {
           }
         }
       }
+    }
+  }
+  if (target.features.has('fragments')) {
+    for (const { a } of target.matrixUnits ?? []) {
+      if (a !== 'f16' && a !== 'bf16') continue;
+      const kernel = legalize(recombined(a), target);
+      verify(kernel, { stage: 'legal', target });
+      found.push({ what: `tiles of ${a} taken apart`, kernel, inputs: [values('f32', 512, 4), values(a, 256, 5)] });
     }
   }
   if (target.features.has('async_copy')) {

@@ -44,9 +44,6 @@ for (const [style, target] of Object.entries({ cpu: testTargets.cpu, simt: testT
   });
 }
 
-/** Matrix units whose tiles can be taken apart. */
-const fragmentTarget: Target = { ...matrixTarget, features: new Set([...matrixTarget.features, 'fragments']) };
-
 describe('matrix units', () => {
   for (const dtype of ['f16', 'bf16'] as const) {
     for (const { name, build } of attentionCases.filter((one) => one.dtype === undefined || one.dtype === dtype)) {
@@ -60,7 +57,7 @@ describe('matrix units', () => {
             names.push(form.name);
             return form.lower();
           };
-          compare(made, fragmentTarget, dtype === 'f16' ? 4e-3 : 3e-2, lower);
+          compare(made, matrixTarget, dtype === 'f16' ? 4e-3 : 3e-2, lower);
         }
         expect(['tiles shared', 'decode decode']).toContain(names.join(' '));
       });

@@ -11,9 +11,9 @@ import { simplify } from '../../compiler/kernel/simplify.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import type { KernelFunction, KValue, ScalarType } from '../../compiler/kernel/types.js';
 import { verify } from '../../compiler/kernel/verify.js';
-import { f16ToF32, f32ToF16 } from '../../compiler/numeric.js';
+import { f16ToF32, f32ToF16, roundBf16, roundF16 } from '../../compiler/numeric.js';
 import { testTargets } from '../support/targets.js';
-import { encoded, matrixTarget, product, stagedCopies } from '../support/tiles.js';
+import { encoded, matrixTarget, product, recombined, stagedCopies } from '../support/tiles.js';
 
 const f16Unit: MatrixUnit = { m: 16, n: 16, k: 16, a: 'f16', b: 'f16', accumulator: 'f32' };
 const units = matrixTarget.matrixUnits as readonly MatrixUnit[];
@@ -53,6 +53,25 @@ describe('products of tiles', () => {
         }
       });
     }
+  }
+
+  for (const scalar of ['f16', 'bf16'] as const) {
+    test(`taken apart and put together, rounded to ${scalar}`, () => {
+      const kernel = recombined(scalar);
+      verify(kernel, { stage: 'scheduled', target: matrixTarget });
+      expect(print(parse(print(kernel)))).toBe(print(kernel));
+      const c = Array.from({ length: 512 }, (_, i) => valueAt('f32', i) + 1 / 512);
+      const right = Array.from({ length: 256 }, (_, i) => valueAt(scalar, i + 3));
+      const out = new Float32Array(512);
+      interpret(kernel, [Float32Array.from(c), encoded(scalar, right), out], [], { checkRaces: true });
+      const round = scalar === 'f16' ? roundF16 : roundBf16;
+      for (const [at, got] of out.entries()) {
+        const [row, column] = [at >> 4, at & 15];
+        const products = Array.from({ length: 16 }, (_, i) => round(c[16 * row + i]) * right[16 * i + column]);
+        const want = products.reduce((x, y) => x + y, 2 * c[at]);
+        expect(Math.abs(got - want), `row ${row}, column ${column}`).toBeLessThan(1e-4);
+      }
+    });
   }
 
   test('tf32 rounds to ten bits of fraction, ties away from zero', () => {
