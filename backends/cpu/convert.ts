@@ -1,7 +1,7 @@
 /** Conversions between types, with one rounding each, and bit casts, as C. */
-import { type Lanes, type ScalarType, scalarBits } from '../../compiler/kernel/types.js';
+import { isSignedScalar, type Lanes, type ScalarType, scalarBits } from '../../compiler/kernel/types.js';
 import { paren } from '../common/c_family.js';
-import { cScalar, heldAs, isHalf, type MaskBits, storedAs } from './prelude.js';
+import { type CInteger, type CScalar, cScalar, heldAs, isHalf, type MaskBits, storedAs } from './prelude.js';
 import type { Inst, Scope } from './scope.js';
 
 export function convert(scope: Scope, inst: Inst<'convert'>): void {
@@ -31,6 +31,13 @@ export function convert(scope: Scope, inst: Inst<'convert'>): void {
   scope.let(inst.result, numericConvert(scope, a, from, to, lanes));
 }
 
+/** The integers that are to be made of narrow ones on the way to `to`. */
+function growsTo(from: CScalar, to: CScalar): CInteger | undefined {
+  const bits = scalarBits[from];
+  if (bits > 16 || scalarBits[to] <= bits || from === 'f32') return undefined;
+  return to === 'f32' ? (isSignedScalar(from) ? 'i32' : 'u32') : scalarBits[to] === 32 ? (to as CInteger) : undefined;
+}
+
 function numericConvert(
   scope: Scope,
   a: string,
@@ -39,10 +46,13 @@ function numericConvert(
   lanes: Lanes,
 ): string {
   const [source, target] = [heldAs(from), heldAs(to)];
-  const cast = (text: string, type: typeof target) =>
-    lanes === 1
-      ? `(${cScalar(type)})${paren(text)}`
-      : `__builtin_convertvector(${text}, ${scope.prelude.type(type, lanes)})`;
+  const cast = (text: string, type: typeof target): string => {
+    if (lanes === 1) return `(${cScalar(type)})${paren(text)}`;
+    // Integers grow first: compilers know instructions for that, and for floats from words.
+    const grown = growsTo(source, type);
+    const wide = grown === undefined ? text : `${scope.prelude.grow(source as CInteger, grown, lanes)}(${text})`;
+    return grown === type ? wide : `__builtin_convertvector(${wide}, ${scope.prelude.type(type, lanes)})`;
+  };
   if (source === 'f32' || source === 'f64') {
     if (target !== 'f32' && target !== 'f64') return `${scope.prelude.saturate(source, target, lanes)}(${a})`;
     if (!isHalf(to)) return source === target ? a : cast(a, target);

@@ -22,6 +22,7 @@ import * as hardware from './hardware.js';
 
 /** Types that C values have: what is left of the scalar types when f16 and bf16 are held as f32. */
 export type CScalar = Exclude<ScalarType, 'f16' | 'bf16' | 'bool'>;
+export type CInteger = Exclude<CScalar, 'f32' | 'f64'>;
 export type MaskBits = 8 | 16 | 32 | 64;
 
 const cScalars: Readonly<Record<CScalar, string>> = {
@@ -149,6 +150,32 @@ export class Prelude {
       () =>
         `TUTTI_INLINE ${type} tutti_select_${scalar}x${lanes}(${mask} m, ${type} a, ${type} b) { return (${type})((${mask})a & m | (${mask})b & ~m); }`,
     );
+  }
+
+  /** Integers of 8 or 16 bits in lanes of 32, which GCC does element by element unless it is told the instruction. */
+  grow(from: CInteger, to: CInteger, lanes: Lanes): string {
+    const [source, target] = [this.type(from, lanes), this.type(to, lanes)];
+    const bits = scalarBits[from];
+    const name = `grow_${from}_${to}_x${lanes}`;
+    return this.define(name, () => {
+      const builtin = `__builtin_ia32_pmov${isSignedScalar(from) ? 's' : 'z'}x${bits === 8 ? 'b' : 'w'}d${lanes === 16 ? '512_mask' : 32 * lanes}`;
+      const element = bits === 8 ? 'char' : 'short';
+      const bytes = (bits / 8) * lanes;
+      const whole = `${element} __attribute__((vector_size(${Math.max(16, bytes)})))`;
+      const padded =
+        bytes >= 16
+          ? `(${whole})a`
+          : `(${whole})(long long __attribute__((vector_size(16)))){(long long)((union { ${source} from; uint${8 * bytes}_t to; }){.from = a}).to, 0}`;
+      const rest = lanes === 16 ? ', (int __attribute__((vector_size(64)))){0}, -1' : '';
+      const macro = { 16: '__AVX512F__', 8: '__AVX2__', 4: '__SSE4_1__' }[lanes as number];
+      const special =
+        macro === undefined
+          ? ''
+          : `#if defined(${macro}) && TUTTI_HAS(${builtin})\n  return (${target})${builtin}(${padded}${rest});\n#else\n`;
+      return `TUTTI_INLINE ${target} tutti_${name}(${source} a) {
+${special}  return __builtin_convertvector(a, ${target});
+${special === '' ? '' : '#endif\n'}}`;
+    });
   }
 
   /** x fn y ? a : b, all of the same number of bits. */

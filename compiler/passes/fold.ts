@@ -50,7 +50,8 @@ function constantData(value: Value, { b }: RewriteContext): ConstantData | undef
 
 /** An elementwise op of one constant that was broadcast is computed before that. */
 function spreadConstant(node: Node, inputs: readonly Value[], { b }: RewriteContext): readonly Value[] | undefined {
-  if (inputs.length !== 1 || !definitionOf(node.op).scalar || b.constantOf(inputs[0])) return undefined;
+  if (inputs.length !== 1 || b.constantOf(inputs[0])) return undefined;
+  if (node.op !== 'cast' && !definitionOf(node.op).scalar) return undefined;
   const producer = b.producerOf(inputs[0]);
   if (producer?.op !== 'broadcast' || !b.constantOf(producer.inputs[0])) return undefined;
   const [result] = b.op(node.op, [producer.inputs[0]], node.attrs as never);

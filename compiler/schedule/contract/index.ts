@@ -16,6 +16,7 @@ import { type Contraction, contractionOf } from './contraction.js';
 import { lowerDirect } from './direct.js';
 import { hasImageForm, lowerImage, writesChannelsLast } from './image/index.js';
 import { lowerIntegerPanels } from './integer_panels.js';
+import { lowerIntegerPlanes } from './integer_planes.js';
 import { byteProduct } from './integers.js';
 import { matrixSchedules } from './matrix/index.js';
 import { lowerPanels, streams } from './panels/index.js';
@@ -84,6 +85,13 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
   const candidates: Schedule[] = [];
   const bytes = byteProduct(group, target, contraction);
   if (bytes) {
+    if (moves) {
+      candidates.push({
+        name: 'bytes planes',
+        cost: timeOf(contraction, target, efficiency.bytes),
+        lower: () => [lowerIntegerPlanes(group, target, bytes) ?? []].flat(),
+      });
+    }
     candidates.push({
       name: 'bytes panels',
       cost: timeOf(contraction, target, moves ? efficiency.gatheredBytes : efficiency.bytes),
