@@ -2,6 +2,7 @@
 import { isFloatScalar, isSignedScalar, type KInst, ktype } from '../../compiler/kernel/types.js';
 import type { Scope } from './scope.js';
 import { BuiltIn, type Id, Op, Scope as SpirvScope } from './spirv.js';
+import { broadcastsByShuffle } from './target.js';
 
 const u32 = ktype('u32');
 
@@ -47,6 +48,10 @@ export function subgroup(scope: Scope, inst: Extract<KInst, { op: 'subgroup' }>)
   };
   switch (inst.fn) {
     case 'broadcast':
+      if (!broadcastsByShuffle(scope.target)) {
+        asm.capability('GroupNonUniformBallot');
+        return asm.value(Op.GroupNonUniformBroadcast, type, [subgroup, a, asm.uint(inst.delta)]);
+      }
       asm.capability('GroupNonUniformShuffle');
       return asm.value(Op.GroupNonUniformShuffle, type, [subgroup, a, asm.uint(inst.delta)]);
     case 'broadcast_first':

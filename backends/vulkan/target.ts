@@ -45,6 +45,12 @@ export function loopLimitOf(target: Target): number | undefined {
   return part === undefined ? undefined : Number(part.slice('loops'.length));
 }
 
+/**
+ * Whether a lane is handed to all as a shuffle: the driver's broadcast looks for the first active lane, to learn from it
+ * which lane is meant, where a shuffle by a constant is one instruction.
+ */
+export const broadcastsByShuffle = (target: Target): boolean => target.arch.split('+').includes('shuffle');
+
 export function floatControlsOf(target: Target): FloatControls {
   const parts = target.arch.split('+').slice(1);
   const widths = (prefix: string): ReadonlySet<number> =>
@@ -81,7 +87,7 @@ export function describe(info: DeviceInfo): Target {
   const subgroup = limit('subgroupSize', 1);
   return {
     backend: 'vulkan',
-    arch: archOf(has) + (lavapipe ? '+loops65000' : ''),
+    arch: archOf(has) + (lavapipe ? '+loops65000+shuffle' : ''),
     style: info.software ? 'software-gpu' : 'simt',
     limits: {
       workgroupInvocations: limit('maxComputeWorkGroupInvocations', 128),
