@@ -7,7 +7,7 @@ import { Session } from '../runtime/session.js';
 import type { SessionModel } from '../runtime/session_model.js';
 import type { Tensor } from '../runtime/tensor.js';
 import { measure, type Schedule, type Timing } from './measure.js';
-import { collect, type ModelFlags, modelFlags, openFor, positive } from './options.js';
+import { collect, type ModelFlags, modelFlags, openFor, positive, tuningFlag } from './options.js';
 import { formatBytes, formatMs, formatNumber, print, printJson, table } from './output.js';
 import { openPeer, type Peer } from './peers.js';
 import { probeDevice } from './probe.js';
@@ -18,6 +18,7 @@ interface Flags extends ModelFlags {
   readonly device?: string;
   readonly input?: readonly string[];
   readonly peer?: string;
+  readonly tuning?: string;
   readonly warmup: number;
   readonly iterations: number;
   readonly duration: number;
@@ -62,7 +63,7 @@ export const benchVerb: Verb = (program, wrap) => {
     .option('--warmup <n>', 'runs before measuring', positive('--warmup'), 5)
     .option('--iterations <n>', 'measured runs, at least', positive('--iterations'), 30)
     .option('--duration <seconds>', 'measuring time, at least', positive('--duration', false), 2);
-  modelFlags(command)
+  tuningFlag(modelFlags(command))
     .option('--json', 'print one JSON document')
     .addHelpText('after', help)
     .action(wrap((path: string, flags: Flags) => bench(path, flags)));
@@ -91,7 +92,7 @@ export async function benchModel(given: string, options: Partial<Flags>): Promis
   const model = loaded.with({
     shapes: Object.fromEntries(Object.entries(feeds).map(([name, { dims }]) => [name, dims])),
   });
-  const session = await Session.create(model, flags.device === undefined ? {} : { device: flags.device });
+  const session = await Session.create(model, { device: flags.device, tuning: flags.tuning });
   let peer: Peer | undefined;
   try {
     await session.run(feeds);

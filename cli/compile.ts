@@ -6,15 +6,19 @@ import { backends } from '../backends/registry.js';
 import { plan } from '../compiler/compile.js';
 import { TuttiError } from '../compiler/error.js';
 import type { PlanReport } from '../compiler/plan.js';
+import { preferring } from '../compiler/schedule/forms.js';
 import type { Model } from '../runtime/model.js';
+import { readTuning } from '../runtime/node.js';
+import { chosenFor, type Tuning } from '../runtime/tuning.js';
 import { checkFolder, checkWritable, writeOutput } from './files.js';
-import { collect, loadModel, type ModelFlags, modelFlags } from './options.js';
+import { collect, loadModel, type ModelFlags, modelFlags, tuningFlag } from './options.js';
 import { formatBytes, formatMs, note, print, printJson, table } from './output.js';
 import type { Verb } from './verb.js';
 
 interface Flags extends ModelFlags {
   readonly output: string;
   readonly target?: readonly string[];
+  readonly tuning?: string;
   readonly emit?: string;
   readonly dumpIr?: string;
   readonly json?: boolean;
@@ -39,7 +43,7 @@ export const compileVerb: Verb = (program, wrap) => {
       'also lower for this target and put its kernels into the artifact (repeatable)',
       collect,
     );
-  modelFlags(command)
+  tuningFlag(modelFlags(command))
     .option('--emit <dir>', 'write the kernel sources of the targets (default target: cpu)')
     .option('--dump-ir <dir>', 'write the IR after each pass and stage')
     .option('--json', 'print one JSON document')
@@ -86,6 +90,7 @@ export function lower(
   model: Model,
   { backend, target }: Pick<NamedTarget, 'backend' | 'target'>,
   dump?: (stage: string, text: () => string) => void,
+  tuning: Tuning = [],
 ): Lowered {
   const start = performance.now();
   const planned = plan(model.graph, target, {
@@ -93,6 +98,7 @@ export function lower(
     shapes: model.shapes,
     dims: { ...model.sizes, ...assumedDims(model) },
     ...(dump === undefined ? {} : { dump }),
+    prefer: preferring(chosenFor(tuning, target)),
   });
   const codes = planned.kernels.map((kernel) => backend.render(kernel, planned.target));
   return { report: planned.report, codes, milliseconds: performance.now() - start };
@@ -104,6 +110,7 @@ async function compileModel(path: string, flags: Flags): Promise<undefined> {
   const dumpFolder = flags.dumpIr === undefined ? undefined : checkFolder(flags.dumpIr);
   const names = flags.target ?? (emit !== undefined || dumpFolder !== undefined ? ['cpu'] : []);
   const targets = await Promise.all(names.map(findTarget));
+  const tuning = readTuning(flags.tuning);
   const start = performance.now();
   const model = await loadModel(path, flags);
   const importMs = performance.now() - start;
@@ -122,7 +129,7 @@ async function compileModel(path: string, flags: Flags): Promise<undefined> {
         ? undefined
         : (stage: string, text: () => string) =>
             writeOutput(join(dumpFolder, `${prefix}${fileName(stage)}.txt`), text());
-    const result = lower(model, named, dump);
+    const result = lower(model, named, dump, tuning);
     if (emit !== undefined) emitKernels(emit, named, result.codes, targets.length > 1);
     return { target: named.name, ...result };
   });

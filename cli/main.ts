@@ -13,6 +13,7 @@ const verbs: Readonly<Record<string, () => Promise<Verb>>> = {
   compile: async () => (await import('./compile.js')).compileVerb,
   run: async () => (await import('./run.js')).runVerb,
   bench: async () => (await import('./bench.js')).benchVerb,
+  tune: async () => (await import('./tune.js')).tuneVerb,
   inspect: async () => (await import('./inspect.js')).inspectVerb,
   doctor: async () => (await import('./doctor.js')).doctorVerb,
   conformance: async () => (await import('./conformance/verb.js')).conformanceVerb,
@@ -26,6 +27,7 @@ Examples:
   $ tutti run model.tutti --device all --input x=random:1   compare all devices
   $ tutti doctor model.onnx                              what would not run, and where
   $ tutti bench model.onnx --device cpu --peer onnxruntime
+  $ tutti tune model.onnx --budget 30                    measure forms of kernels, keep the fastest
 
 Exit codes: 0 done, 1 the answer is no (mismatch, unsupported, bad model), 2 wrong usage, 3 internal.
 Environment: TUTTI_DEVICE (default device), TUTTI_CACHE, TUTTI_THREADS, TUTTI_LOG, TUTTI_VULKAN_ICD.`;

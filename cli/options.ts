@@ -81,6 +81,10 @@ export function parseDims(texts: readonly string[] = []): Record<string, DimSize
   );
 }
 
+/** For verbs that make kernels. */
+export const tuningFlag = (command: Command): Command =>
+  command.option('--tuning <file>', "measured forms of kernels (`tutti tune`; default: those in the cache's folder)");
+
 /** A model to run under the flags; what is known of it is not read again. @throws TuttiError as `openModel` does */
 export async function openFor(path: string, flags: ModelFlags): Promise<SessionModel> {
   const sizes = Object.entries(parseDims(flags.dim));

@@ -10,7 +10,16 @@ import { Session } from '../runtime/session.js';
 import type { SessionModel } from '../runtime/session_model.js';
 import type { Tensor } from '../runtime/tensor.js';
 import { checkWritable } from './files.js';
-import { collect, type ModelFlags, modelFlags, openFor, positive, selectDevices, tolerance } from './options.js';
+import {
+  collect,
+  type ModelFlags,
+  modelFlags,
+  openFor,
+  positive,
+  selectDevices,
+  tolerance,
+  tuningFlag,
+} from './options.js';
 import { describeError, formatBytes, formatMs, formatNumber, note, print, printJson, table } from './output.js';
 import { median } from './statistics.js';
 import { type TraceDevice, writeTrace } from './trace.js';
@@ -35,6 +44,7 @@ interface Flags extends ModelFlags {
   readonly rtol?: number;
   readonly atol?: number;
   readonly strictDevice?: boolean;
+  readonly tuning?: string;
   readonly profile?: string;
   readonly repeat?: number;
   readonly json?: boolean;
@@ -102,7 +112,7 @@ export const runVerb: Verb = (program, wrap) => {
     .option('--expect <name=@file>', 'compare an output with a file; exit code 1 if it differs (repeatable)', collect)
     .option('--rtol <number>', 'relative tolerance of comparisons (default: 1e-3, f16 1e-2)', tolerance('--rtol'))
     .option('--atol <number>', 'absolute tolerance of comparisons (default: 1e-4, f16 1e-3)', tolerance('--atol'));
-  modelFlags(command)
+  tuningFlag(modelFlags(command))
     .option('--strict-device', 'fail if anything would run elsewhere than on the device')
     .option('--profile <trace.json>', 'write a Chrome trace of the stages and kernels')
     .option('--repeat <n>', 'run n times more and report the median', positive('--repeat'))
@@ -194,7 +204,7 @@ async function runOn(
 ): Promise<Done> {
   const start = performance.now();
   const shapes = Object.fromEntries(Object.entries(feeds).map(([name, { dims }]) => [name, dims]));
-  const session = await Session.create(model, { ...(device === undefined ? {} : { device }) });
+  const session = await Session.create(model, { device, tuning: flags.tuning });
   try {
     const results = await session.run(feeds);
     const sinceStartMs = performance.now();

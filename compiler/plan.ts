@@ -6,6 +6,7 @@ import type { DType } from './dtype.js';
 import type { ConstantData } from './graph/types.js';
 import type { Target } from './kernel/target.js';
 import type { KernelFunction } from './kernel/types.js';
+import type { Prefer } from './schedule/forms.js';
 import type { HostTensor } from './tensor.js';
 
 export type Numerics = 'fast' | 'precise' | 'strict';
@@ -18,6 +19,8 @@ export interface PlanOptions {
   readonly shapes?: Readonly<Record<string, readonly number[]>>;
   /** Data of inputs that set shapes or parameters of operators (the `shape` of a Reshape); only what no operator can do without is looked at. */
   readonly values?: Readonly<Record<string, HostTensor>>;
+  /** Puts the forms of a group in order, best first; default: by estimated cost. */
+  readonly prefer?: Prefer;
   /** Called with the printed IR after each pass and stage (`--dump-ir`). */
   readonly dump?: (stage: string, text: () => string) => void;
 }

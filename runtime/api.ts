@@ -87,6 +87,11 @@ export interface SessionOptions {
   readonly dims?: Readonly<Record<string, number>>;
   /** Number of shape specialisations kept on the device; the least recently used goes first. Default 8. */
   readonly cacheSize?: number;
+  /**
+   * Tuning file whose measured forms of kernels are preferred (`tutti tune`), false for none. Default: the one in the
+   * cache's folder, if there is any. Where there are no files there is none.
+   */
+  readonly tuning?: string | false;
   readonly dump?: (stage: string, text: () => string) => void;
 }
 

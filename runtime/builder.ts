@@ -43,6 +43,8 @@ export class Builder {
   readonly #numerics: Numerics;
   readonly #handle: DeviceHandle;
   readonly #dump: SessionOptions['dump'];
+  /** Measured forms by signature. */
+  readonly #tuned: ReadonlyMap<string, string>;
   readonly #constants: ConstantStore;
   readonly #renderer: Renderer;
   readonly #makeRoom: () => Promise<boolean>;
@@ -51,6 +53,7 @@ export class Builder {
 
   /**
    * @param makeRoom Frees device memory that nobody uses now; tells whether there was any.
+   * @param tuned Names of the forms that are preferred, by signature of what they compute.
    */
   constructor(
     name: string,
@@ -59,11 +62,13 @@ export class Builder {
     dump: SessionOptions['dump'],
     createHasher: CreateHasher,
     makeRoom: () => Promise<boolean>,
+    tuned: ReadonlyMap<string, string>,
   ) {
     this.#name = name;
     this.#numerics = numerics;
     this.#handle = handle;
     this.#dump = dump;
+    this.#tuned = tuned;
     this.#constants = new ConstantStore(handle.device, createHasher);
     this.#renderer = new Renderer(handle.backend);
     this.#makeRoom = makeRoom;
@@ -127,11 +132,13 @@ export class Builder {
   }
 
   #keyOf(identity: ProgramKey): ProgramKey {
-    return { identity, numerics: this.#numerics, target: this.#handle.device.target };
+    const { target } = this.#handle.device;
+    return { identity, numerics: this.#numerics, target, tuned: this.#tuned };
   }
 
   async #plan({ graph, bindings }: Job): Promise<{ readonly plan: Plan; readonly planTime: number }> {
     const { planPaced } = await compiler();
+    const { preferring } = await import('../compiler/schedule/forms.js');
     const model = await graph();
     await nextTurn();
     const start = performance.now();
@@ -140,6 +147,7 @@ export class Builder {
       numerics: this.#numerics,
       ...bindings,
       ...(this.#dump === undefined ? {} : { dump: this.#dump }),
+      ...(this.#tuned.size === 0 ? {} : { prefer: preferring(this.#tuned) }),
     };
     const plan = await planPaced(model, this.#handle.device.target, options, () => pace.breathe());
     const planTime = performance.now() - start;

@@ -3,7 +3,7 @@
  * it dynamically.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { closeSync, fstatSync, openSync, readdirSync, readSync, realpathSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync, realpathSync, statSync } from 'node:fs';
 import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
@@ -12,8 +12,10 @@ import { isNativeAddon, loadNative } from '../backends/native.js';
 import type { CreateHasher } from '../compiler/artifact/sha256.js';
 import { TuttiError } from '../compiler/error.js';
 import { Descriptions, stampOf } from './descriptions.js';
+import { log } from './environment.js';
 import { ProgramCache } from './program_cache.js';
 import type { FileStamp } from './session_model.js';
+import { parseTuning, type Tuning } from './tuning.js';
 
 export { stampOf };
 
@@ -180,6 +182,23 @@ function compilerVersion(): string {
     return createHash('sha256').update(states.sort().join('\n')).digest('hex');
   })();
   return version;
+}
+
+/** Where measured forms are kept unless somebody says otherwise. */
+export const defaultTuning = (): string => join(cacheDirectory(), 'tuning.json');
+
+/** Of the default file, which need not be there, or of one that must. @throws TuttiError E_IO, E_INPUT for the latter */
+export function readTuning(path?: string): Tuning {
+  const file = path ?? defaultTuning();
+  try {
+    return parseTuning(readFileSync(file, 'utf8'), file);
+  } catch (error) {
+    if (path === undefined) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') log('info', () => `${file} is of no use: ${error}`);
+      return [];
+    }
+    throw error instanceof TuttiError ? error : ioError(path, 'cannot be read', error);
+  }
 }
 
 /** Stored programs. */

@@ -109,6 +109,7 @@ export class Session {
     handle: DeviceHandle,
     options: SessionOptions,
     createHasher: CreateHasher,
+    tuned: ReadonlyMap<string, string>,
   ) {
     this.model = model;
     this.numerics = numerics;
@@ -118,7 +119,8 @@ export class Session {
       const freed = await Promise.all([this.#wholes.evictIdle(), this.#parts.evictIdle()]);
       return this.#residents.trim() || freed.includes(true);
     };
-    this.#builder = new Builder(model.name, numerics, handle, options.dump ?? model.dump, createHasher, makeRoom);
+    const dump = options.dump ?? model.dump;
+    this.#builder = new Builder(model.name, numerics, handle, dump, createHasher, makeRoom, tuned);
     this.#residents = new Residents(handle.device, (id) => {
       for (const executable of this.#executables()) executable.forget(id);
     });
@@ -157,7 +159,13 @@ export class Session {
     const model = base.with({ numerics, shapes: options.shapes, dims: options.dims });
     const handle = await openDevice(options.device);
     const hasher = isNode() ? (await import('./node.js')).createHasher : createSha256;
-    const session = new Session(model, numerics, handle, options, hasher);
+    let session: Session;
+    try {
+      session = new Session(model, numerics, handle, options, hasher, await tunedOn(handle, options.tuning));
+    } catch (error) {
+      await handle.release();
+      throw error;
+    }
     try {
       const shapes = model.staticShapes();
       if (shapes !== undefined) await session.#specialise(shapes);
@@ -585,4 +593,14 @@ export class Session {
       );
     });
   }
+}
+
+/** Measured forms for a device: from the file given, else from the cache's if the device keeps anything there. */
+async function tunedOn(
+  { device, programs }: DeviceHandle,
+  file: SessionOptions['tuning'],
+): Promise<ReadonlyMap<string, string>> {
+  if (!isNode() || file === false || (file === undefined && programs === undefined)) return new Map();
+  const [{ readTuning }, { chosenOn }] = await Promise.all([import('./node.js'), import('./tuning.js')]);
+  return chosenOn(readTuning(file), device.info);
 }

@@ -5,6 +5,7 @@ import type { Target } from '../kernel/target.js';
 import type { KernelFunction } from '../kernel/types.js';
 import { lowerAttend } from './attend/index.js';
 import { lowerContract } from './contract/index.js';
+import type { Prefer } from './forms.js';
 import { bindingsOf, type Group } from './group.js';
 import type { LoweredKernel } from './lowered.js';
 import { lowerMap } from './map.js';
@@ -13,7 +14,7 @@ import { lowerSpecial } from './special.js';
 import { lowerWindow } from './window.js';
 
 /** The kernels that compute a group, to be run in order. @throws TuttiError E_UNSUPPORTED naming the source node. */
-export function lowerGroup(group: Group, target: Target): readonly LoweredKernel[] {
+export function lowerGroup(group: Group, target: Target, prefer?: Prefer): readonly LoweredKernel[] {
   const whole = (kernel: KernelFunction): readonly LoweredKernel[] => [{ kernel, bindings: bindingsOf(group) }];
   switch (group.family) {
     case 'map':
@@ -23,7 +24,7 @@ export function lowerGroup(group: Group, target: Target): readonly LoweredKernel
     case 'window':
       return whole(lowerWindow(group, target));
     case 'contract':
-      return lowerContract(group, target);
+      return lowerContract(group, target, prefer);
     case 'attend':
       return lowerAttend(group, target);
     case 'special':

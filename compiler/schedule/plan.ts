@@ -10,6 +10,7 @@ import { verify } from '../kernel/verify.js';
 import type { Plan } from '../plan.js';
 import { sizeOf } from '../tensor.js';
 import { lowerGroup } from './family.js';
+import type { Prefer } from './forms.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
 import { arrange, type Work } from './loop.js';
 import { depthOf } from './lowering.js';
@@ -22,6 +23,7 @@ import { bytesOfBinding, countDispatches, type Dispatch, shapeOf, type Task } fr
 
 export interface PlanGraphOptions {
   readonly dump?: (stage: string, text: () => string) => void;
+  readonly prefer?: Prefer;
   readonly times: Record<string, number>;
   readonly constantsFolded: number;
 }
@@ -34,7 +36,8 @@ export function* planGraph(whole: Graph, target: Target, options: PlanGraphOptio
   const { work, constants } = arrange(graph, target);
   clock('fuse');
   const kernels = new KernelTable(target, options.dump);
-  const tasks = yield* lowerAll(work, target, kernels);
+  const lowering: Lowering = { target, kernels, prefer: options.prefer };
+  const tasks = yield* lowerAll(work, lowering);
   clock('lower');
   const memory = placeTensors(graph, constants, tasks, target);
   const steps = orderSteps(tasks, memory);
@@ -85,7 +88,7 @@ function stopwatch(times: Record<string, number>): (stage: string) => void {
 // --- kernels -------------------------------------------------------------------------------------------------------
 
 /** Distinct kernels by content; verified after scheduling and after legalisation. */
-class KernelTable {
+export class KernelTable {
   readonly kernels: KernelFunction[] = [];
   /** By kernel: what was done about types. */
   readonly notes: (readonly string[])[] = [];
@@ -115,20 +118,26 @@ class KernelTable {
   }
 }
 
-function* lowerAll(work: readonly Work[], target: Target, kernels: KernelTable): Generator<void, Task[]> {
+/** What lowering a group needs besides the group. */
+interface Lowering {
+  readonly target: Target;
+  readonly kernels: KernelTable;
+  readonly prefer: Prefer | undefined;
+}
+
+function* lowerAll(work: readonly Work[], lowering: Lowering): Generator<void, Task[]> {
   const tasks: Task[] = [];
   for (const item of work) {
-    if (item.kind === 'loop')
-      tasks.push({ kind: 'loop', loop: item, body: yield* lowerAll(item.body, target, kernels) });
-    else tasks.push(...lowerToDispatches(item.group, target, kernels));
+    if (item.kind === 'loop') tasks.push({ kind: 'loop', loop: item, body: yield* lowerAll(item.body, lowering) });
+    else tasks.push(...lowerToDispatches(item.group, lowering));
     yield;
   }
   return tasks;
 }
 
-function lowerToDispatches(group: Group, target: Target, kernels: KernelTable): Dispatch[] {
+function lowerToDispatches(group: Group, { target, kernels, prefer }: Lowering): Dispatch[] {
   try {
-    return lowerGroup(group, target).map(({ kernel, bindings }) => ({
+    return lowerGroup(group, target, prefer).map(({ kernel, bindings }) => ({
       kind: 'dispatch',
       kernel: kernels.add(kernel),
       bindings,
