@@ -4,14 +4,12 @@ import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { packageRoot } from '../backends/native.js';
 import { Session } from '../runtime/session.js';
-import type { SessionModel } from '../runtime/session_model.js';
-import type { Tensor } from '../runtime/tensor.js';
+import { feedsOf } from './feeds.js';
 import { measure, type Schedule, type Timing } from './measure.js';
 import { collect, type ModelFlags, modelFlags, openFor, positive, tuningFlag } from './options.js';
 import { formatBytes, formatMs, formatNumber, print, printJson, table } from './output.js';
 import { openPeer, type Peer } from './peers.js';
 import { probeDevice } from './probe.js';
-import { parseInputs, randomTensor, readInput } from './values.js';
 import type { Verb } from './verb.js';
 
 interface Flags extends ModelFlags {
@@ -135,31 +133,6 @@ export async function benchModel(given: string, options: Partial<Flags>): Promis
 async function bestMs(device: string, flops: number, bytes: number): Promise<number> {
   const { copyGBs, mulGFLOPs } = await probeDevice(device);
   return Math.max(flops / (mulGFLOPs.f32 * 1e6), bytes / (copyGBs * 1e6));
-}
-
-/** From the flags, else from the model's first data set, else random. Named dims without a size are 1. */
-export async function feedsOf(
-  model: SessionModel,
-  texts: readonly string[],
-  folder: string | undefined,
-): Promise<Record<string, Tensor>> {
-  const specs = parseInputs(texts, model.inputs);
-  const feeds: Record<string, Tensor> = {};
-  const sized = specs.size < model.inputs.length ? withSizes(model) : model;
-  for (const [k, info] of model.inputs.entries()) {
-    const spec = specs.get(info.name);
-    const sample = folder === undefined ? undefined : join(folder, 'test_data_set_0', `input_${k}.pb`);
-    if (spec !== undefined) feeds[info.name] = await readInput(spec, info);
-    else if (sample !== undefined && existsSync(sample)) {
-      feeds[info.name] = await readInput({ kind: 'file', path: sample, type: 'pb', image: {} }, info);
-    } else feeds[info.name] = randomTensor(sized.inputs[k], k + 1);
-  }
-  return feeds;
-}
-
-function withSizes(model: SessionModel): SessionModel {
-  const dims = Object.fromEntries([...model.dims].map(([name, { min }]) => [name, Math.max(1, min)]));
-  return model.with({ dims });
 }
 
 function printResult({

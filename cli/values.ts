@@ -108,13 +108,19 @@ async function readBytes(path: string): Promise<Uint8Array> {
   }
 }
 
+/** ONNX's files of tensors, without all that reads models. */
+const protocol = async () => ({
+  ...(await import('../compiler/frontends/onnx/proto.js')),
+  ...(await import('../compiler/frontends/onnx/tensors.js')),
+});
+
 async function readTensorFile({ path, type, image }: FileSpec, info: ValueInfo): Promise<HostTensor> {
   const bytes = await readBytes(path);
   switch (type) {
     case 'npy':
       return (await import('./npy.js')).readNpy(bytes, path);
     case 'pb': {
-      const { decode, tensorOf } = await import('../compiler/frontends/onnx/index.js');
+      const { decode, tensorOf } = await protocol();
       return tensorOf(decode('TensorProto', bytes), path);
     }
     case 'png':
@@ -252,7 +258,7 @@ async function encodeTensor({ type, path, image }: FileSpec, name: string, tenso
     case 'npy':
       return (await import('./npy.js')).writeNpy(tensor, path);
     case 'pb': {
-      const { encode, protoOf } = await import('../compiler/frontends/onnx/index.js');
+      const { encode, protoOf } = await protocol();
       return encode('TensorProto', protoOf(tensor, name));
     }
     case 'png':

@@ -1,4 +1,7 @@
-/** From a model's bytes to rendered kernels for a target, without a device; ONNX Runtime's session creation beside it. */
+/**
+ * From a model's bytes to rendered kernels for a target, without a device, in a warm process and (`coldMs`) in a new one;
+ * ONNX Runtime's session creation beside it.
+ */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findTarget } from '../../cli/compile.js';
@@ -12,6 +15,7 @@ import { type Context, isWanted } from '../context.js';
 import { modelNamed } from '../models.js';
 import { firstLine, measurementOfTimes, peerResult, type Row, skipped } from '../record.js';
 import { describeRow } from './kernels.js';
+import { child } from './process.js';
 
 const models = ['mobilenetv2-fp32-derived', 'light_resnet50', 'bert-qa-24l-tiny', 'yolox-nano'];
 const quickModels = ['mnist-cnn8'];
@@ -42,7 +46,10 @@ export async function runCompile(context: Context): Promise<Row[]> {
 }
 
 async function benchCompile({ scale, peers }: Context, name: string, targetName: string): Promise<Row> {
-  const bytes = readFileSync(join(modelNamed(name).folder(), 'model.onnx'));
+  const folder = modelNamed(name).folder();
+  const bytes = readFileSync(join(folder, 'model.onnx'));
+  const cold: number[] = [];
+  for (let i = 0; i < (scale.quick ? 1 : 3); i++) cold.push((await child('plan', folder, targetName)).firstResultMs);
   const { backend, target } = await findTarget(targetName);
   const once = (): Sample => {
     const start = performance.now();
@@ -90,6 +97,8 @@ async function benchCompile({ scale, peers }: Context, name: string, targetName:
           ? [peerResult(peer, versionOf('onnxruntime-node'), measurementOfTimes(theirs), ours)]
           : [skipped(peer, reason)],
     facts: {
+      /** In processes that have compiled nothing before. */
+      coldMs: quantile(cold, 0.5),
       importMs: of('importMs'),
       planMs: of('planMs'),
       renderMs: of('renderMs'),

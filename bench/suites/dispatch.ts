@@ -2,7 +2,7 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { feedsOf } from '../../cli/bench.js';
+import { feedsOf } from '../../cli/feeds.js';
 import type { Subject } from '../../cli/measure.js';
 import { note } from '../../cli/output.js';
 import { openPeer, type Peer } from '../../cli/peers.js';

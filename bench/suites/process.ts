@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { note } from '../../cli/output.js';
 import { versionOf } from '../../cli/peers.js';
+import { quantile } from '../../cli/statistics.js';
 import type { ChildResult } from '../child.js';
 import { type Context, isWanted } from '../context.js';
 import { modelNamed } from '../models.js';
@@ -25,7 +26,7 @@ import { describeRow } from './kernels.js';
 const program = fileURLToPath(new URL('../child.js', import.meta.url));
 const peer = 'onnxruntime';
 
-const child = (runtime: string, folder: string, device: string, cache?: string): Promise<ChildResult> =>
+export const child = (runtime: string, folder: string, device: string, cache?: string): Promise<ChildResult> =>
   new Promise((resolve, reject) => {
     const env = cache === undefined ? process.env : { ...process.env, TUTTI_CACHE: cache };
     execFile(
@@ -66,14 +67,14 @@ export function runStartup(context: Context): Promise<Row[]> {
     ? ['mnist-cnn8']
     : ['mnist-cnn8', 'mobilenetv2-fp32-derived', 'silero-vad-v5', 'light_resnet50'];
   return eachModel(context, names, async (name, folder) => {
-    const cold: number[] = [];
+    const cold: ChildResult[] = [];
     const warm: number[] = [];
     const theirs: number[] = [];
     let refusal: unknown;
     for (let i = 0; i < (scale.quick ? 1 : 3); i++) {
       const cache = mkdtempSync(join(tmpdir(), 'tutti-bench-'));
       try {
-        cold.push((await child('tutti', folder, device, cache)).firstResultMs);
+        cold.push(await child('tutti', folder, device, cache));
         for (let j = 0; j < 3; j++) {
           warm.push((await child('tutti', folder, device, cache)).firstResultMs);
           if (!hasPeer(context) || refusal !== undefined) continue;
@@ -85,12 +86,18 @@ export function runStartup(context: Context): Promise<Row[]> {
         rmSync(cache, { recursive: true, force: true });
       }
     }
-    const row = (how: string, values: readonly number[]): Row => {
+    const row = (how: string, values: readonly number[], facts?: Readonly<Record<string, number>>): Row => {
       const ours = measurementOfTimes(values);
       const peers = !hasPeer(context) ? [] : [beside(theirs, ours, refusal)];
-      return { name: `${name}, ${how}`, unit: 'ms', ours, peers };
+      return { name: `${name}, ${how}`, unit: 'ms', ours, peers, ...(facts === undefined ? {} : { facts }) };
     };
-    return [row('empty cache', cold), row('from the cache', warm)];
+    const times = cold.map(({ firstResultMs }) => firstResultMs);
+    const host = quantile(
+      cold.map(({ hostCompilerMs = 0 }) => hostCompilerMs),
+      0.5,
+    );
+    const share = { hostCompilerMs: host, hostCompilerShare: host / quantile(times, 0.5) };
+    return [row('empty cache', times, share), row('from the cache', warm)];
   });
 }
 
