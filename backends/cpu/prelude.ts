@@ -141,6 +141,24 @@ export class Prelude {
     );
   }
 
+  /** Lanes of a and b, those of b counted on from those of a. */
+  shuffle(scalar: CScalar, from: Lanes, to: Lanes, picked: readonly number[]): string {
+    const [source, target] = [this.type(scalar, from), this.type(scalar, to)];
+    const name = `shuffle_${scalar}x${from}_${picked.join('_')}`;
+    const element = (at: number) => (at < from ? `a[${at}]` : `b[${at - from}]`);
+    return this.define(
+      name,
+      () =>
+        `TUTTI_INLINE ${target} tutti_${name}(${source} a, ${source} b) {
+#if TUTTI_HAS(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, ${picked.join(', ')});
+#else
+  return (${target}){${picked.map(element).join(', ')}};
+#endif
+}`,
+    );
+  }
+
   /** m ? a : b for masks as wide as the values. C has no vector conditional; compilers make this a blend. */
   select(scalar: CScalar, lanes: Lanes): string {
     const type = this.type(scalar, lanes);

@@ -20,6 +20,7 @@ import { forHeader, unrollCount } from '../common/c_family.js';
 import { arrayBytes, type Frame, frameOf, kernelCode } from '../common/frame.js';
 import { commentText, type Syntax, writeFor, writeIf, writeLoop } from '../common/structured.js';
 import { binary, compare, fma, select, unary } from './arithmetic.js';
+import { build } from './build.js';
 import { bitcast, convert } from './convert.js';
 import { preferring, scale } from './hardware.js';
 import { contentHash } from './hash.js';
@@ -237,15 +238,15 @@ class KernelRenderer {
         return;
       case 'extract': {
         const lane = `${scope.c(inst.a)}[${inst.lane}]`;
-        scope.let(inst.result, inst.result.type.scalar === 'bool' ? `${lane} != 0` : lane);
+        if (inst.result.type.scalar === 'bool') scope.let(inst.result, `${lane} != 0`);
+        else {
+          scope.alias(inst.result, lane);
+          scope.extracts.set(inst.result, inst);
+        }
         return;
       }
-      case 'build': {
-        const bool = inst.result.type.scalar === 'bool';
-        const lanes = inst.elements.map((element) => (bool ? `-(int32_t)${scope.c(element)}` : scope.c(element)));
-        scope.let(inst.result, `(${scope.type(inst.result.type)}){${lanes.join(', ')}}`);
-        return;
-      }
+      case 'build':
+        return build(scope, inst);
       case 'assume':
         scope.names.setValue(inst.result, scope.ref(inst.a));
         return;

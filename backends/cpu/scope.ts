@@ -27,6 +27,8 @@ export class Scope {
   readonly fastProducts = new Map<KValue, Inst<'binary'>>();
   /** Comparisons of vectors: a choice by one may be one step with it. */
   readonly comparisons = new Map<KValue, Inst<'compare'>>();
+  /** Lanes of vectors: what is put together from them may be a shuffle. */
+  readonly extracts = new Map<KValue, Inst<'extract'>>();
 
   constructor(kernel: KernelFunction, target: Target) {
     this.kernel = kernel;

@@ -135,6 +135,12 @@ export class Affine {
     );
   }
 
+  /** The coefficient of a value, 0 if it does not occur, undefined if it occurs inside a division. */
+  coefficientOf(value: KValue): number | undefined {
+    if (this.divides(value)) return undefined;
+    return this.terms.find(({ atom }) => atom.kind === 'value' && atom.value === value)?.coefficient ?? 0;
+  }
+
   /** True if the value occurs inside a division or remainder. */
   divides(value: KValue): boolean {
     const mentions = (a: Affine): boolean =>

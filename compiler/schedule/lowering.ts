@@ -20,12 +20,25 @@ import { elementOf } from './elements.js';
 import { decoded, encoded, loadPacked, memoryLength, memoryScalar, packBytes } from './encoding.js';
 import { type Group, type Home, type LoopVariable, memoryOf, nameOf, sourcesOf } from './group.js';
 import type { Binding, DerivedConstant } from './lowered.js';
+import { pickLanes, transposed } from './shuffle.js';
 import { type Index, range, shapeOf } from './tensors.js';
 
 /** Name of the scalar parameter that is the number of the iteration; `depthOf` reads it back. */
 const iterationName = ({ depth }: LoopVariable): string => `iteration${depth}`;
 /** Which loop around it a scalar parameter of a scheduled kernel belongs to, 0 for the outermost. */
 export const depthOf = ({ name }: KScalar): number => Number(name.slice('iteration'.length));
+
+/** A square of the result: `lanes` rows of as many elements. */
+export interface Tile {
+  /** Where the rows begin, in the dim that they count. */
+  readonly start: KValue;
+  /** The row that is computed now. */
+  readonly row: number;
+  readonly lanes: Lanes;
+}
+
+/** Elements further apart than this are loaded one by one. */
+export const mostSteps = 8;
 
 export class Lowering {
   readonly b = new KernelBuilder();
@@ -39,6 +52,8 @@ export class Lowering {
   #memos: Map<string, KValue>[] = [new Map()];
   /** Every address that was loaded or stored, for schedules that judge a form by them. */
   readonly addresses: Affine[] = [];
+  /** Set while a schedule computes a tile, row by row. */
+  tile: Tile | undefined;
 
   /** @param derived Constants that are bound in a form of their own instead of the value with that id. */
   constructor(group: Group, target: Target, derived: ReadonlyMap<number, DerivedConstant> = new Map()) {
@@ -109,13 +124,23 @@ export class Lowering {
   /** The element of `value` at `index`: a scalar, or a vector of `lanes` if it depends on the lane. */
   value(value: Value, index: Index, lanes: Lanes): KValue {
     const key = `${value.id}:${lanes}:${index.map((i) => i.key).join(';')}`;
+    const known = this.#known(key);
+    if (known) return known;
+    const result = this.#compute(value, index, lanes);
+    this.#remember(key, result);
+    return result;
+  }
+
+  #known(key: string): KValue | undefined {
     for (const memo of this.#memos) {
       const known = memo.get(key);
       if (known) return known;
     }
-    const result = this.#compute(value, index, lanes);
-    this.#memos[this.#memos.length - 1].set(key, result);
-    return result;
+    return undefined;
+  }
+
+  #remember(key: string, value: KValue): void {
+    this.#memos[this.#memos.length - 1].set(key, value);
   }
 
   /** Like `value`, always a vector of exactly `lanes`. */
@@ -287,6 +312,10 @@ export class Lowering {
     const { dtype } = value.type;
     if (isPacked(dtype)) return loadPacked(this.b, dtype, buffer, address, lanes);
     const coefficient = lanes === 1 ? 0 : address.laneCoefficient();
+    if (coefficient !== undefined && coefficient > 1) {
+      const turned = this.#turned(buffer, address, lanes);
+      if (turned) return decoded(this.b, dtype, turned);
+    }
     const truth = (stored: KValue) => decoded(this.b, dtype, stored);
     if (coefficient === 0) return truth(this.b.load(buffer, address.atLane(0).emit(this.b)));
     if (coefficient === 1) {
@@ -296,7 +325,7 @@ export class Lowering {
     if (
       coefficient !== undefined &&
       coefficient > 1 &&
-      coefficient <= Math.min(4, lanes) &&
+      coefficient <= Math.min(mostSteps, lanes) &&
       this.target.features.has('vectors')
     ) {
       return truth(this.#strided(buffer, address, coefficient, lanes));
@@ -304,18 +333,37 @@ export class Lowering {
     return truth(this.b.build(range(lanes).map((lane) => this.b.load(buffer, address.atLane(lane).emit(this.b)))));
   }
 
-  /** Every `step`-th element: whole vectors and a shuffle. The last vector moves back to end at the last element. */
+  /** Every `step`-th element: whole vectors and shuffles. The last vector moves back to end at the last element. */
   #strided(buffer: KBuffer, address: Affine, step: number, lanes: Lanes): KValue {
     const { b } = this;
     const base = address.atLane(0);
     const start = (i: number) => (i === step - 1 ? (lanes - 1) * (step - 1) : i * lanes);
     const windows = range(step).map((i) => b.load(buffer, base.add(start(i)).emit(b), lanes));
-    return b.build(
+    return pickLanes(
+      b,
       range(lanes).map((lane) => {
         const window = Math.min(step - 1, Math.floor((lane * step) / lanes));
-        return b.extract(windows[window], lane * step - start(window));
+        return { vector: windows[window], lane: lane * step - start(window) };
       }),
     );
+  }
+
+  /** The vector of a tile whose rows lie across the lanes: all rows of the tile are loaded and turned at once. */
+  #turned(buffer: KBuffer, address: Affine, lanes: Lanes): KValue | undefined {
+    const { tile, b } = this;
+    if (tile === undefined || lanes !== tile.lanes || address.coefficientOf(tile.start) !== 1) return undefined;
+    const corner = address.sub(tile.row);
+    const key = (row: number) => `turned:${buffer.name}:${row}:${corner.key}`;
+    const known = this.#known(key(tile.row));
+    if (known) return known;
+    const rows = range(lanes).map((lane) => {
+      const at = corner.atLane(lane);
+      return b.load(buffer, at.emit(b), lanes, at.divisor() % lanes === 0);
+    });
+    transposed(b, rows).forEach((column, row) => {
+      this.#remember(key(row), column);
+    });
+    return this.#known(key(tile.row));
   }
 
   /** The index itself as i32: a vector of `lanes`. */

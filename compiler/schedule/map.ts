@@ -15,6 +15,7 @@ import { Affine, delinearize } from './affine.js';
 import type { Group } from './group.js';
 import { inside } from './inside.js';
 import { Lowering } from './lowering.js';
+import { type Box, lowerTiles } from './map_tiles.js';
 import { shareOf, taskCount, widestWithin } from './shares.js';
 import { type Index, shapeOf } from './tensors.js';
 
@@ -131,6 +132,9 @@ function within(lowering: Lowering, index: Affine, extent: number): Affine {
 
 function lowerOnCpu(group: Group, target: Target, prepare: Prepare): KernelFunction {
   const parts = partsOf(group);
+  const box = boxOf(group, parts);
+  const tiled = box && lowerTiles(() => new Lowering(group, target), target, box);
+  if (tiled) return tiled;
   let best: KernelFunction | undefined;
   const rank = Math.max(...parts.map((part) => part.shape.length));
   // Fewest outer dims first: a single flat loop where all operands run alike.
@@ -140,6 +144,20 @@ function lowerOnCpu(group: Group, target: Target, prepare: Prepare): KernelFunct
     if (!divided) break;
   }
   return best as KernelFunction;
+}
+
+/** What may be computed in tiles: one part, without accumulators of its own. */
+function boxOf(group: Group, [part, ...others]: readonly Part[]): Box | undefined {
+  const [output] = group.writes;
+  if (group.anchor || others.length > 0 || isPacked(output.type.dtype)) return undefined;
+  return {
+    shape: part.shape,
+    write: part.write,
+    element: (lowering, index, lanes) => lowering.value(output, index, lanes),
+    put: (lowering, index, value, lanes) => lowering.store(output, index, value, lanes),
+    single: group.sides.length === 0,
+    nodes: group.nodes.length,
+  };
 }
 
 /** Tasks × outer loop × inner vector loop, with the first `outer` dims in the outer loop. */

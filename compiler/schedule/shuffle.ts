@@ -1,0 +1,43 @@
+/** Vectors made of lanes of other vectors, in steps that read two vectors each: what machines have instructions for. */
+import type { KernelBuilder } from '../kernel/builder.js';
+import type { KValue } from '../kernel/types.js';
+import { range } from './tensors.js';
+
+export interface Pick {
+  readonly vector: KValue;
+  readonly lane: number;
+}
+
+/** The lanes picked, of vectors as long as there are picks if there are more than two of them. */
+export function pickLanes(b: KernelBuilder, picks: readonly Pick[]): KValue {
+  const [first, second, ...others] = new Set(picks.map(({ vector }) => vector));
+  const from = ({ vector, lane }: Pick): KValue => b.extract(vector, lane);
+  if (others.length === 0) return b.build(picks.map(from));
+  const early = (pick: Pick): Pick =>
+    pick.vector === first || pick.vector === second ? pick : { vector: first, lane: 0 };
+  return others.reduce(
+    (sofar, vector) =>
+      b.build(picks.map((pick, lane) => from(pick.vector === vector ? pick : { vector: sofar, lane }))),
+    b.build(picks.map((pick) => from(early(pick)))),
+  );
+}
+
+/** As many vectors as each has lanes: lane i of the result's vector j is lane j of vector i. */
+export function transposed(b: KernelBuilder, vectors: readonly KValue[]): readonly KValue[] {
+  const lanes = range(vectors.length);
+  let rows = vectors;
+  for (let distance = vectors.length / 2; distance >= 1; distance /= 2) {
+    // Squares of that size off the diagonal change places.
+    const before = rows;
+    rows = lanes.map((i) => {
+      const upper = (i & distance) === 0;
+      const [own, other] = [before[i], before[i ^ distance]];
+      return b.build(
+        lanes.map((lane) =>
+          ((lane & distance) === 0) === upper ? b.extract(own, lane) : b.extract(other, lane ^ distance),
+        ),
+      );
+    });
+  }
+  return rows;
+}
