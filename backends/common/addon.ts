@@ -33,6 +33,9 @@ import {
   type ResourceOwner,
 } from './resources.js';
 
+/** Milliseconds that short work may keep the event loop from turning. */
+const maximumStay = 4;
+
 export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> implements Device, ResourceOwner {
   readonly native: Native;
   readonly info: DeviceInfo;
@@ -43,6 +46,8 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
   readonly closers = new Set<{ release(): void }>();
   protected readonly handle: NativeDevice;
   readonly #loading = new Set<Promise<unknown>>();
+  /** When the first of the work was done in the calling thread since the event loop has turned. */
+  #here: number | undefined;
   #reportLoss: (loss: DeviceLoss) => void = () => undefined;
   #closing: Promise<void> | undefined;
 
@@ -122,8 +127,11 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
     const [list, writes, reads] = this.#encode(work);
     const aborted = signal ? new Int32Array(1) : null;
     try {
-      const pending = this.native.submit(this.handle, list, writes, reads, profile, aborted);
-      if (!(pending instanceof Promise)) return completionOf(pending);
+      const pending = this.native.submit(this.handle, list, writes, reads, profile, aborted, this.#mayStay());
+      if (!(pending instanceof Promise)) {
+        this.#stayed();
+        return completionOf(pending);
+      }
       const noted = pending.then(completionOf, (error) => {
         throw this.#noted(error);
       });
@@ -131,6 +139,19 @@ export abstract class AddonDevice<Native extends NativeDriver = NativeDriver> im
     } catch (error) {
       throw this.#noted(error);
     }
+  }
+
+  /** Whoever awaits one short piece of work after the other would never let the event loop turn. */
+  #mayStay(): boolean {
+    return this.#here === undefined || performance.now() - this.#here < maximumStay;
+  }
+
+  #stayed(): void {
+    if (this.#here !== undefined) return;
+    this.#here = performance.now();
+    setImmediate(() => {
+      this.#here = undefined;
+    });
   }
 
   #submitSync(work: Work): Completion {

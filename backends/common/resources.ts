@@ -21,7 +21,10 @@ export interface NativeDriver {
     handles: readonly NativeHandle[],
     scalars: Uint8Array,
   ): Promise<NativeHandle> | NativeHandle;
-  /** `aborted[0]` not 0: nobody looks at the results any more. Without a promise the work is done already. */
+  /**
+   * `aborted[0]` not 0: nobody looks at the results any more. `here`: what is short may be done in the calling thread;
+   * then there is no promise.
+   */
   submit(
     device: NativeDevice,
     list: NativeHandle | null,
@@ -29,6 +32,7 @@ export interface NativeDriver {
     reads: readonly NativeTransfer[],
     profile: boolean,
     aborted: Int32Array | null,
+    here: boolean,
   ): Promise<Float64Array | undefined> | Float64Array | undefined;
   /** Where the calling thread can do the work. */
   submitSync?(

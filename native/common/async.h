@@ -17,22 +17,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
 
+#include "error.h"
+
 namespace tutti {
-
-/** An error with a stable code (`TuttiError.code` on the JavaScript side). Throw it from off-thread work. */
-class Error : public std::runtime_error {
- public:
-  Error(std::string code, const std::string& message) : std::runtime_error(message), code_(std::move(code)) {}
-  const std::string& code() const { return code_; }
-
- private:
-  std::string code_;
-};
 
 /** The JavaScript error for `error`: an `Error` whose `code` is that of tutti::Error, or `internal`. */
 inline Napi::Error toJsError(Napi::Env env, const std::exception& error) {

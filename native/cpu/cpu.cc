@@ -6,8 +6,8 @@
 //   allocate(device, bytes) → buffer
 //   load(path, {entry, writes, scalarBytes, scratchBytes}[]) → Promise<kernel[]>
 //   record(device, numbers, handles, scalars) → list
-//   submit(device, list | null, writes, reads, profile, aborted | null) → Promise<Float64Array | undefined>, or its
-//                                                     value where the work was so short that it is done
+//   submit(device, list | null, writes, reads, profile, aborted | null, here) → Promise<Float64Array | undefined>, or
+//                                                     its value where the work is done: if short, with `here`
 //   submitSync(device, list | null, writes, reads, profile) → Float64Array | undefined
 //   close(device) → Promise
 //   release(handle)                                   drops a buffer, kernel or list before it is collected
@@ -193,7 +193,7 @@ Napi::Value submit(const Napi::CallbackInfo& args) {
     Submission submission = toSubmission(args);
     submission.aborted = abortFlag(args[5]);
     // Promises settle in the order of submissions: not before those that are on their way.
-    if (owner->channel->isQuiet() && owner->device.runHereIfShort(submission))
+    if (args[6].ToBoolean() && owner->channel->isQuiet() && owner->device.runHereIfShort(submission))
       return timesOf(args.Env(), submission.microseconds.get());
     const auto completion =
         submissionPromise(args.Env(), {args[2], args[3], args[5]}, submission.microseconds, owner->channel);

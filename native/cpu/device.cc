@@ -12,7 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "../common/async.h"
+#include "../common/error.h"
 
 namespace tutti::cpu {
 namespace {
@@ -21,8 +21,6 @@ namespace {
 constexpr uint64_t kMapBytes = 1 << 20;
 // Nanoseconds: waking the queue's thread and being woken by it takes about this long.
 constexpr double kShort = 100'000;
-// Nanoseconds of such work in a row.
-constexpr double kShortInARow = 4'000'000;
 // Below this a copy is as good as working on the host's memory.
 constexpr uint64_t kPassingBytes = 4096;
 // What elements of any type need.
@@ -47,6 +45,15 @@ void wantLargePages([[maybe_unused]] unsigned char* memory, [[maybe_unused]] uin
 #endif
 }
 
+/** By what its list has taken before. To be asked while nothing runs. */
+bool isShort(const Submission& submission) {
+  if (submission.list) return submission.list->cost.known() && submission.list->cost.nanos() <= kShort;
+  uint64_t bytes = 0;
+  for (const HostWrite& write : submission.writes) bytes += write.to.bytes;
+  for (const HostRead& read : submission.reads) bytes += read.from.bytes;
+  return static_cast<double>(bytes) <= kShort;  // a gigabyte a second at least
+}
+
 /** Memory of the host that takes the place of buffers in the commands of a list, until this goes. */
 class HostMemory {
  public:
@@ -57,11 +64,14 @@ class HostMemory {
   HostMemory(const HostMemory&) = delete;
   HostMemory& operator=(const HostMemory&) = delete;
 
-  /** Lets `memory` stand for the range, if that is all of the buffer that the commands know and they may work on it. */
+  /**
+   * Lets `memory` stand for the range, if that is all of the buffer that the commands know. `writable`: they have to
+   * write to it; otherwise they must not.
+   */
   bool standsFor(const Slice& range, unsigned char* memory, bool writable) {
     const Buffer& buffer = *range.buffer;
     const Usage* usage = list_ == nullptr ? nullptr : list_->usage(buffer);
-    if (usage == nullptr || range.offset != 0 || usage->end > range.bytes || (usage->written && !writable)) return false;
+    if (usage == nullptr || range.offset != 0 || usage->end > range.bytes || usage->written != writable) return false;
     // Kernels may touch whole words.
     if (range.bytes < kPassingBytes || range.bytes % 4 != 0) return false;
     if (reinterpret_cast<uintptr_t>(memory) % kElementAlignment != 0) return false;
@@ -206,7 +216,6 @@ void Device::submit(std::shared_ptr<Submission> submission) {
   {
     std::lock_guard lock(mutex_);
     queue_.push_back(std::move(submission));
-    shortWork_ = 0;
   }
   ready_.notify_one();
 }
@@ -222,24 +231,13 @@ void Device::runHere(Submission& submission) {
 }
 
 bool Device::runHereIfShort(Submission& submission) {
-  if (submission.list == nullptr) {
-    uint64_t bytes = 0;
-    for (const HostWrite& write : submission.writes) bytes += write.to.bytes;
-    for (const HostRead& read : submission.reads) bytes += read.from.bytes;
-    if (static_cast<double>(bytes) > kShort) return false;  // a gigabyte a second at least
-  } else {
-    const Cost& cost = submission.list->cost;
-    if (!cost.known() || cost.nanos() > kShort) return false;
-  }
   {
     std::lock_guard lock(mutex_);
-    if (busy_ || !queue_.empty() || shortWork_ > kShortInARow) return false;
+    if (busy_ || !queue_.empty() || !isShort(submission)) return false;
     busy_ = true;
   }
   const Turn turn(*this);
-  const auto start = Clock::now();
   execute(submission);
-  shortWork_ += nanosSince(start);
   return true;
 }
 

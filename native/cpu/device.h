@@ -176,7 +176,7 @@ class Device {
   void runHere(Submission& submission);
   /**
    * The same for work that is likely done sooner than the queue's thread wakes up; false, and nothing done, if it is
-   * not such, or others come first. Says no at times, so that a thread that asks over and over gets to do other things.
+   * not such, or others come first.
    */
   bool runHereIfShort(Submission& submission);
   /** Runs `done` on the queue's thread after all work; nothing may be submitted afterwards. */
@@ -203,8 +203,6 @@ class Device {
   std::deque<std::shared_ptr<Submission>> queue_;
   /** Some thread executes a submission. */
   bool busy_ = false;
-  /** Nanoseconds of work done by runHereIfShort since it last said no. */
-  double shortWork_ = 0;
   std::function<void()> drained_;
   bool stop_ = false;
   std::unique_ptr<ThreadPool> pool_;
