@@ -2,6 +2,7 @@
 import {
   type BulkInst,
   type GroupOperand,
+  isTile,
   type KSignal,
   type KTensorMap,
   swizzleBlock,
@@ -33,7 +34,7 @@ export class BulkRenderer {
   readonly #maps = new Map<KTensorMap, Reg>();
   #always: Reg | undefined;
 
-  /** `sums` gives the registers of an accumulator in the order of the instruction. */
+  /** `sums` gives the registers of a tile in the order of the instruction. */
   constructor(
     text: FunctionText,
     kernel: KernelFunction,
@@ -122,10 +123,12 @@ export class BulkRenderer {
     this.#always ??= f.early(1, 'setp.eq.u32', '0', '0');
     const shape = `m${accumulator.m}n${accumulator.n}k${accumulator.k}`;
     const sums = `{${this.#sums(accumulator).join(', ')}}`;
-    const [left, right] = [this.#descriptor(a), this.#descriptor(b)];
-    const transposed = [a, b].map(({ along }) => (along === 'row' ? 1 : 0)).join(', ');
+    const left = isTile(a) ? `{${this.#sums(a).join(', ')}}` : this.#descriptor(a);
+    const right = this.#descriptor(b);
+    // Only operands in memory may be turned.
+    const turned = (isTile(a) ? [b] : [a, b]).map(({ along }) => (along === 'row' ? 1 : 0)).join(', ');
     const op = `wgmma.mma_async.sync.aligned.${shape}.f32.${scalar}.${scalar}`;
-    f.line(`${op} ${sums}, ${left}, ${right}, ${this.#always}, 1, 1, ${transposed};`);
+    f.line(`${op} ${sums}, ${left}, ${right}, ${this.#always}, 1, 1, ${turned};`);
   }
 
   #descriptor({ memory, index, along, panel }: GroupOperand): Reg {

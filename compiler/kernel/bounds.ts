@@ -6,7 +6,7 @@
  * environment's facts, so a condition on `i` also narrows what is computed from `i` before the condition.
  */
 
-import { type BulkInst, boxElements, groupExtent, isBulkInst } from './bulk.js';
+import { type BulkInst, boxElements, groupExtent, isBulkInst, isTile } from './bulk.js';
 import { Divisors } from './divisors.js';
 import { type EngineInst, isEngineInst, tileExtent } from './engines.js';
 import {
@@ -225,6 +225,7 @@ class Bounds {
           [a, accumulator.m],
           [b, accumulator.n],
         ] as const) {
+          if (isTile(operand)) continue;
           this.#extent(inst, operand.memory, operand.index, groupExtent(operand, rows, accumulator.k), env);
           this.#multiple(inst, operand.memory, operand.index, accumulator.k);
         }

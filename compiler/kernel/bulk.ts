@@ -20,7 +20,7 @@
  * Products. `group_multiply` begins accumulator += a · b for tiles of a warpgroup (`KTile.subgroups` is 4; rows in order
  * of subgroups), with elements of 16 bits: element (row, k) of `a`, or (column, k) of `b`, is element
  * index + 64·row + k (`along` k) or index + panel·(row div 64) + 64·k + row mod 64 (`along` row), swizzled. A row lies
- * within a 128-byte row of a box, a panel has 64 rows. `group_commit` closes a group of the products begun so far and
+ * within a 128-byte row of a box, a panel has 64 rows. `a` may also be a tile of the warpgroup, 64×16. `group_commit` closes a group of the products begun so far and
  * `group_wait` waits until at most `pending` groups are unfinished; until then accumulators and operands must not be
  * touched. `group_fence` comes before the first product after registers of an accumulator were written by other ops.
  *
@@ -55,6 +55,8 @@ export interface GroupOperand {
   readonly panel: number;
 }
 
+export const isTile = (operand: GroupOperand | KTile): operand is KTile => 'role' in operand;
+
 export type BulkInst =
   | { readonly op: 'signal_init'; readonly signal: KSignal; readonly index: KValue; readonly arrivals: number }
   | { readonly op: 'signal_expect'; readonly signal: KSignal; readonly index: KValue; readonly bytes: number }
@@ -76,7 +78,7 @@ export type BulkInst =
       /** Element type of both operands; their memory may hold the bits as u16. */
       readonly scalar: 'f16' | 'bf16';
       readonly accumulator: KTile;
-      readonly a: GroupOperand;
+      readonly a: GroupOperand | KTile;
       readonly b: GroupOperand;
     }
   | { readonly op: 'group_commit' }
@@ -134,7 +136,7 @@ export function bulkOperands(inst: BulkInst): readonly KValue[] {
     case 'tensor_copy':
       return [...inst.at, inst.index, inst.signalIndex];
     case 'group_multiply':
-      return [inst.a.index, inst.b.index];
+      return isTile(inst.a) ? [inst.b.index] : [inst.a.index, inst.b.index];
     case 'group_fence':
     case 'group_commit':
     case 'group_wait':
@@ -147,7 +149,8 @@ export function bulkOperands(inst: BulkInst): readonly KValue[] {
 
 export function bulkMemories(inst: BulkInst): readonly KMemory[] {
   if (inst.op === 'tensor_copy') return [inst.memory, inst.map.buffer];
-  return inst.op === 'group_multiply' ? [inst.a.memory, inst.b.memory] : [];
+  if (inst.op !== 'group_multiply') return [];
+  return isTile(inst.a) ? [inst.b.memory] : [inst.a.memory, inst.b.memory];
 }
 
 /** Replacements for what an op mentions. Default: unchanged. */
@@ -186,7 +189,12 @@ export function mapBulk(inst: BulkInst, maps: BulkMap): BulkInst {
         signalIndex: use(inst.signalIndex),
       };
     case 'group_multiply':
-      return { ...inst, accumulator: tile(inst.accumulator), a: operand(inst.a), b: operand(inst.b) };
+      return {
+        ...inst,
+        accumulator: tile(inst.accumulator),
+        a: isTile(inst.a) ? tile(inst.a) : operand(inst.a),
+        b: operand(inst.b),
+      };
     case 'group_fence':
     case 'group_commit':
     case 'group_wait':

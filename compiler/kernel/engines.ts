@@ -36,6 +36,7 @@ import {
   bulkOps,
   isBulkInst,
   isGroupOp,
+  isTile,
   mapBulk,
   warpgroup,
 } from './bulk.js';
@@ -267,7 +268,10 @@ export function engineMemories(inst: EngineInst): readonly KMemory[] {
 }
 
 export function engineTiles(inst: EngineInst): readonly KTile[] {
-  if (isBulkInst(inst)) return inst.op === 'group_multiply' ? [inst.accumulator] : [];
+  if (isBulkInst(inst)) {
+    if (inst.op !== 'group_multiply') return [];
+    return isTile(inst.a) ? [inst.accumulator, inst.a] : [inst.accumulator];
+  }
   switch (inst.op) {
     case 'tile_fill':
     case 'tile_load':

@@ -142,7 +142,7 @@ function readBulk(r: EngineReader, op: (typeof bulkOps)[number]): EngineInst {
     case 'group_multiply': {
       const scalar = r.oneOf(halves, "'f16' or 'bf16'");
       const accumulator = r.tile();
-      const a = after(() => groupOperand(r));
+      const a = after(() => (r.accept('tile') ? r.tile() : groupOperand(r)));
       return { op, scalar, accumulator, a, b: after(() => groupOperand(r)) };
     }
     case 'group_wait':

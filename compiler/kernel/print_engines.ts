@@ -1,5 +1,5 @@
 /** The text of matrix tiles, copies, signals and products of warpgroups: declarations and ops. */
-import { type BulkInst, type GroupOperand, isBulkInst, type KTensorMap } from './bulk.js';
+import { type BulkInst, type GroupOperand, isBulkInst, isTile, type KTensorMap } from './bulk.js';
 import type { EngineInst, KTile, TileInst } from './engines.js';
 import { type Name, place, symbol } from './print.js';
 import type { KValue } from './types.js';
@@ -66,8 +66,10 @@ function bulkText(inst: BulkInst, name: Name): string {
       const from = `${symbol(inst.map.name)}(${inst.at.map(name).join(', ')})`;
       return `tensor_copy ${place(inst.memory, inst.index, name)}, ${from}, ${one(inst.signal, inst.signalIndex)}`;
     }
-    case 'group_multiply':
-      return `group_multiply ${inst.scalar} ${symbol(inst.accumulator.name)}, ${operand(inst.a)}, ${operand(inst.b)}`;
+    case 'group_multiply': {
+      const left = isTile(inst.a) ? `tile ${symbol(inst.a.name)}` : operand(inst.a);
+      return `group_multiply ${inst.scalar} ${symbol(inst.accumulator.name)}, ${left}, ${operand(inst.b)}`;
+    }
     case 'group_wait':
       return `group_wait ${inst.pending}`;
     case 'group_fence':

@@ -3,6 +3,7 @@ import {
   type BulkInst,
   type GroupOperand,
   isGroupOp,
+  isTile,
   type KSignal,
   type KTensorMap,
   swizzleBlock,
@@ -72,7 +73,9 @@ export function bulkProblem(inst: BulkInst, kernel: KernelFunction, target: Targ
       if (role !== 'accumulator' || scalar !== 'f32' || subgroups !== warpgroup || m !== 64 || k !== 16)
         return `${accumulator.name} is no accumulator of a warpgroup`;
       if (n % 8 !== 0 || n > 256) return `${accumulator.name} has ${n} columns`;
-      return operandProblem(a, inst.scalar) ?? operandProblem(b, inst.scalar);
+      if (!isTile(a)) return operandProblem(a, inst.scalar) ?? operandProblem(b, inst.scalar);
+      const fits = a.role === 'a' && a.subgroups === warpgroup && a.m === m && a.k === k && a.scalar === inst.scalar;
+      return fits ? operandProblem(b, inst.scalar) : `${a.name} is no left operand of a warpgroup`;
     }
     case 'group_wait':
       return inst.pending >= 0 ? undefined : `${inst.pending} pending groups`;

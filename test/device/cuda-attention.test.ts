@@ -19,7 +19,7 @@ import { runReference } from '../support/run_groups.js';
 
 const targetOf = (arch: string): Target => cudaBackend.target(arch) as Target;
 const halves = ['f16', 'bf16'] as const satisfies readonly DType[];
-const kinds = ['tiles'] as const;
+const kinds = ['tiles', 'warpgroups'] as const;
 
 for (const [where, library] of await cudaDevices()) {
   describe(`attention on ${where}`, () => {
@@ -75,6 +75,16 @@ function codesOf(target: Target, kind: (typeof kinds)[number]): KernelCode[] {
 
 describe('ptxas takes attention without spills', () => {
   const strictly = ['--warn-on-spills', '--warn-on-local-memory-usage', '--warning-as-error'];
+  it.skipIf(ptxasMissing !== undefined || !ptxasKnows('sm_90a'))(
+    'warpgroups for sm_90a, in parallel',
+    async () => {
+      const codes = codesOf(targetOf('sm_90a'), 'warpgroups');
+      expect(codes.length).toBe(halves.length * widths.filter((width) => width <= 128).length * 2);
+      // What it says of products that would run one after another is a warning too.
+      expect(await assemble(codes, 'sm_90a', strictly)).toEqual([]);
+    },
+    300_000,
+  );
   for (const arch of ['sm_80', 'sm_90a', 'sm_100']) {
     it.skipIf(ptxasMissing !== undefined || !ptxasKnows(arch))(
       arch,

@@ -172,6 +172,16 @@ export const attentionCases: readonly AttentionCase[] = [
       return c.matmul(b, v, weights);
     },
   },
+  { name: 'ragged keys', build: plain([1, 2, 70, 24], 131, 40) },
+  { name: 'wide heads', build: plain([1, 1, 150, 128], 150, 72, (b, s) => causal(b, s)) },
+  {
+    name: 'grouped heads of whole vectors',
+    build: (b, input) => {
+      const [q, k, v] = [input([1, 2, 3, 30, 32]), input([1, 2, 90, 32]), input([1, 2, 90, 64])];
+      const shared = (x: Value) => c.unsqueeze(b, x, [2]);
+      return c.matmul(b, c.softmax(b, c.matmul(b, q, swap(b, shared(k))), [-1]), shared(v));
+    },
+  },
   { name: 'f16', build: plain([1, 2, 19, 16], 40, 16), dtype: 'f16', tolerance: 4e-3 },
   { name: 'bf16', build: plain([1, 2, 19, 16], 40, 16), dtype: 'bf16', tolerance: 3e-2 },
   { name: 'f64', build: plain([1, 2, 19, 16], 40, 16), dtype: 'f64', tolerance: 1e-12 },

@@ -11,7 +11,7 @@ import type { HostTensor } from '../../compiler/tensor.js';
 import { attentionCases, type BuiltAttention, built, swap } from '../support/attentions.js';
 import { runGroups, runReference } from '../support/run_groups.js';
 import { testTargets } from '../support/targets.js';
-import { matrixTarget } from '../support/tiles.js';
+import { hopperTarget, matrixTarget } from '../support/tiles.js';
 
 function compare({ graph, inputs }: BuiltAttention, target: Target, tolerance = 2e-5, lower = lowerGroup): void {
   const { outputs } = runGroups(graph, target, inputs, undefined, lower);
@@ -43,6 +43,24 @@ for (const [style, target] of Object.entries({ cpu: testTargets.cpu, simt: testT
     }
   });
 }
+
+describe('warpgroups', () => {
+  for (const dtype of ['f16', 'bf16'] as const) {
+    for (const { name, build } of attentionCases.filter((one) => one.dtype === undefined || one.dtype === dtype)) {
+      test(`${dtype} ${name}`, (context) => {
+        const made = built(build, dtype);
+        const names: string[] = [];
+        const lower: typeof lowerGroup = (group, on) => {
+          const [form] = forms(group, on);
+          names.push(form.name);
+          return form.lower();
+        };
+        compare(made, hopperTarget, dtype === 'f16' ? 4e-3 : 3e-2, lower);
+        if (names[0] !== 'warpgroups') context.skip('another form is taken');
+      });
+    }
+  }
+});
 
 describe('matrix units', () => {
   for (const dtype of ['f16', 'bf16'] as const) {

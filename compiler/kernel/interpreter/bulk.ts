@@ -10,6 +10,7 @@ import {
   type BulkInst,
   boxElements,
   type GroupOperand,
+  isTile,
   type KSignal,
   type KTensorMap,
   swizzled,
@@ -247,8 +248,9 @@ export class Bulk {
     const sums = host.instances(inst.accumulator);
     const decode = inst.scalar === 'bf16' ? bf16ToF32 : f16ToF32;
     const operand = (from: GroupOperand) => ({ ...from, ...host.memory(from.memory), at: host.index(from.index) });
-    const [a, b] = [operand(inst.a), operand(inst.b)];
-    const gather = (from: typeof a, first: number, rows: number, base: number): Float64Array => {
+    const b = operand(inst.b);
+    const [tile, a] = isTile(inst.a) ? [host.instances(inst.a), undefined] : [undefined, operand(inst.a)];
+    const gather = (from: typeof b, first: number, rows: number, base: number): Float64Array => {
       const { along, panel, view, memory, races } = from;
       const invocation = host.frame.registers.f[base + linearIdSlot];
       const elements = new Float64Array(rows * k);
@@ -267,13 +269,14 @@ export class Bulk {
     };
     if (scalar !== 'f32') host.fail(`accumulator of ${scalar}`);
     return (base, group) => {
-      const [firstA, firstB, sum] = [a.at(base), b.at(base), sums[group]];
+      const [firstA, firstB, sum] = [a?.at(base) ?? 0, b.at(base), sums[group]];
       return () => {
-        const [left, right] = [gather(a, firstA, m, base), gather(b, firstB, n, base)];
+        const factors = a ? gather(a, firstA, m, base) : (tile as readonly Float64Array[])[group];
+        const right = gather(b, firstB, n, base);
         for (let row = 0; row < m; row++) {
           for (let column = 0; column < n; column++) {
             let total = 0;
-            for (let step = 0; step < k; step++) total += left[row * k + step] * right[column * k + step];
+            for (let step = 0; step < k; step++) total += factors[row * k + step] * right[column * k + step];
             sum[row * n + column] = Math.fround(sum[row * n + column] + total);
           }
         }

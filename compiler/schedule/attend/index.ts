@@ -12,6 +12,7 @@ import type { Pattern } from './pattern.js';
 import { fitsShared, lowerShared } from './shared.js';
 import { isStream, lowerStreams } from './streams.js';
 import { lowerTiles, planTiles } from './tiles.js';
+import { lowerWarpgroups, planWarpgroups } from './warpgroups.js';
 
 export interface Form {
   readonly name: string;
@@ -37,9 +38,13 @@ export function forms(group: Group, target: Target): readonly Form[] {
 
 function onGpu(group: Group, target: Target, attention: Attention): readonly Form[] {
   if (isDecode(attention, target)) return [{ name: 'decode', lower: () => lowerDecode(group, target, attention) }];
+  const groups = planWarpgroups(group, target, attention);
+  const warpgroups: Form[] = groups
+    ? [{ name: 'warpgroups', lower: () => [lowerWarpgroups(group, target, attention, groups)] }]
+    : [];
   const plan = planTiles(group, target, attention);
   const tiles: Form[] = plan ? [{ name: 'tiles', lower: () => [lowerTiles(group, target, attention, plan)] }] : [];
-  return [...tiles, { name: 'shared', lower: () => [lowerShared(group, target, attention)] }];
+  return [...warpgroups, ...tiles, { name: 'shared', lower: () => [lowerShared(group, target, attention)] }];
 }
 
 export function lowerAttend(group: Group, target: Target): readonly LoweredKernel[] {

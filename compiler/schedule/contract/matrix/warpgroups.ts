@@ -18,8 +18,7 @@ import { range } from '../../tensors.js';
 import type { Contraction } from '../contraction.js';
 import { trimmed } from '../copy.js';
 import type { Schedule } from '../index.js';
-import type { Along } from './blocks.js';
-import type { BatchPart } from './memory.js';
+import { type Boxes, boxesOf } from './boxes.js';
 import type { Product, Side } from './operands.js';
 import { choose, pickUp } from './results.js';
 
@@ -45,22 +44,11 @@ const groupSteps = 16;
 /** Steps of k of a stage: rows of 128 bytes. */
 const blockK = swizzleRow;
 const [leastStages, mostStages] = [3, 6];
-/** Dimensions of a tensor that boxes are cut from. */
-const mostDims = 5;
 /** Columns of sums that leave at a time, and elements from row to row of them. */
 const chunk = 64;
 const pitch = chunk + 4;
 /** Registers of an invocation: with three warpgroups each starts with 168. */
 const registers = { producer: 40, consumer: 232 };
-
-/** The boxes of a side: where its elements are neighbours, and the tensor that they are cut from. */
-interface Boxes {
-  readonly along: Along;
-  readonly value: Side['operand']['value'];
-  readonly map: Omit<KTensorMap, 'kind' | 'name' | 'buffer' | 'box'>;
-  /** Dimensions after the two of the matrix. */
-  readonly parts: readonly BatchPart[];
-}
 
 export function warpgroupSchedules(
   group: Group,
@@ -96,22 +84,6 @@ export function warpgroupSchedules(
       },
     ];
   });
-}
-
-/** The side as a tensor that boxes can be cut from; undefined where its memory is not regular or not aligned. */
-function boxesOf({ memory, rows }: Side, k: number): Boxes | undefined {
-  if (memory?.binding.kind !== 'value') return undefined;
-  const { offset, parts, rowStride, kStride } = memory;
-  const along: Along | undefined = kStride === 1 || k === 1 ? 'k' : rowStride === 1 || rows === 1 ? 'row' : undefined;
-  if (!along) return undefined;
-  const [inner, outer, step] = along === 'k' ? [k, rows, rowStride] : [rows, k, kStride];
-  // A dimension of one element has any stride.
-  const outerStride = outer === 1 ? Math.ceil(inner / 8) * 8 : step;
-  const strides = [outerStride, ...parts.map(({ stride }) => stride)];
-  if (strides.length >= mostDims || strides.some((stride) => stride <= 0)) return undefined;
-  if ([offset, ...strides].some((elements) => elements % 8 !== 0)) return undefined;
-  const dims = [inner, outer, ...parts.map(({ extent }) => extent)];
-  return { along, value: memory.binding.value, parts, map: { offset, dims, strides } };
 }
 
 interface Plan extends Shape {
