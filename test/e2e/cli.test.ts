@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { decode, encode } from 'fast-png';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readNpy, writeNpy } from '../../cli/npy.js';
+import { ModelBuilder } from '../../compiler/builder/index.js';
 import { exportOnnx } from '../../compiler/frontends/onnx/index.js';
 import {
   denseGraph,
@@ -46,7 +47,7 @@ describe('help and version', () => {
     expect(stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
   });
 
-  for (const verb of ['', 'devices', 'compile', 'run', 'bench', 'inspect', 'doctor', 'conformance']) {
+  for (const verb of ['', 'devices', 'compile', 'run', 'bench', 'tune', 'inspect', 'doctor', 'conformance']) {
     it(`explains ${verb === '' ? 'itself' : verb}`, async () => {
       const { code, stdout } = await tutti([...(verb === '' ? [] : [verb]), '--help']);
       expect(code).toBe(0);
@@ -280,6 +281,51 @@ describe('inspect and doctor', () => {
       unsupportedOperators: [{ operator: 'NoSuchOperator', nodes: 1 }],
       problems: [{ code: 'E_UNSUPPORTED', message: expect.stringContaining('node_7') }],
     });
+  });
+});
+
+describe('tune', () => {
+  interface TuneDocument {
+    readonly file: string;
+    readonly entries: number;
+    readonly measured: number;
+    readonly left: number;
+    readonly kernels: readonly { readonly form: string; readonly microseconds: Record<string, number | null> }[];
+  }
+  const file = path('tuning.json');
+  const tune = (...more: string[]) =>
+    tuttiJson<TuneDocument>([
+      'tune',
+      dense,
+      '--device',
+      'cpu',
+      '--dim',
+      'batch=64',
+      '--output',
+      file,
+      '--json',
+      ...more,
+    ]);
+
+  it('measures once, keeps what it found, and adds what is merged', async () => {
+    const first = await tune('--budget', '30');
+    expect(first).toMatchObject({ file, left: 0, measured: 1 });
+    expect(first.kernels).toHaveLength(1);
+    for (const { form, microseconds } of first.kernels) expect(microseconds[form]).toBeGreaterThan(0);
+    expect(await tune('--budget', '30')).toMatchObject({ measured: 0, entries: first.entries });
+    const foreign = path('foreign.json');
+    const [entry] = [{ device: 'x', driver: 'y', target: 'z', kernel: 'k', name: 'n', form: 'f', measured: '2026' }];
+    const document = { format: 'tutti tuning 1', entries: [{ ...entry, microseconds: { f: 1 } }] };
+    writeFileSync(foreign, JSON.stringify(document));
+    expect(await tune('--merge', foreign)).toMatchObject({ measured: 0, entries: first.entries + 1 });
+  });
+
+  it('gives run a file to read, and refuses what is none', async () => {
+    const args = ['run', dense, '--device', 'cpu', '--input', `x=@${path('x.npy')}`, '--expect', `y=@${path('y.npy')}`];
+    expect((await tutti([...args, '--tuning', file])).code).toBe(0);
+    const { code, stderr } = await tutti([...args, '--tuning', path('x.npy')]);
+    expect(code).toBe(2);
+    expect(stderr).toContain('not a tuning file');
   });
 });
 
