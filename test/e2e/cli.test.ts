@@ -293,19 +293,16 @@ describe('tune', () => {
     readonly kernels: readonly { readonly form: string; readonly microseconds: Record<string, number | null> }[];
   }
   const file = path('tuning.json');
+  const wide = path('wide.onnx');
   const tune = (...more: string[]) =>
-    tuttiJson<TuneDocument>([
-      'tune',
-      dense,
-      '--device',
-      'cpu',
-      '--dim',
-      'batch=64',
-      '--output',
-      file,
-      '--json',
-      ...more,
-    ]);
+    tuttiJson<TuneDocument>(['tune', wide, '--device', 'cpu', '--output', file, '--json', ...more]);
+
+  beforeAll(() => {
+    const g = new ModelBuilder('wide');
+    const weights = Float32Array.from({ length: 48 * 80 }, (_, i) => Math.sin(i));
+    g.output('y', g.matmul(g.input('x', 'f32', [64, 48]), g.constant(weights, [48, 80])));
+    writeFileSync(wide, exportOnnx(g.build()));
+  });
 
   it('measures once, keeps what it found, and adds what is merged', async () => {
     const first = await tune('--budget', '30');
