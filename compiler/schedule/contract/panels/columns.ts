@@ -34,7 +34,7 @@ export function columnsKind(group: Group, contraction: Contraction, lanes: Lanes
 
 /** Cycles to pack an element. */
 export const columnCost = (kind: ColumnsKind, lanes: Lanes): number =>
-  ({ constant: 0, memory: 0, rows: 2 / lanes, columns: 1.5, gathered: 3 })[kind];
+  ({ constant: 0, memory: 0, rows: 8 / lanes, columns: 2, gathered: 3 })[kind];
 
 export class Columns {
   readonly #lowering: Lowering;

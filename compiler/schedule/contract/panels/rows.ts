@@ -53,7 +53,7 @@ const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : g
 
 /** Cycles to prepare an element. */
 export const rowCost = (kind: RowsKind, lanes: Lanes): number =>
-  ({ constant: 0, memory: 0, copied: 2 / lanes, packed: 4 / lanes })[kind];
+  ({ constant: 0, memory: 0, copied: 6 / lanes, packed: 6 / lanes })[kind];
 
 export class Rows {
   readonly #lowering: Lowering;

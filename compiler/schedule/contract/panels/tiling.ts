@@ -31,7 +31,7 @@ const tileOverhead = 40;
 /** Cycles a vector of results: kept in scratch memory, finished, stored. */
 const finishVector = 3;
 /** Share of a task for which one thread still works at the end and others have nothing left. */
-const imbalance = 0.1;
+const imbalance = 0.05;
 
 export function chooseTiling(contraction: Contraction, preparation: Preparation, target: Target): Tiling {
   const { m, n, k, accumulator } = contraction;
