@@ -184,6 +184,8 @@ class StageBuilder {
     const { dtype, shape, unknown } = value.type;
     if (unknown || this.#b.constantOf(value) !== undefined || !(isInt(dtype) || dtype === 'bool')) return value;
     if (!isConcrete(shape) || sizeOf(shape) > maximumFolded) return value;
+    // One number for many elements is better seen as what it is.
+    if (this.#b.producerOf(value)?.op === 'broadcast' && sizeOf(shape) > maximumFed) return value;
     const tensor = this.#b.tensorOf(value);
     return tensor === undefined ? value : this.#b.constant(tensor);
   }
