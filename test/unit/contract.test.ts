@@ -101,6 +101,44 @@ const cases: readonly Case[] = [
     build: (b, x, w) => b.op('conv', [x('f32', [1, 6, 9, 11]), w('f32', [6, 1, 3, 3])], { ...attrs, groups: 6 })[0],
   },
   {
+    name: 'depthwise, aligned rows',
+    build: (b, x, w) =>
+      bias(
+        b,
+        b.op('conv', [x('f32', [2, 3, 7, 12]), w('f32', [3, 1, 3, 3])], { ...attrs, groups: 3 })[0],
+        w('f32', [3, 1, 1]),
+      ),
+  },
+  {
+    name: 'depthwise, aligned rows, strided',
+    build: (b, x, w) =>
+      b.op('conv', [x('f32', [1, 5, 9, 16]), w('f32', [5, 1, 5, 5])], {
+        ...attrs,
+        groups: 5,
+        strides: [2, 2],
+        padLow: [2, 2],
+        padHigh: [1, 2],
+      })[0],
+  },
+  {
+    name: 'small groups, dilated',
+    build: (b, x) =>
+      b.op('conv', [x('f32', [1, 4, 10, 8]), x('f32', [4, 2, 3, 2])], { ...attrs, groups: 2, dilations: [2, 3] })[0],
+  },
+  {
+    name: 'depthwise, one dim, no padding',
+    build: (b, x, w) =>
+      b.op('conv', [x('f32', [1, 9, 21]), w('f32', [9, 1, 4])], {
+        ...attrs,
+        groups: 9,
+        strides: [3],
+        padLow: [0],
+        padHigh: [0],
+        dilations: [1],
+        inputDilation: [1],
+      })[0],
+  },
+  {
     name: 'transposed conv',
     build: (b, x, w) =>
       b.op('conv', [x('f32', [1, 4, 5, 6]), w('f32', [6, 4, 4, 4])], {
@@ -197,6 +235,16 @@ const subgroups: Target = {
   features: new Set(['subgroups']),
   subgroup: { min: 4, max: 4 },
 };
+
+test('few outputs a group are computed from the tensor itself', () => {
+  const b = new GraphBuilder('depthwise');
+  const x = b.input('x', 'f32', [1, 8, 28, 28]);
+  b.output('y', b.op('conv', [x, b.input('w', 'f32', [8, 1, 3, 3])], { ...attrs, groups: 8 })[0]);
+  const [group] = fuse(b.finish(), testTargets.software);
+  const [first] = schedules(group, testTargets.software);
+  expect(first.name).toMatch(/^windows/);
+  expect(first.lower()).toHaveLength(1);
+});
 
 test('software devices with subgroups hand factors round', () => {
   const b = new GraphBuilder('product');

@@ -23,6 +23,7 @@ import { lowerPanels, streams } from './panels/index.js';
 import { lowerRegisters, planRegisters } from './registers.js';
 import { blocks, fitted, lowerShared } from './shared.js';
 import { lowerStaged } from './staged.js';
+import { lowerWindows, planWindows } from './windows.js';
 
 /** A form of a contraction: its kernels, and about how many microseconds they take. */
 export interface Schedule {
@@ -139,6 +140,14 @@ function onGpu(group: Group, target: Target, contraction: Contraction): Schedule
       lower: () => lowerRegisters(group, target, plan),
     },
   ];
+  const windows = planWindows(group, target, contraction);
+  if (windows) {
+    candidates.push({
+      name: `windows ${windows.lines}×${windows.columns}`,
+      cost: timeOf(contraction, target, 1 / windows.cost),
+      lower: () => [lowerWindows(group, target, windows)],
+    });
+  }
   // Barriers are cheap on real GPUs only; zeros between elements would be multiplied.
   const isSparse = group.anchor?.op === 'conv' && group.anchor.attrs.inputDilation.some((step) => step > 1);
   if (target.style !== 'simt' || isSparse) return candidates;

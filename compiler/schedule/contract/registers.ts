@@ -5,12 +5,13 @@
  * fastest form: barriers cost more there than caches save.
  */
 import type { Target } from '../../kernel/target.js';
-import { type KBuffer, type KValue, type Lanes, type ScalarType, scalarBits } from '../../kernel/types.js';
+import type { KBuffer, KValue, Lanes } from '../../kernel/types.js';
+import { sizeOf } from '../../tensor.js';
 import { Affine, delinearize, linearize } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
-import { range, scalarOf } from '../tensors.js';
+import { range, scalarOf, shapeOf } from '../tensors.js';
 import {
   type Contraction,
   contractionOf,
@@ -22,6 +23,7 @@ import {
 import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed } from './copy.js';
 import { type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
 import { packedLhs, packedRhs, type Reading, readingOf } from './packing.js';
+import { limited, sharedPieces, sharingOf } from './sharing.js';
 import { vector } from './tiling.js';
 
 interface Tile {
@@ -109,6 +111,9 @@ function chooseTile(
   return best;
 }
 
+/** An element of a copy in multiply-adds: loaded, perhaps by itself, and stored. */
+const copyCost = 25;
+
 /** The form that suits a contraction: what its columns are read from, how its output is cut, which tile. */
 export interface RegisterPlan {
   readonly contraction: Contraction;
@@ -132,7 +137,11 @@ export function planRegisters(group: Group, target: Target): RegisterPlan {
   }
   const { h, w } = geometry;
   const space = { lines: h.extent, width: w.extent, classes: h.inputDilation * w.inputDilation, taps: w.kernel };
-  return { contraction, geometry, reading, space, tile: chooseTile(contraction, space, target) };
+  const tile = chooseTile(contraction, space, target);
+  // An element of the copy is loaded, perhaps by itself, and stored.
+  const copied = target.style === 'software-gpu' ? copyCost * sizeOf(shapeOf(rhs.value)) : 0;
+  const cost = tile.cost + copied / (contraction.batch * contraction.m * n * k);
+  return { contraction, geometry, reading, space, tile: { ...tile, cost } };
 }
 
 export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan): readonly LoweredKernel[] {
@@ -233,7 +242,7 @@ class RegisterTiles {
           const tileN = groupN.scale(along).add(localN);
           // Invocations without a tile of their own read factors for the others.
           if (this.#sharing > 1)
-            tile(this.#limited(tileN, tilesN - 1), (body) => lowering.guarded(tileN, tilesN, body));
+            tile(limited(this.#lowering, tileN, tilesN - 1), (body) => lowering.guarded(tileN, tilesN, body));
           else lowering.guarded(tileN, tilesN, (at) => tile(at, (body) => body()));
         });
       },
@@ -348,7 +357,7 @@ class RegisterTiles {
     const first = tileM.scale(rows);
     if (this.#lhsReading === 'along-k' && count === vector) {
       const pieces = this.#pieces(rows, vector, (r) => {
-        const row = this.#limited(first.add(r), m - 1);
+        const row = limited(this.#lowering, first.add(r), m - 1);
         return operandVector(lowering, lhs, batch, row, step.add(Affine.lane(vector)));
       });
       return steps((u, r) => pieces(r, u));
@@ -357,41 +366,20 @@ class RegisterTiles {
       const across = rows / vector;
       const pieces = this.#pieces(count * across, vector, (piece) => {
         const [u, i] = delinearize(piece, [count, across]);
-        const row = this.#limited(first.div(vector).add(i), m / vector - 1).scale(vector);
+        const row = limited(this.#lowering, first.div(vector).add(i), m / vector - 1).scale(vector);
         return operandVector(lowering, lhs, batch, row.add(Affine.lane(vector)), step.add(u));
       });
       return steps((u, r) => pieces(u * across + Math.floor(r / vector), r % vector));
     }
     const pieces = this.#pieces(count * rows, 1, (piece) => {
       const [u, r] = delinearize(piece, [count, rows]);
-      return lhs.element(lowering, batch, this.#limited(first.add(r), m - 1), step.add(u), 1);
+      return lhs.element(lowering, batch, limited(this.#lowering, first.add(r), m - 1), step.add(u), 1);
     });
     return steps((u, r) => pieces(u * rows + r, 0));
   }
 
-  /**
-   * Lanes of `count` pieces that all invocations of a subgroup need alike. Each of them loads a part, at a place that
-   * depends on its lane, and hands it to the others.
-   */
   #pieces(count: number, lanes: Lanes, load: (piece: Affine) => KValue): (piece: number, lane: number) => KValue {
-    const { b } = this.#lowering;
-    const sharing = this.#sharing;
-    const laneOf = (value: KValue, lane: number): KValue => (lanes === 1 ? value : b.extract(value, lane));
-    if (sharing === 1) {
-      const loaded = range(count).map((piece) => load(Affine.constant(piece)));
-      return (piece, lane) => laneOf(loaded[piece], lane);
-    }
-    const own = Affine.of(b.builtin('subgroup_lane', 0, sharing), b);
-    const loaded = range(Math.ceil(count / sharing)).map((pass) =>
-      load(this.#limited(own.add(pass * sharing), count - 1)),
-    );
-    return (piece, lane) => b.subgroup('broadcast', laneOf(loaded[Math.floor(piece / sharing)], lane), piece % sharing);
-  }
-
-  /** An index that may run over its end, kept within [0, last]. */
-  #limited(at: Affine, last: number): Affine {
-    const { b } = this.#lowering;
-    return at.range.max <= last ? at : Affine.of(b.min(at.emit(b), b.constant(last)), b);
+    return sharedPieces(this.#lowering, this.#sharing, count, lanes, load);
   }
 
   /** [count][extent] elements of an operand from `first` row and `step` of k; rows beyond the end repeat others. */
@@ -415,7 +403,7 @@ class RegisterTiles {
             lowering,
             operand,
             batch,
-            this.#limited(first.add(r), total - 1),
+            limited(this.#lowering, first.add(r), total - 1),
             step.add(Affine.lane(vector)),
           ),
         ),
@@ -424,7 +412,7 @@ class RegisterTiles {
     }
     if (reading === 'along-row' && extent % vector === 0) {
       const firsts = range(extent / vector).map((i) =>
-        this.#limited(first.add(i * vector).div(vector), total / vector - 1).scale(vector),
+        limited(this.#lowering, first.add(i * vector).div(vector), total / vector - 1).scale(vector),
       );
       return range(count).map((u) =>
         firsts.flatMap((at) =>
@@ -432,7 +420,7 @@ class RegisterTiles {
         ),
       );
     }
-    const places = range(extent).map((r) => this.#limited(first.add(r), total - 1));
+    const places = range(extent).map((r) => limited(this.#lowering, first.add(r), total - 1));
     return range(count).map((u) => places.map((at) => operand.element(lowering, batch, at, step.add(u), 1)));
   }
 
@@ -441,7 +429,7 @@ class RegisterTiles {
     const { k, rhsBatch } = this.#contraction;
     const last = pitch / vector - 1;
     const columns = range(this.#tile.columns / vector).map((i) =>
-      this.#limited(first.add(i * vector).div(vector), last).scale(vector),
+      limited(this.#lowering, first.add(i * vector).div(vector), last).scale(vector),
     );
     return range(count).map((u) =>
       columns.flatMap((column) => {
@@ -588,16 +576,6 @@ class RegisterTiles {
 /** A vector of an operand, where the lane is in `row` or in `k`. */
 const operandVector = (lowering: Lowering, operand: Operand, batch: Affine, row: Affine, k: Affine): KValue =>
   lowering.widen(operand.element(lowering, batch, row, k, vector), vector);
-
-/**
- * How many invocations share the reading of the factors, which all of them need alike. Devices that run on a CPU have no
- * fast way to read one place for a whole subgroup, but a fast one to hand a register's lane to all.
- */
-function sharingOf(target: Target, along: number, accumulator: ScalarType): number {
-  const { min, max } = target.subgroup;
-  const known = target.style === 'software-gpu' && target.features.has('subgroups') && min === max;
-  return known && along % min === 0 && scalarBits[accumulator] === 32 ? min : 1;
-}
 
 /** Nodes of epilogues that may be written out for every vector of a tile. */
 export const unrolledStores = 64;
