@@ -10,6 +10,7 @@ import { findTarget } from '../cli/compile.js';
 import { writeOutput } from '../cli/files.js';
 import { plan } from '../compiler/compile.js';
 import { importOnnx } from '../compiler/frontends/onnx/index.js';
+import { goldenFaults, writeGolden } from './golden.js';
 import { countInstructions, instructionCases, missingTools } from './instructions.js';
 import { modelsFolder } from './models.js';
 import { root } from './record.js';
@@ -84,7 +85,7 @@ export const instructionFaults = (name: string, found: number, expected: number 
 
 export async function checkGuards(): Promise<string[]> {
   const expected = readExpected();
-  const faults: string[] = [];
+  const faults = await goldenFaults();
   for (const model of guardModels.filter(hasModel)) {
     for (const target of guardTargets) {
       faults.push(
@@ -102,7 +103,7 @@ export async function checkGuards(): Promise<string[]> {
 
 /** @returns what has been written, in words */
 export async function writeGuards(): Promise<string[]> {
-  const lines: string[] = [];
+  const lines = await writeGolden();
   const plans: Record<string, Record<string, PlanFacts>> = {};
   for (const model of guardModels) {
     if (!hasModel(model)) throw new Error(`${model} is not in ${modelsFolder}`);

@@ -134,7 +134,7 @@ program
   .action(compare);
 program
   .command('guards')
-  .description('check kernels, bytes moved and memory of the reference models against bench/guards.json')
+  .description('check kernels, bytes moved and memory against bench/guards.json and the kernels in bench/golden')
   .option('--update', 'take what is measured now for expected')
   .action(guards);
 program.parseAsync().then(

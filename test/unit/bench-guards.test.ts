@@ -1,6 +1,7 @@
 // Deterministic guards of speed: plans of the reference models and instructions of key CPU kernels, beside what
 // bench/guards.json expects. What is worse fails; `npm run bench -- guards --update` takes a change made on purpose.
 import { describe, expect, it } from 'vitest';
+import { goldenFaults } from '../../bench/golden.js';
 import {
   guardModels,
   guardTargets,
@@ -34,6 +35,12 @@ describe('plans of reference models', () => {
     ]);
     expect(planFaults('m', { ...facts, arenaBytes: 120 }, facts)).toHaveLength(2);
     expect(planFaults('m', facts, undefined)).toHaveLength(1);
+  });
+});
+
+describe('golden kernels', () => {
+  it('are what the compiler makes: npm run bench -- guards --update takes a change made on purpose', async () => {
+    expect(await goldenFaults()).toEqual([]);
   });
 });
 
