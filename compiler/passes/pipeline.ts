@@ -5,6 +5,7 @@ import { mapBodies } from '../graph/scan.js';
 import type { Graph } from '../graph/types.js';
 import { verifyGraph } from '../graph/verify.js';
 import type { PlanOptions } from '../plan.js';
+import { pullAttentionScales } from './attention.js';
 import { decompose } from './decompose.js';
 import { eliminate } from './eliminate.js';
 import { foldConstants } from './fold.js';
@@ -13,6 +14,7 @@ import { recognise } from './recognise.js';
 import { pullScales } from './scales.js';
 import { scattersToGathers } from './scatters.js';
 import { simplify } from './simplify.js';
+import { recogniseSoftmax } from './softmax.js';
 import { specialise } from './specialise.js';
 import { widen } from './widen.js';
 
@@ -62,6 +64,8 @@ export const pipeline: readonly Pass[] = [
   { name: 'decompose', guarantees: 'every op has a lowering family', run: decompose },
   { name: 'share', guarantees: 'equal subexpressions are one value, as the patterns expect', run: eliminate },
   { name: 'recognise', guarantees: 'spelled-out normalisations are composites', run: recognise },
+  { name: 'softmax', guarantees: 'spelled-out softmaxes are composites', run: recogniseSoftmax },
+  { name: 'attention', guarantees: 'scores are scaled, not the operands of their products', run: pullAttentionScales },
   { name: 'simplify', guarantees: 'no op changes nothing', run: simplify },
   { name: 'widen', guarantees: 'elements of at most a byte are only moved and converted', run: widen },
   { name: 'fold again', guarantees: 'what the rewrites made constant is folded', run: fold },

@@ -50,7 +50,7 @@ function matchNormalize(b: GraphBuilder, op: 'div' | 'mul', [left, right]: reado
 }
 
 /** The node that makes a value, seen through broadcasts and reshapes that only put ones in. */
-function producer(b: GraphBuilder, value: Value): Node | undefined {
+export function producer(b: GraphBuilder, value: Value): Node | undefined {
   const node = b.producerOf(value);
   if (node?.op === 'broadcast') return producer(b, node.inputs[0]);
   return node;
@@ -85,7 +85,7 @@ function squareOf(b: GraphBuilder, value: Value): Value | undefined {
 }
 
 /** The number that all elements of a constant are, if it has one element (seen through broadcasts). */
-function splat(b: GraphBuilder, value: Value): number | undefined {
+export function splat(b: GraphBuilder, value: Value): number | undefined {
   const node = b.producerOf(value);
   if (node?.op === 'broadcast' || node?.op === 'reshape') return splat(b, node.inputs[0]);
   const data = b.constantOf(value);

@@ -41,3 +41,24 @@ export function transposed(b: KernelBuilder, vectors: readonly KValue[]): readon
   }
   return rows;
 }
+
+/** As many vectors as each has lanes: lane i of the result is the sum of the lanes of vector i. */
+export function summed(b: KernelBuilder, vectors: readonly KValue[]): KValue {
+  let rows = vectors;
+  for (let width = vectors[0].type.lanes / 2; width >= 1; width /= 2) {
+    const half = rows.length / 2;
+    rows = range(half).map((i) => {
+      // Blocks of `width` lanes: the first or second ones of a pair of vectors, by turns.
+      const blocks = (part: 0 | 1): KValue =>
+        b.build(
+          range(vectors.length).map((lane) => {
+            const inside = lane % (2 * width);
+            const place = lane - inside + part * width + (inside % width);
+            return b.extract(inside < width ? rows[i] : rows[i + half], place);
+          }),
+        );
+      return b.add(blocks(0), blocks(1));
+    });
+  }
+  return rows[0];
+}

@@ -5,12 +5,14 @@ import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import type { Graph, ScatterFn, Value } from '../../compiler/graph/types.js';
+import { pullAttentionScales } from '../../compiler/passes/attention.js';
 import { eliminate } from '../../compiler/passes/eliminate.js';
 import { foldConstants } from '../../compiler/passes/fold.js';
 import { recognise } from '../../compiler/passes/recognise.js';
 import { pullScales } from '../../compiler/passes/scales.js';
 import { scattersToGathers } from '../../compiler/passes/scatters.js';
 import { simplify } from '../../compiler/passes/simplify.js';
+import { recogniseSoftmax } from '../../compiler/passes/softmax.js';
 import { emptyTensor, type HostTensor, sizeOf } from '../../compiler/tensor.js';
 
 function ramp(dtype: 'f32' | 'u8' | 'i8', shape: readonly number[], step = 1): HostTensor {
@@ -115,6 +117,50 @@ describe('recognise', () => {
   test('not one that is something else', () => {
     const graph = build((b) => spelled(b, b.input('x', 'f32', [3, 8]), true));
     expect(ops(recognise(eliminate(foldConstants(graph).graph)))).not.toContain('normalize');
+  });
+});
+
+describe('softmax', () => {
+  const spelled = (shift: (b: GraphBuilder, x: Value) => Value) =>
+    build((b) => {
+      const x = b.input('x', 'f32', [3, 8]);
+      const powers = c.unary(b, 'exp', c.sub(b, x, shift(b, x)));
+      return c.div(b, powers, c.reduce(b, 'sum', powers, [1], true));
+    });
+  test('spelled out becomes one op', () => {
+    const graph = spelled((b, x) => c.reduce(b, 'max', x, [-1], true));
+    const after = eliminate(recogniseSoftmax(graph));
+    expect(ops(after)).toEqual(['softmax']);
+    sameMeaning(graph, after, { x: ramp('f32', [3, 8]) });
+  });
+  test('shifted by something else it is none', () => {
+    expect(ops(recogniseSoftmax(spelled((b, x) => c.reduce(b, 'min', x, [-1], true))))).not.toContain('softmax');
+  });
+});
+
+describe('scales of attention', () => {
+  const attention = (wrap: (b: GraphBuilder, scores: Value) => Value) =>
+    build((b) => {
+      const [q, k] = [b.input('q', 'f32', [5, 4]), b.input('k', 'f32', [6, 4])];
+      const turned = c.binaryC(b, 'mul', c.transpose(b, k, [1, 0]), 0.25);
+      return wrap(b, c.matmul(b, c.binaryC(b, 'div', q, 2), turned));
+    });
+  const inputs = { q: ramp('f32', [5, 4]), k: ramp('f32', [6, 4], 3) };
+  test('leave the operands of products that a softmax is taken of', () => {
+    const graph = attention((b, scores) => c.softmax(b, c.add(b, scores, c.scalar(b, 1, 'f32')), [1]));
+    const after = eliminate(pullAttentionScales(graph));
+    expect(ops(after).filter((op) => op !== 'broadcast' && op !== 'cast')).toEqual([
+      'transpose',
+      'dot',
+      'mul',
+      'add',
+      'softmax',
+    ]);
+    sameMeaning(graph, after, inputs);
+  });
+  test('stay where the product is something else', () => {
+    const graph = attention((b, scores) => c.relu(b, scores));
+    expect(pullAttentionScales(graph)).toBe(graph);
   });
 });
 

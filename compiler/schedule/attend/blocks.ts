@@ -15,6 +15,7 @@ import { lanesFor } from '../contract/tiling.js';
 import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
+import { transposed } from '../shuffle.js';
 import { range } from '../tensors.js';
 import {
   type Attention,
@@ -27,7 +28,6 @@ import {
   valueAt,
 } from './attention.js';
 import { type Band, bandOf } from './band.js';
-import { transposeAll } from './shuffle.js';
 import { larger, smallest } from './softmax.js';
 
 interface Tiling {
@@ -227,7 +227,7 @@ class BlockedAttention {
         const vectors = range(lanes).map((lane) =>
           queryAt(lowering, this.#attention, batch, row.atLane(lane), d.add(Affine.lane(lanes)), lanes),
         );
-        transposeAll(b, vectors).forEach((value, i) => {
+        transposed(b, vectors).forEach((value, i) => {
           store(d.add(i), c, value);
         });
       });

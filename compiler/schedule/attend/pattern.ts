@@ -189,7 +189,7 @@ export function scoreAt(pattern: Pattern, logit: Index): { batch: Affine; row: A
 }
 
 /** The index before views, from the one after them. */
-function undo(views: readonly Node[], index: Index): Index {
+export function undo(views: readonly Node[], index: Index): Index {
   return [...views].reverse().reduce((at, node): Index => {
     if (node.op === 'transpose') {
       const source: Affine[] = [];

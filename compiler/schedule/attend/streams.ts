@@ -13,10 +13,10 @@ import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { collapse } from '../reduce.js';
+import { summed } from '../shuffle.js';
 import { range } from '../tensors.js';
 import { type Attention, keyAt, logitOf, queryAt, storeResult, valueAt } from './attention.js';
 import { lowerJoin, type Partials, partialsOf } from './join.js';
-import { collapseAll } from './shuffle.js';
 import { larger, smallest } from './softmax.js';
 
 const powerBelow = (limit: number): Lanes => ([16, 8, 4, 2] as const).find((lanes) => lanes <= limit) ?? 1;
@@ -217,8 +217,8 @@ class StreamedAttention {
   #collapsed(sums: readonly KValue[]): KValue {
     const { b } = this.#lowering;
     const { lanes } = sums[0].type;
-    if (lanes === sums.length) return collapseAll(b, sums);
-    const parts = range(sums.length / lanes).map((i) => collapseAll(b, sums.slice(i * lanes, (i + 1) * lanes)));
+    if (lanes === sums.length) return summed(b, sums);
+    const parts = range(sums.length / lanes).map((i) => summed(b, sums.slice(i * lanes, (i + 1) * lanes)));
     return b.build(parts.flatMap((part) => range(lanes).map((lane) => b.extract(part, lane))));
   }
 
