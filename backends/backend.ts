@@ -100,7 +100,10 @@ export interface DeviceLoss {
   readonly reason: string;
 }
 
-/** An open device. All methods that return promises work off the event loop's thread. */
+/**
+ * An open device. What returns promises works off the event loop's thread, but for what is done before another thread
+ * would take it up.
+ */
 export interface Device {
   readonly info: DeviceInfo;
   readonly target: Target;

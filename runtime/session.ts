@@ -204,9 +204,9 @@ export class Session {
    * @throws TuttiError E_INPUT, E_ABORTED, E_DEVICE_LOST, E_DEVICE_CLOSED, and at new shapes those of `create`
    */
   async run<V extends Value = Tensor>(feeds: Feeds, options: RunOptions = {}): Promise<Record<string, V>> {
-    const short = this.#shortWay(feeds, options);
     const { start } = this.#handle.device.queue;
-    if (short !== undefined && start !== undefined) {
+    const short = start && this.#shortWay(feeds, options);
+    if (start !== undefined && short !== undefined) {
       try {
         const pending = start(short.work);
         if (pending instanceof Promise) await this.#track(pending, undefined);
@@ -228,9 +228,9 @@ export class Session {
    * that cannot; E_NOT_READY where `run` has to be awaited first
    */
   runSync<V extends Value = Tensor>(feeds: Feeds, options: RunOptions = {}): Record<string, V> {
-    const short = this.#shortWay(feeds, options);
     const { submitSync } = this.#handle.device.queue;
-    if (short !== undefined && submitSync !== undefined) {
+    const short = submitSync && this.#shortWay(feeds, options);
+    if (submitSync !== undefined && short !== undefined) {
       try {
         submitSync(short.work);
         return short.outputs() as Record<string, V>;

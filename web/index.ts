@@ -9,6 +9,6 @@
  * ```
  *
  * What differs: models are fetched, with their external data, instead of read; `Model.artifact` gives the bytes that
- * `Model.save` would write; the only backend is webgpu; no environment variables, no caches on disk.
+ * `Model.save` would write; the only backend is webgpu, which cannot `runSync`; no environment variables, no caches on disk.
  */
 export * from '../index.js';

@@ -7,11 +7,11 @@ import type { Subject } from '../../cli/measure.js';
 import { note } from '../../cli/output.js';
 import { openPeer, type Peer } from '../../cli/peers.js';
 import { ModelBuilder } from '../../compiler/builder/index.js';
+import { TuttiError } from '../../compiler/error.js';
 import { exportOnnx, importOnnx } from '../../compiler/frontends/onnx/index.js';
 import type { Graph } from '../../compiler/graph/types.js';
 import { compile } from '../../runtime/model.js';
 import { Session } from '../../runtime/session.js';
-import type { Tensor } from '../../runtime/tensor.js';
 import { type Context, isWanted } from '../context.js';
 import { modelsFolder } from '../models.js';
 import { normal } from '../random.js';
@@ -60,7 +60,7 @@ function works(quick: boolean): readonly Work[] {
   ];
 }
 
-/** Each way to run is a row: from the host, bound to the device's memory, and at once where sessions offer it. */
+/** Each way to run is a row: from the host and bound to the device's memory, with promises and, where it can be, at once. */
 export async function runDispatch(context: Context): Promise<Row[]> {
   const rows: Row[] = [];
   for (const work of works(context.scale.quick).filter(({ name }) => isWanted(context, name))) {
@@ -69,7 +69,7 @@ export async function runDispatch(context: Context): Promise<Row[]> {
     } catch (error) {
       rows.push({ name: work.name, error: firstLine(error) });
     }
-    for (const row of rows.slice(-3)) if (row.name.startsWith(work.name)) note(`  ${describeRow(row)}`);
+    for (const row of rows.slice(-4)) if (row.name.startsWith(work.name)) note(`  ${describeRow(row)}`);
   }
   return rows;
 }
@@ -93,8 +93,8 @@ async function benchWork({ handle, peers, schedule }: Context, { name, onnx, fol
     }
     const ways: readonly (readonly [string, Subject])[] = [
       ['run', hostSubject(session, [feeds])],
-      ...synchronous(session, feeds),
       ['bound', await boundSubject(session, [feeds], 1)],
+      ...(await synchronous(session, feeds)),
     ];
     const timings = await timeSubjects([...ways.map(([, subject]) => subject), ...(peer ? [peer] : [])], schedule);
     const { plan } = session.report().specialisations.at(-1) ?? {};
@@ -115,9 +115,23 @@ async function benchWork({ handle, peers, schedule }: Context, { name, onnx, fol
   }
 }
 
-/** Sessions that can run on the caller's thread do so; others have no such row. */
-function synchronous(session: Session, feeds: Feeds): (readonly [string, Subject])[] {
-  const { runSync } = session as { runSync?: (feeds: Readonly<Record<string, Tensor>>) => unknown };
-  if (runSync === undefined) return [];
-  return [['runSync', { name: 'tutti', run: async () => runSync.call(session, feeds) }]];
+/** The same ways in the calling thread; none where the device does not run there. */
+async function synchronous(session: Session, feeds: Feeds): Promise<(readonly [string, Subject])[]> {
+  try {
+    session.runSync(feeds);
+  } catch (error) {
+    if (error instanceof TuttiError && error.code === 'E_UNSUPPORTED') return [];
+    throw error;
+  }
+  const binding = await session.bind({
+    inputs: feeds,
+    outputs: Object.fromEntries(session.outputNames.map((name) => [name, 'device'])),
+  });
+  const bound = (): void => {
+    for (const tensor of Object.values(binding.runSync())) tensor.dispose();
+  };
+  return [
+    ['runSync', { name: 'tutti', run: async () => session.runSync(feeds) }],
+    ['bound, runSync', { name: 'tutti', run: async () => bound() }],
+  ];
 }

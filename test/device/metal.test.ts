@@ -378,7 +378,7 @@ const useEverything = `
   const list = await metal.record(device, Float64Array.from(numbers), [kernel, buffer], Uint8Array.of(2, 0, 0, 0));
   const into = new Uint8Array(400);
   for (let i = 0; i < 4; i++)
-    await metal.submit(device, list, [buffer, 0, new Uint8Array(400)], [buffer, 0, into], i % 2 === 1, null);
+    await metal.submit(device, list, [buffer, 0, new Uint8Array(400), false], [buffer, 0, into, false], i % 2 === 1, null);
   said.push(into[8]);
   if (release) for (const handle of [kernel, buffer, list]) metal.release(handle);
   await metal.close(device);
