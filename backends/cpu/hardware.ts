@@ -76,14 +76,18 @@ export function beyond(fn: 'min' | 'max', scalar: CScalar, lanes: Lanes): Hardwa
 
 /** NaN if either is NaN, which the range instruction loses; it does know the order of zeros. */
 export function minMax(fn: 'min' | 'max', scalar: CScalar, lanes: Lanes): Hardware | undefined {
-  if (scalar !== 'f32' || lanes !== 16) return undefined;
-  const [range, sum] = ['__builtin_ia32_rangeps512_mask', '__builtin_ia32_addps512_mask'];
-  const unordered = '__builtin_ia32_cmpps512_mask(a, b, 3, -1, 4)';
-  return avx512(
-    [range, sum, '__builtin_ia32_cmpps512_mask'],
-    `return ${sum}(a, b, ${range}(a, b, ${fn === 'max' ? 5 : 4}, a, -1, 4), (unsigned short)${unordered}, 4);`,
-    '__AVX512DQ__',
-  );
+  const bits = 32 * lanes;
+  if (scalar !== 'f32' || bits < 128) return undefined;
+  const [range, sum, compare] = ['range', 'add', 'cmp'].map((name) => `__builtin_ia32_${name}ps${bits}_mask`);
+  const rounding = lanes === 16 ? ', 4' : '';
+  const mask = lanes === 16 ? 'unsigned short' : 'unsigned char';
+  const unordered = `(${mask})${compare}(a, b, 3, -1${rounding})`;
+  const ordered = `${range}(a, b, ${fn === 'max' ? 5 : 4}, a, -1${rounding})`;
+  return {
+    macros: ['__AVX512DQ__', '__AVX512VL__'],
+    builtins: [range, sum, compare],
+    body: `return ${sum}(a, b, ${ordered}, ${unordered}${rounding});`,
+  };
 }
 
 /** Truncation gives the most negative number, or all ones, for what does not fit. */

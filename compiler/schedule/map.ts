@@ -7,7 +7,7 @@
  */
 import { bytesOf, isPacked, type PackedDType, perByte } from '../dtype.js';
 import { elementScalar } from '../graph/ops/scalar.js';
-import type { Node, Value } from '../graph/types.js';
+import type { Node, NodeOf, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction, Lanes } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
@@ -42,6 +42,7 @@ function partsOf(group: Group): Part[] {
     shape: shapeOf(value),
     write: (lowering, index, lanes) => lowering.store(output, place(index), lowering.value(value, index, lanes), lanes),
   });
+  if (root.op === 'pad' && root.attrs.mode === 'constant') return paddedParts(root, output, part);
   if (root.op !== 'concat') return [part(output, (index) => index)];
   const { axis } = root.attrs;
   let start = 0;
@@ -52,6 +53,29 @@ function partsOf(group: Group): Part[] {
       return part(value, (index) => index.map((i, d) => (d === axis ? i.add(offset) : i)));
     })
     .filter((part) => sizeOf(part.shape) > 0);
+}
+
+/** The tensor that is padded, and slabs of the filling before and after it in each dim. */
+function paddedParts(
+  { inputs: [x, fill], attrs }: NodeOf<'pad'>,
+  output: Value,
+  part: (value: Value, place: (index: Index) => Index) => Part,
+): Part[] {
+  const [inner, whole] = [shapeOf(x), shapeOf(output)];
+  const low = attrs.low.map(Number);
+  const offset = (index: Index, by: readonly number[]): Index => index.map((i, d) => i.add(by[d]));
+  const slab = (axis: number, from: number, extent: number): Part => {
+    const start = whole.map((_, d) => (d < axis ? low[d] : d === axis ? from : 0));
+    return {
+      shape: whole.map((n, d) => (d < axis ? inner[d] : d === axis ? extent : n)),
+      write(lowering, index, lanes) {
+        const at = shapeOf(fill).map(() => Affine.constant(0));
+        lowering.store(output, offset(index, start), lowering.value(fill, at, 1), lanes);
+      },
+    };
+  };
+  const slabs = whole.flatMap((n, d) => [slab(d, 0, low[d]), slab(d, low[d] + inner[d], n - low[d] - inner[d])]);
+  return [part(x, (index) => offset(index, low)), ...slabs].filter(({ shape }) => sizeOf(shape) > 0);
 }
 
 /** Byte by byte, so that nobody else writes into one: the elements of each, zeros after the last. */

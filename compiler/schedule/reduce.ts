@@ -50,22 +50,40 @@ function extreme(scalar: ScalarType): readonly [number | bigint, number | bigint
   return signed ? [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] : [0, 2 ** bits - 1];
 }
 
-/** Vectors of so many lanes are collapsed lane by lane. */
-const fewLanes = 4;
+/** Halves of a vector are vectors down to this; below, its lanes change places. */
+const narrowest = 4;
 
 /** One value from the lanes of a vector, halving it step by step. */
 export function collapse(b: KernelBuilder, fn: ReduceFn, vector: KValue): KValue {
   const { lanes } = vector.type;
-  if (lanes > fewLanes) {
-    const half = (from: number) => b.build(Array.from({ length: lanes / 2 }, (_, i) => b.extract(vector, from + i)));
-    return collapse(b, fn, combine(b, fn, half(0), half(lanes / 2)));
-  }
+  if (lanes > narrowest) return collapseWide(b, fn, vector);
   let values = Array.from({ length: lanes }, (_, lane) => b.extract(vector, lane));
   while (values.length > 1) {
     const half = values.length / 2;
     values = Array.from({ length: half }, (_, i) => combine(b, fn, values[i], values[i + half]));
   }
   return values[0];
+}
+
+/** Of CPUs, which combine a vector of four lanes as fast as one lane. */
+function collapseWide(b: KernelBuilder, fn: ReduceFn, vector: KValue): KValue {
+  const lanesOf = (v: KValue, count: number, from: (i: number) => number): KValue =>
+    b.build(Array.from({ length: count }, (_, i) => b.extract(v, from(i))));
+  let total = vector;
+  while (total.type.lanes > narrowest) {
+    const [whole, half] = [total, total.type.lanes / 2];
+    const [low, high] = [0, half].map((start) => lanesOf(whole, half, (i) => start + i));
+    total = combine(b, fn, low, high);
+  }
+  for (let distance = narrowest / 2; distance >= 1; distance /= 2) {
+    total = combine(
+      b,
+      fn,
+      total,
+      lanesOf(total, narrowest, (i) => i ^ distance),
+    );
+  }
+  return b.extract(total, 0);
 }
 
 /** The type in which sums and products of `scalar` are accumulated. */

@@ -9,8 +9,14 @@ import type { Lowering } from './lowering.js';
 import { lowerMap } from './map.js';
 import { accumulatorOf, combine, identity, isNan } from './reduce.js';
 import { type Index, scalarOf, shapeOf } from './tensors.js';
+import { lowerWindowRows } from './window_rows.js';
 
 export function lowerWindow(group: Group, target: Target): KernelFunction {
+  const anchor = group.anchor as Node;
+  if (target.style === 'cpu' && anchor.op === 'reduce_window') {
+    const rows = lowerWindowRows(group, target, anchor);
+    if (rows) return rows;
+  }
   return lowerMap(group, target, (lowering) => defineWindow(lowering, group.anchor as Node));
 }
 

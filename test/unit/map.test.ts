@@ -160,6 +160,51 @@ test('two results, one on the way to the other', () => {
   });
 });
 
+const pools = [
+  { shape: [2, 3, 9, 40], window: [3, 3], strides: [1, 1], low: [1, 1], high: [1, 1], dilations: [1, 1] },
+  { shape: [1, 2, 10, 41], window: [3, 3], strides: [2, 2], low: [1, 1], high: [0, 1], dilations: [1, 1] },
+  { shape: [1, 2, 7, 7], window: [5, 5], strides: [1, 1], low: [2, 2], high: [2, 2], dilations: [1, 1] },
+  { shape: [1, 1, 5, 6], window: [5, 13], strides: [1, 1], low: [2, 6], high: [2, 6], dilations: [1, 1] },
+  { shape: [1, 2, 12, 60], window: [2, 3], strides: [3, 1], low: [0, 2], high: [1, 3], dilations: [2, 3] },
+  { shape: [3, 2, 11, 33], window: [2, 2], strides: [2, 2], low: [0, 0], high: [1, 1], dilations: [1, 1] },
+  { shape: [40, 2, 20, 33], window: [3, 1], strides: [1, 1], low: [1, 0], high: [1, 0], dilations: [1, 1] },
+];
+describe.each(pools)('windows $window of $shape', ({ shape, ...attrs }) => {
+  const spread = (by: readonly number[], other: number) => [other, other, ...by];
+  const window = {
+    window: spread(attrs.window, 1),
+    strides: spread(attrs.strides, 1),
+    dilations: spread(attrs.dilations, 1),
+    padLow: spread(attrs.low, 0),
+    padHigh: spread(attrs.high, 0),
+  };
+  test.each(['max', 'min'] as const)('%s', (fn) => {
+    run((b, x) => b.op('reduce_window', [x(shape)], { fn, ...window })[0]);
+    run((b, x) => c.transpose(b, b.op('reduce_window', [x(shape)], { fn, ...window })[0], [0, 2, 3, 1]));
+    run((b, x) => c.relu(b, b.op('reduce_window', [c.transpose(b, x(shape), [0, 1, 2, 3])], { fn, ...window })[0]), 8);
+  });
+  test('the number of taps inside', () => {
+    run((b, x) => {
+      const ones = c.cast(b, c.binary(b, 'eq', x(shape), x(shape)), 'f32');
+      return b.op('reduce_window', [ones], { fn: 'sum', ...window })[0];
+    });
+  });
+});
+
+test.each([
+  { shape: [3, 5], low: [0, 2], high: [0, 1] },
+  { shape: [2, 3, 20, 37], low: [0, 0, 1, 1], high: [0, 0, 1, 1] },
+  { shape: [2, 3, 20, 37], low: [1, 0, 2, 0], high: [0, 4, 0, 19] },
+])('padding of $shape, $low before and $high after', ({ shape, low, high }) => {
+  const padded = (b: GraphBuilder, x: Value): Value => {
+    const fill = c.scalar(b, 0.5, 'f32');
+    return b.op('pad', [x, fill], { low, high, mode: 'constant' })[0];
+  };
+  run((b, x) => padded(b, x(shape)));
+  run((b, x) => padded(b, c.relu(b, x(shape))));
+  run((b, x) => c.relu(b, padded(b, x(shape))));
+});
+
 test.each([2, 3, 4, 5, 7, 8, 9])('every element of a slice in steps of %i', (step) => {
   run((b, x) => c.slice1(b, x([3, 40 * step]), 1, 1, 37, step));
   run((b, x) => c.slice1(b, x([40 * step, 5]), 0, 1, 37, step));

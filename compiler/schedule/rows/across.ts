@@ -12,6 +12,7 @@ import { combine, identity } from '../reduce.js';
 import { shareOf, taskCount, widestWithin } from '../shares.js';
 import { type Index, range } from '../tensors.js';
 import { type Element, elementIndex, type Program, type Row, type Space } from './row.js';
+import { stagesOf } from './stage.js';
 
 /** Neighbouring vectors that are reduced at once: whole stretches of memory in turn, not a line here and there. */
 const mostColumns = 8;
@@ -47,8 +48,10 @@ function bestOf(
 export function lowerAcross(start: () => Lowering, target: Target, space: Space, program: Program): KernelFunction {
   return bestOf(space, target, (neighbours) => {
     const lowering = start();
+    const { lanes } = neighbours;
+    const stage = stagesOf(lowering, target, space, lanes);
     const kernel = overBlocks(lowering, target, space, neighbours, 1, (indices) =>
-      program(lowering, acrossRow(lowering, space, indices[0], neighbours.lanes)),
+      program(lowering, { ...acrossRow(lowering, space, indices[0], lanes), stage }),
     );
     return { lowering, kernel };
   });

@@ -3,14 +3,14 @@
  * wait for itself; the last vector of a run overlaps the one before.
  */
 import type { Target } from '../../kernel/target.js';
-import type { KernelFunction, KValue, Lanes, ScalarType } from '../../kernel/types.js';
-import { scalarBits } from '../../kernel/types.js';
-import { Affine, delinearize, linearize } from '../affine.js';
+import type { KernelFunction, KValue, Lanes } from '../../kernel/types.js';
+import { Affine, delinearize } from '../affine.js';
 import type { Lowering } from '../lowering.js';
 import { collapse, combine, identity } from '../reduce.js';
 import { shareOf, taskCount, widestWithin } from '../shares.js';
 import { type Index, range } from '../tensors.js';
-import { elementIndex, type Program, type Row, type Space, type Stage } from './row.js';
+import { elementIndex, type Program, type Row, type Space } from './row.js';
+import { stagesOf } from './stage.js';
 
 /** As many as an addition takes cycles. */
 const accumulators = 4;
@@ -20,13 +20,7 @@ const fewNodes = 12;
 export function lowerAlong(lowering: Lowering, target: Target, space: Space, program: Program): KernelFunction {
   const lanes = widestWithin(Math.min(target.vectorLanes, space.run));
   const tasks = taskCount(target, space.rows, space.rows * space.length);
-  const stages = new Map<ScalarType, Stage>();
-  const stage = (scalar: ScalarType): Stage | undefined => {
-    if (space.length * (scalarBits[scalar] / 8) > stageBytes(target)) return undefined;
-    const known = stages.get(scalar) ?? makeStage(lowering, space, scalar);
-    stages.set(scalar, known);
-    return known;
-  };
+  const stage = stagesOf(lowering, target, space, 1);
   const grid = lowering.workgroups(tasks, (task) => {
     const [from, to] = shareOf(lowering, task, tasks, space.rows);
     lowering.for(from.emit(lowering.b), to.emit(lowering.b), 1, [], (row) => {
@@ -34,30 +28,6 @@ export function lowerAlong(lowering: Lowering, target: Target, space: Space, pro
     });
   });
   return lowering.finish(grid, [1, 1, 1]);
-}
-
-/** Half of the cache of a core, and of a task's scratch. */
-const stageBytes = (target: Target): number =>
-  Math.min(target.limits.sharedBytes, target.caches.findLast(({ shared }) => !shared)?.bytes ?? 0) / 2;
-
-function makeStage(lowering: Lowering, space: Space, scalar: ScalarType): Stage {
-  const { b } = lowering;
-  const memory = b.array(`row_${scalar}`, 'private', scalar, space.length);
-  const placeOf = (index: Index): Affine => {
-    const place = space.axes.map((d) => index[d]);
-    return linearize(place, space.axesShape).atLane(0);
-  };
-  const isAligned = (place: Affine, lanes: Lanes): boolean => lanes > 1 && place.divisor() % lanes === 0;
-  return {
-    keep(index, value) {
-      const place = placeOf(index);
-      b.store(memory, place.emit(b), value, isAligned(place, value.type.lanes));
-    },
-    kept(index, lanes) {
-      const place = placeOf(index);
-      return b.load(memory, place.emit(b), lanes, isAligned(place, lanes));
-    },
-  };
 }
 
 /** A row of several runs, which are gone through one after another. */
