@@ -218,9 +218,30 @@ class Fusion {
       );
     }
     if (node.op === 'concat') return false; // its parts are written in place instead
+    if (this.#producers.get(draft.output.id)?.op === 'concat' && this.#endsAnchor(node)) return false;
     if (this.#feedsAnchor(draft, consumers)) return this.#admitsPrologue(draft, node, consumers);
     const growth = elements(draft.output) / Math.max(1, elements(node.outputs[0]));
     return isView(node.op) || growth < 4 || elements(node.outputs[0]) === 1 || !isCostly(node.op);
+  }
+
+  /**
+   * Whether the node is the end of what a family with an epilogue computes, and nothing else is made of that: it is
+   * better done where the operand is made than where results are joined.
+   */
+  #endsAnchor(node: Node): boolean {
+    if (!keepsPlaces(node)) return false;
+    const own = new Set([node]);
+    // The set grows while it is walked.
+    for (const { inputs } of own) {
+      for (const { id } of inputs) {
+        const producer = this.#producers.get(id);
+        const alone = this.#consumers.get(id)?.every((consumer) => own.has(consumer)) && !this.#results.has(id);
+        if (producer === undefined || !alone) continue;
+        if (withEpilogue.has(this.#familyOf(producer))) return true;
+        if (keepsPlaces(producer)) own.add(producer);
+      }
+    }
+    return false;
   }
 
   #admitsPrologue(draft: Draft, node: Node, consumers: readonly Node[]): boolean {

@@ -5,6 +5,7 @@ import type { Target } from '../kernel/target.js';
 import type { Location, PlannedConstant, PlannedTensor, Pool } from '../plan.js';
 import { planArena } from './arena.js';
 import { memoryOf } from './group.js';
+import type { PartOf } from './joins.js';
 import type { Binding } from './lowered.js';
 import { bytesOfBinding, bytesOfValue, isValue, placesOf, type Role, shapeOf, type Task } from './tasks.js';
 
@@ -24,10 +25,12 @@ export function placeTensors(
   constantData: ReadonlyMap<number, ConstantData>,
   tasks: readonly Task[],
   target: Target,
+  parts: ReadonlyMap<number, PartOf> = new Map(),
 ): Memory {
   const { storageAlignment: alignment, bufferBytes, storageBindingBytes } = target.limits;
   const lives = new Map<Binding, { bytes: number; first: number; last: number }>();
   const constants = new Map<Binding, { name: string; data: ConstantData; bytes: number }>();
+  const members = new Map<Value, PartOf>();
   const touch = (binding: Binding, first: number, last: number): void => {
     const bytes = bytesOfBinding(binding);
     if (bytes > storageBindingBytes) {
@@ -45,6 +48,12 @@ export function placeTensors(
         : undefined;
     if (data) {
       constants.set(binding, { name: binding.name, data, bytes });
+      return;
+    }
+    const part = isValue(binding) ? parts.get(binding.id) : undefined;
+    if (part) {
+      members.set(binding as Value, part);
+      touch(part.whole, first, last);
       return;
     }
     const life = lives.get(binding);
@@ -97,6 +106,13 @@ export function placeTensors(
     locations.set(binding, { pool, offset: 0, bytes });
     outerBytes += bytes;
   }
+  const locationOf = (value: Value): Location => {
+    const part = parts.get(value.id);
+    if (part === undefined) return locations.get(value) as Location;
+    const { pool, offset } = locationOf(part.whole);
+    return { pool, offset: offset + part.offset, bytes: bytesOfValue(value) };
+  };
+  for (const value of members.keys()) locations.set(value, locationOf(value));
   const byId = new Map(
     [...locations].flatMap(([binding, location]) => (isValue(binding) ? [[binding.id, location] as const] : [])),
   );
