@@ -281,6 +281,8 @@ export interface ConstantData {
    * holding all of them: what is large is read so, piece by piece. @throws as `load`
    */
   readPart?(start: number, into: NumericData): void;
+  /** How it was folded, for schedules that would rather have what it was folded from: weights of few bits. */
+  readonly origin?: { readonly node: Node; readonly inputs: readonly ConstantData[] };
   /** The order in which parts of about so many entries are best read, if that is not from the start to the end. */
   parts?(entries: number): Iterable<{ readonly start: number; readonly length: number }>;
 }

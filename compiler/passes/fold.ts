@@ -76,6 +76,7 @@ function isWorthFolding(node: Node, inputs: readonly ConstantData[]): boolean {
 
 function foldedOutput(node: Node, inputs: readonly ConstantData[], output: Value, index: number): ConstantData {
   const shape = output.type.shape as readonly number[];
+  const origin = { node, inputs };
   const compute = (): HostTensor =>
     evaluateNode(
       node,
@@ -83,7 +84,7 @@ function foldedOutput(node: Node, inputs: readonly ConstantData[], output: Value
     )[index];
   if (node.outputs.reduce((sum, value) => sum + bytesOfType(value), 0) <= eagerBytes) {
     const tensor = compute();
-    return { dtype: output.type.dtype, shape, load: () => tensor };
+    return { dtype: output.type.dtype, shape, load: () => tensor, origin };
   }
-  return { dtype: output.type.dtype, shape, load: compute };
+  return { dtype: output.type.dtype, shape, load: compute, origin };
 }

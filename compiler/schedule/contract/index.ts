@@ -13,6 +13,8 @@ import type { LoweredKernel } from '../lowered.js';
 import { shapeOf } from '../tensors.js';
 import { type Contraction, contractionOf } from './contraction.js';
 
+import { blockWeights } from './dequantise.js';
+import { lowerBlocks } from './dequantise_blocks.js';
 import { lowerDirect } from './direct.js';
 import { hasImageForm, lowerImage, writesChannelsLast } from './image/index.js';
 import { lowerIntegerPanels } from './integer_panels.js';
@@ -43,6 +45,8 @@ const efficiency = {
   /** Products of bytes, four to a lane. */
   bytes: 2.8,
   gatheredBytes: 0.5,
+  /** Weights of few bits, unpacked in registers: what counts is that they are an eighth of the bytes. */
+  blocks: 1,
   /** Register tiles over a padded copy of the image. */
   staged: 0.75,
   /** The same with channels last. */
@@ -104,6 +108,14 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
       name: 'image',
       cost: timeOf(contraction, target, efficiency.image),
       lower: () => lowerImage(group, target),
+    });
+  }
+  const weights = bytes ? undefined : blockWeights(group, target, contraction);
+  if (weights) {
+    candidates.push({
+      name: 'blocks',
+      cost: timeOf(contraction, target, efficiency.blocks),
+      lower: () => [lowerBlocks(group, target, contraction, weights) ?? []].flat(),
     });
   }
   if (moves) {
