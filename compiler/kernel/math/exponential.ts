@@ -10,9 +10,9 @@ import type { Calc, Double } from './calc.js';
 // --- exp ---------------------------------------------------------------------------------------------------------
 
 interface Reduced {
-  /** e^x = 2^n · (1 + tail), n an integral float. */
+  /** e^x = 2^n · significand, n an integral float. */
   readonly n: KValue;
-  readonly tail: KValue;
+  readonly significand: KValue;
 }
 
 /** e^(r + c) - 1 for |r| ≤ ln 2 / 2 and a correction c. */
@@ -27,18 +27,20 @@ function reduceExp(m: Calc, x: KValue): Reduced {
   const high = m.multiplyAdd(n, m.c(-ln2Short[0]), x);
   const minusLow = m.c(-ln2Short[1]);
   const r = m.multiplyAdd(n, minusLow, high);
-  return { n, tail: expTail(m, r, m.multiplyAdd(n, minusLow, m.sub(high, r))) };
+  // With one rounding a step, Horner's scheme is as good to the end.
+  if (m.dialect.fused) return { n, significand: m.polynomial([1, 1, ...m.format.polynomials.exp], r) };
+  return { n, significand: m.add(m.c(1), expTail(m, r, m.multiplyAdd(n, minusLow, m.sub(high, r)))) };
 }
 
 export function exp(m: Calc, x: KValue): KValue {
-  const { n, tail } = reduceExp(m, m.cut(x, ...m.format.expLimits));
-  return m.keepNaN(x, m.scale(m.add(m.c(1), tail), n));
+  const { n, significand } = reduceExp(m, m.cut(x, ...m.format.expLimits));
+  return m.keepNaN(x, m.scale(significand, n));
 }
 
 /** e^x / 2, which overflows only where sinh and cosh do. */
 function halfExp(m: Calc, x: KValue): KValue {
-  const { n, tail } = reduceExp(m, m.cut(x, m.format.expLimits[0], m.format.expLimits[1] + 1));
-  return m.scale(m.add(m.c(1), tail), m.sub(n, m.c(1)));
+  const { n, significand } = reduceExp(m, m.cut(x, m.format.expLimits[0], m.format.expLimits[1] + 1));
+  return m.scale(significand, m.sub(n, m.c(1)));
 }
 
 export function exp2(m: Calc, x: KValue): KValue {
@@ -82,8 +84,8 @@ export function erf(m: Calc, x: KValue): KValue {
   const small = m.multiplyAdd(a, m.polynomial(polynomials.erf, m.mul(a, a)), a);
   const cut = m.cut(a, 1, erfLimit);
   const complement = m.polynomial(polynomials.erfc, m.sub(cut, m.c(1)));
-  const { n, tail } = reduceExp(m, m.b.unary('neg', complement));
-  const large = m.sub(m.c(1), m.scaleNormal(m.add(m.c(1), tail), n));
+  const { n, significand } = reduceExp(m, m.b.unary('neg', complement));
+  const large = m.sub(m.c(1), m.scaleNormal(significand, n));
   const magnitude = m.select(m.is('lt', a, m.c(1)), small, m.select(m.is('ge', a, m.c(erfLimit)), m.c(1), large));
   return m.keepNaN(x, m.withSign(magnitude, x));
 }
