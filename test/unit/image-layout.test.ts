@@ -1,11 +1,15 @@
 // Layouts: networks of images give what the reference gives, whichever values lie with their channels last.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { normal } from '../../bench/random.js';
+import { compareTensors } from '../../compiler/compare.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
-import type { Graph } from '../../compiler/graph/types.js';
+import type { Graph, Value } from '../../compiler/graph/types.js';
+import { schedules } from '../../compiler/schedule/contract/index.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
 import { assignLayouts } from '../../compiler/schedule/layout.js';
+import { type HostTensor, sizeOf } from '../../compiler/tensor.js';
 import { chooserOf } from '../support/graph_cases.js';
 import { imageNetwork, integers } from '../support/image_networks.js';
 import { constantOf } from '../support/plans.js';
@@ -56,6 +60,34 @@ describe('layouts of images', () => {
     const graph = residual();
     const groups = fuse(graph, testTargets.simt);
     expect(assignLayouts(groups, graph, testTargets.simt)).toBe(groups);
+  });
+
+  it.each([
+    { size: [24, 24], channels: 33, outputs: 40, pad: 1, images: 1 },
+    { size: [25, 31], channels: 32, outputs: 32, pad: 0, images: 1 },
+    { size: [21, 23], channels: 48, outputs: 37, pad: 2, images: 2 },
+  ])('3×3 windows by minimal filtering: $size, $channels to $outputs', ({ size, channels, outputs, pad, images }) => {
+    const b = new GraphBuilder('filtered');
+    const random = (...shape: number[]): HostTensor => ({
+      dtype: 'f32',
+      shape,
+      data: normal(sizeOf(shape), shape.length),
+    });
+    const weights = (...shape: number[]) => b.constant(constantOf(random(...shape)));
+    const conv = (x: Value, w: Value, groups: number, padding: number) =>
+      b.op('conv', [x, w], { ...attrs, groups, padLow: [padding, padding], padHigh: [padding, padding] })[0];
+    const inputs = { x: random(images, channels, ...size) };
+    const first = conv(b.input('x', 'f32', inputs.x.shape), weights(channels, 1, 1, 1), channels, 0);
+    const filtered = c.relu(b, c.add(b, conv(first, weights(outputs, channels, 3, 3), 1, pad), weights(outputs, 1, 1)));
+    b.output('y', conv(filtered, weights(outputs, 1, 1, 1), outputs, 0));
+    const graph = b.finish();
+    const groups = assignLayouts(fuse(graph, testTargets.cpu), graph, testTargets.cpu);
+    expect(schedules(groups[1], testTargets.cpu)[0].name).toBe('winograd');
+    const y = runGroups(graph, testTargets.cpu, inputs).outputs.get('y') as HostTensor;
+    const expected = runReference(graph, inputs).get('y') as HostTensor;
+    // Sums of so many products of normal numbers, times one.
+    const tolerance = { rtol: 1e-4, atol: 1e-5 * Math.sqrt(9 * channels) };
+    expect(compareTensors(y, expected, tolerance).reason).toBeUndefined();
   });
 
   it(`${runs} random networks`, { timeout: 3_600_000 }, () => {

@@ -6,6 +6,7 @@
  * were measured where devices were at hand (CPU: f32 on two Zen 5 cores, 230 GFLOP/s; lavapipe, SwiftShader); those of
  * shared memory are what the ratio of loads to multiply-adds allows.
  */
+import type { NodeOf } from '../../graph/types.js';
 import type { Target } from '../../kernel/target.js';
 import type { Prefer } from '../forms.js';
 import { bindingsOf, type Group } from '../group.js';
@@ -16,7 +17,7 @@ import { type Contraction, contractionOf } from './contraction.js';
 import { blockWeights } from './dequantise.js';
 import { lowerBlocks } from './dequantise_blocks.js';
 import { lowerDirect } from './direct.js';
-import { hasImageForm, lowerImage, writesChannelsLast } from './image/index.js';
+import { filtersMinimally, hasImageForm, lowerFiltered, lowerImage, writesChannelsLast } from './image/index.js';
 import { lowerIntegerPanels } from './integer_panels.js';
 import { lowerIntegerPlanes } from './integer_planes.js';
 import { byteProduct } from './integers.js';
@@ -51,6 +52,8 @@ const efficiency = {
   staged: 0.75,
   /** The same with channels last. */
   image: 0.85,
+  /** Minimal filtering of 3×3 windows does a quarter of the multiply-adds, and transforms. */
+  winograd: 1.5,
 };
 
 /** @param prefer Puts the legal forms in order where their estimated cost is not all that is known. */
@@ -104,6 +107,13 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
     });
   }
   if (moves && writesChannelsLast(group) && hasImageForm(group, target)) {
+    if (filtersMinimally(group.anchor as NodeOf<'conv'>)) {
+      candidates.push({
+        name: 'winograd',
+        cost: timeOf(contraction, target, efficiency.winograd),
+        lower: () => lowerFiltered(group, target),
+      });
+    }
     candidates.push({
       name: 'image',
       cost: timeOf(contraction, target, efficiency.image),

@@ -7,8 +7,10 @@ import { shapeOf } from '../../tensors.js';
 import { lowerDense } from './dense.js';
 import { lowerDepthwise } from './depthwise.js';
 import { imageGeometryOf, isDepthwise } from './geometry.js';
+import { filtersMinimally, lowerWinograd } from './winograd.js';
 
 export { hasImageForm } from './choice.js';
+export { filtersMinimally } from './winograd.js';
 
 /** Whether the group writes its result with channels last. */
 export function writesChannelsLast({ anchor, nodes, writes }: Group): boolean {
@@ -23,3 +25,6 @@ export function lowerImage(group: Group, target: Target): readonly LoweredKernel
   const kernel = isDepthwise(geometry) ? lowerDepthwise(group, target) : lowerDense(group, target);
   return kernel ? [kernel] : [];
 }
+
+export const lowerFiltered = (group: Group, target: Target): readonly LoweredKernel[] =>
+  [lowerWinograd(group, target) ?? []].flat();

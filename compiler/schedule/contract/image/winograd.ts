@@ -1,0 +1,415 @@
+/**
+ * 3×3 convolutions with channels last by minimal filtering, F(4×4, 3×3) of Lavin & Gray, "Fast algorithms for
+ * convolutional neural networks" (2016): 36 products for 16 outputs instead of 144.
+ *
+ * Inputs of 6×6 and weights are transformed, Bᵀ·d·B and G·g·Gᵀ; at each of the 36 places a matrix product sums over
+ * channels; Aᵀ·s·A gives 4×4 outputs. A task copies its rows with zeros around them, transforms the tiles of inputs in
+ * them, and for one tile of output channels after the other multiplies and transforms back. Weights were transformed
+ * when they were uploaded. The error is some ten times that of the direct sum; it stays below 1e-4 of the largest
+ * sum's magnitude.
+ */
+import type { ConstantData, NodeOf } from '../../../graph/types.js';
+import type { Target } from '../../../kernel/target.js';
+import type { KArray, KBuffer, KValue, Lanes } from '../../../kernel/types.js';
+import { emptyTensor } from '../../../tensor.js';
+import { Affine, delinearize } from '../../affine.js';
+import type { Group } from '../../group.js';
+import type { DerivedConstant, LoweredKernel } from '../../lowered.js';
+import { Lowering } from '../../lowering.js';
+import { range, shapeOf } from '../../tensors.js';
+import { multiplyAdd } from '../contraction.js';
+import { lanesFor } from '../tiling.js';
+import { type CopyShape, copyLength, ImageCopy } from './copy.js';
+import { type ImageGeometry, imageGeometryOf, readsChannelsLast } from './geometry.js';
+import { piecesOf, storeChannels } from './results.js';
+
+/** Outputs of a tile, its inputs, and all places of it. */
+const made = 4;
+const read = 6;
+const places = read * read;
+
+/** Bᵀ, G and Aᵀ for the points 0, 1, −1, 2, −2 and infinity. */
+const inputMatrix = [
+  [4, 0, -5, 0, 1, 0],
+  [0, -4, -4, 1, 1, 0],
+  [0, 4, -4, -1, 1, 0],
+  [0, -2, -1, 2, 1, 0],
+  [0, 2, -1, -2, 1, 0],
+  [0, 4, 0, -5, 0, 1],
+] as const;
+const weightMatrix = [
+  [1 / 4, 0, 0],
+  [-1 / 6, -1 / 6, -1 / 6],
+  [-1 / 6, 1 / 6, -1 / 6],
+  [1 / 24, 1 / 12, 1 / 6],
+  [1 / 24, -1 / 12, 1 / 6],
+  [0, 0, 1],
+] as const;
+const outputMatrix = [
+  [1, 1, 1, 1, 1, 0],
+  [0, 1, -1, 2, -2, 0],
+  [0, 1, 1, 4, 4, 0],
+  [0, 1, -1, 8, -8, 1],
+] as const;
+
+/** Transformed weights are four times as large: not where they are large already, or used for few tiles. */
+const mostWeights = 1 << 16;
+const fewestTiles = 36;
+const fewestChannels = 32;
+const mostWaste = 1.35;
+
+const tilesOf = ({ h, w }: ImageGeometry): readonly [number, number] => [
+  Math.ceil(h.output / made),
+  Math.ceil(w.output / made),
+];
+
+/** Whether minimal filtering is worth its transforms. */
+export function filtersMinimally(node: NodeOf<'conv'>): boolean {
+  const geometry = imageGeometryOf(node);
+  const { h, w, groups, channels, outputs } = geometry;
+  if (groups !== 1 || [h, w].some((side) => side.kernel !== 3 || side.stride !== 1 || side.dilation !== 1))
+    return false;
+  const [down, across] = tilesOf(geometry);
+  const waste = (down * across * made * made) / (h.output * w.output);
+  return (
+    Math.min(channels, outputs) >= fewestChannels &&
+    channels * outputs <= mostWeights &&
+    down * across >= fewestTiles &&
+    waste <= mostWaste
+  );
+}
+
+interface Plan {
+  readonly lanes: Lanes;
+  /** Vectors of output channels of a register tile, and tiles of the image in it. */
+  readonly vectors: number;
+  readonly rows: number;
+  /** Rows of tiles of a task. */
+  readonly down: number;
+  /** Elements from the inputs of one tile to those of the next. */
+  readonly pitch: number;
+  readonly copy: CopyShape;
+}
+
+/** The image with whole tiles: what lies beyond its end is zero. */
+function paddedGeometry(geometry: ImageGeometry): ImageGeometry {
+  const [down, across] = tilesOf(geometry);
+  return {
+    ...geometry,
+    h: { ...geometry.h, output: down * made },
+    w: { ...geometry.w, output: across * made },
+  };
+}
+
+function planOf(geometry: ImageGeometry, target: Target): Plan | undefined {
+  const { images, channels, outputs } = geometry;
+  const lanes = lanesFor({ accumulator: 'f32' }, target);
+  const vectors = Math.min(2, Math.ceil(outputs / lanes));
+  const [tilesDown, across] = tilesOf(geometry);
+  const period = (target.caches[0]?.bytes ?? 32 << 10) / 8 / 4;
+  const pitch = channels % (period / 4) === 0 ? channels + lanes : channels;
+  const room = Math.min(target.limits.sharedBytes * 0.85, target.caches[1]?.bytes ?? 512 << 10) / 4;
+  const copyOf = (down: number): CopyShape => ({ rows: down * made, channels, pitch: channels });
+  const padded = paddedGeometry(geometry);
+  const elements = (down: number) =>
+    copyLength(padded, copyOf(down)) + places * down * across * (pitch + vectors * lanes);
+  let down = tilesDown;
+  const few = (count: number) => images * Math.ceil(tilesDown / count) < target.parallelism * 2 && count * across > 16;
+  while (down > 1 && (elements(down) > room || few(down))) down--;
+  if (elements(down) * 4 > target.limits.sharedBytes * 0.9) return undefined;
+  // Equal shares of the tasks.
+  down = Math.ceil(tilesDown / Math.ceil(tilesDown / down));
+  const most = Math.floor((target.vectorRegisters - 2 - vectors) / vectors);
+  const tiles = down * across;
+  const rows = Math.ceil(tiles / Math.ceil(tiles / Math.min(most, 16, tiles)));
+  return { lanes, vectors, rows, down, pitch, copy: copyOf(down) };
+}
+
+/** The kernel, or undefined where not even one row of tiles fits. */
+export function lowerWinograd(group: Group, target: Target): LoweredKernel | undefined {
+  const node = group.anchor as NodeOf<'conv'>;
+  const geometry = imageGeometryOf(node);
+  const plan = planOf(geometry, target);
+  return plan && new WinogradConvolution(group, target, node, geometry, plan).lower();
+}
+
+/** G·g·Gᵀ of all weights: [place][tile of outputs][channel][output of the tile]. */
+function transformedWeights(group: Group, node: NodeOf<'conv'>, width: number): DerivedConstant {
+  const [, weights] = node.inputs;
+  const [outputs, channels] = shapeOf(weights);
+  const tiles = Math.ceil(outputs / width);
+  const shape = [places * tiles * channels * width];
+  const source = group.constants.get(weights.id) as ConstantData;
+  return {
+    kind: 'constant',
+    name: `${weights.name}.winograd${width}`,
+    data: {
+      dtype: 'f32',
+      shape,
+      load() {
+        const from = source.load().data as Float32Array;
+        const result = emptyTensor('f32', shape);
+        const to = result.data as Float32Array;
+        const half = new Float64Array(read * 3);
+        for (let output = 0; output < outputs; output++) {
+          for (let channel = 0; channel < channels; channel++) {
+            const base = (output * channels + channel) * 9;
+            for (let i = 0; i < read; i++) {
+              for (let j = 0; j < 3; j++) {
+                const [a, b, c] = weightMatrix[i];
+                half[i * 3 + j] = a * from[base + j] + b * from[base + 3 + j] + c * from[base + 6 + j];
+              }
+            }
+            const row = (Math.floor(output / width) * channels + channel) * width + (output % width);
+            for (let i = 0; i < read; i++) {
+              for (let j = 0; j < read; j++) {
+                const [a, b, c] = weightMatrix[j];
+                const value = a * half[i * 3] + b * half[i * 3 + 1] + c * half[i * 3 + 2];
+                to[(i * read + j) * tiles * channels * width + row] = value;
+              }
+            }
+          }
+        }
+        return result;
+      },
+    },
+  };
+}
+
+class WinogradConvolution {
+  readonly #group: Group;
+  readonly #geometry: ImageGeometry;
+  readonly #plan: Plan;
+  readonly #lowering: Lowering;
+  readonly #copy: ImageCopy;
+  /** Transformed inputs [place][tile][channel], sums [place][tile][output], and one tile half way. */
+  readonly #inputs: KArray;
+  readonly #sums: KArray;
+  readonly #half: KArray;
+  readonly #weights: KBuffer;
+
+  constructor(group: Group, target: Target, node: NodeOf<'conv'>, geometry: ImageGeometry, plan: Plan) {
+    this.#group = group;
+    this.#geometry = geometry;
+    this.#plan = plan;
+    const [image, weights] = node.inputs;
+    const { lanes, vectors, pitch, copy } = plan;
+    const packed = transformedWeights(group, node, lanes * vectors);
+    this.#lowering = new Lowering(group, target, new Map([[weights.id, packed]]));
+    const { b } = this.#lowering;
+    const isLast = readsChannelsLast(node, group.nodes);
+    this.#copy = new ImageCopy(this.#lowering, image, paddedGeometry(geometry), copy, lanes, isLast);
+    this.#inputs = b.array('inputs', 'shared', 'f32', places * this.#tiles * pitch);
+    this.#sums = b.array('sums', 'shared', 'f32', places * this.#tiles * vectors * lanes);
+    this.#half = b.array('half', 'shared', 'f32', places * lanes);
+    this.#weights = this.#lowering.buffer(weights) as KBuffer;
+  }
+
+  /** Tiles of a task. */
+  get #tiles(): number {
+    return this.#plan.down * tilesOf(this.#geometry)[1];
+  }
+
+  get #tilesM(): number {
+    const { lanes, vectors } = this.#plan;
+    return Math.ceil(this.#geometry.outputs / (lanes * vectors));
+  }
+
+  lower(): LoweredKernel {
+    const lowering = this.#lowering;
+    const { down } = this.#plan;
+    const [tilesDown] = tilesOf(this.#geometry);
+    const counts = [this.#geometry.images, Math.ceil(tilesDown / down)];
+    const grid = lowering.workgroups(counts[0] * counts[1], (task) => {
+      const [image, block] = delinearize(task, counts);
+      const firstRow = block.scale(down * made);
+      this.#copy.fill(image, firstRow, Affine.constant(0));
+      this.#transformInputs();
+      lowering.for(0, this.#tilesM, 1, [], (tileM) => {
+        this.#multiply(tileM);
+        this.#transformSums(image, firstRow, tileM);
+      });
+    });
+    return { kernel: lowering.finish(grid, [1, 1, 1]), bindings: lowering.bindings };
+  }
+
+  /** Σ coefficient·value, from the fewest operations. */
+  #combine(row: readonly number[], values: readonly KValue[]): KValue {
+    const { b } = this.#lowering;
+    const { lanes } = values[0].type;
+    return row.reduce<KValue | undefined>((sum, coefficient, i) => {
+      if (coefficient === 0) return sum;
+      if (sum === undefined)
+        return coefficient === 1 ? values[i] : b.mul(values[i], b.constant(coefficient, 'f32', lanes));
+      if (coefficient === 1) return b.add(sum, values[i]);
+      if (coefficient === -1) return b.sub(sum, values[i]);
+      return multiplyAdd(this.#lowering, b.constant(coefficient, 'f32', lanes), values[i], sum);
+    }, undefined) as KValue;
+  }
+
+  #transformInputs(): void {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { channels } = this.#geometry;
+    const { lanes, pitch, copy, down } = this.#plan;
+    const [, across] = tilesOf(this.#geometry);
+    const { rowPitch, array } = this.#copy;
+    const channelBlock = (channel: Affine, width: Lanes, line: Affine, column: Affine): void => {
+      const origin = line
+        .scale(made * rowPitch)
+        .add(column.scale(made * copy.pitch))
+        .add(channel);
+      lowering.for(0, read, 1, [], (j) => {
+        const loaded = range(read).map((i) =>
+          b.load(
+            array,
+            origin
+              .add(i * rowPitch)
+              .add(j.scale(copy.pitch))
+              .emit(b),
+            width,
+          ),
+        );
+        inputMatrix.forEach((row, i) => {
+          b.store(
+            this.#half,
+            j
+              .add(i * read)
+              .scale(lanes)
+              .emit(b),
+            this.#combine(row, loaded),
+          );
+        });
+      });
+      const tile = line.scale(across).add(column);
+      lowering.for(0, read, 1, [], (i) => {
+        const loaded = range(read).map((j) => b.load(this.#half, i.scale(read).add(j).scale(lanes).emit(b), width));
+        inputMatrix.forEach((row, j) => {
+          const place = i.scale(read).add(j).scale(this.#tiles).add(tile).scale(pitch);
+          b.store(this.#inputs, place.add(channel).emit(b), this.#combine(row, loaded));
+        });
+      });
+    };
+    lowering.for(0, down, 1, [], (line) =>
+      lowering.for(0, across, 1, [], (column) => {
+        const whole = Math.floor(channels / lanes);
+        lowering.for(0, whole, 1, [], (v) => channelBlock(v.scale(lanes), lanes, line, column));
+        for (const { first, width } of piecesOf(channels - whole * lanes, lanes))
+          channelBlock(Affine.constant(whole * lanes + first), width, line, column);
+      }),
+    );
+  }
+
+  /** At every place, the products of all tiles with one tile of output channels. */
+  #multiply(tileM: Affine): void {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { channels } = this.#geometry;
+    const { lanes, vectors, rows, pitch } = this.#plan;
+    const wide = lanes * vectors;
+    lowering.for(0, places, 1, [], (place) =>
+      lowering.for(0, Math.ceil(this.#tiles / rows), 1, [], (block) => {
+        const first = block.scale(rows);
+        const last = this.#tiles - rows;
+        // The last block moves back to where it is whole.
+        const tile = first.range.max <= last ? first : Affine.of(b.min(first.emit(b), b.constant(last)), b);
+        const zeros = range(rows * vectors).map(() => b.constant(0, 'f32', lanes));
+        const row = place.scale(this.#tiles).add(tile);
+        const weights = place.scale(this.#tilesM).add(tileM).scale(channels);
+        const sums = lowering.for(0, channels, 1, zeros, (channel, carried) => {
+          const weight = weights.add(channel).scale(wide);
+          const loaded = range(vectors).map((v) => b.load(this.#weights, weight.add(v * lanes).emit(b), lanes, true));
+          return range(rows).flatMap((r) => {
+            const element = b.load(this.#inputs, row.add(r).scale(pitch).add(channel).emit(b));
+            return loaded.map((vector, v) => multiplyAdd(lowering, element, vector, carried[r * vectors + v]));
+          });
+        });
+        sums.forEach((sum, i) => {
+          const at = row
+            .add(Math.floor(i / vectors))
+            .scale(wide)
+            .add((i % vectors) * lanes);
+          b.store(this.#sums, at.emit(b), sum, true);
+        });
+      }),
+    );
+  }
+
+  #transformSums(image: Affine, firstRow: Affine, tileM: Affine): void {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { outputs } = this.#geometry;
+    const { lanes, vectors, down } = this.#plan;
+    const [, across] = tilesOf(this.#geometry);
+    const wide = lanes * vectors;
+    const last = this.#tilesM - 1;
+    const rest = outputs - last * wide;
+    const all = (at: Affine, count: number): void =>
+      void lowering.for(0, down, 1, [], (line) =>
+        lowering.for(0, across, 1, [], (column) => {
+          for (const { first, width } of piecesOf(count, lanes))
+            this.#tile({ image, firstRow, line, column }, at.scale(wide).add(first), first, width);
+        }),
+      );
+    if (rest === wide) all(tileM, wide);
+    else if (last === 0) all(tileM, rest);
+    else
+      lowering.if(
+        b.compare('lt', tileM.emit(b), b.constant(last)),
+        () => all(Affine.of(b.assume(tileM.emit(b), 0, last - 1), b), wide),
+        () => all(Affine.constant(last), rest),
+      );
+  }
+
+  /** Outputs of one tile, channels `channel` …; `first` is the channel within its tile. */
+  #tile(
+    { image, firstRow, line, column }: { image: Affine; firstRow: Affine; line: Affine; column: Affine },
+    channel: Affine,
+    first: number,
+    width: Lanes,
+  ): void {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { h, w } = this.#geometry;
+    const { lanes, vectors } = this.#plan;
+    const [, across] = tilesOf(this.#geometry);
+    const tile = line.scale(across).add(column);
+    lowering.for(0, read, 1, [], (j) => {
+      const loaded = range(read).map((i) => {
+        const place = j
+          .add(i * read)
+          .scale(this.#tiles)
+          .add(tile);
+        return b.load(
+          this.#sums,
+          place
+            .scale(lanes * vectors)
+            .add(first)
+            .emit(b),
+          width,
+        );
+      });
+      outputMatrix.forEach((row, i) => {
+        b.store(
+          this.#half,
+          j
+            .add(i * read)
+            .scale(lanes)
+            .emit(b),
+          this.#combine(row, loaded),
+        );
+      });
+    });
+    lowering.for(0, made, 1, [], (i) =>
+      lowering.guarded(firstRow.add(line.scale(made)).add(i), h.output, (row) => {
+        const loaded = range(read).map((j) => b.load(this.#half, i.scale(read).add(j).scale(lanes).emit(b), width));
+        for (const [j, coefficients] of outputMatrix.entries()) {
+          lowering.guarded(column.scale(made).add(j), w.output, (at) => {
+            const sum = this.#combine(coefficients, loaded);
+            storeChannels(lowering, this.#group, { image, row, column: at }, channel, sum, width);
+          });
+        }
+      }),
+    );
+  }
+}
