@@ -7,6 +7,7 @@ import type { ConstantData } from './graph/types.js';
 import type { Target } from './kernel/target.js';
 import type { KernelFunction } from './kernel/types.js';
 import type { Prefer } from './schedule/forms.js';
+import type { Group } from './schedule/group.js';
 import type { HostTensor } from './tensor.js';
 
 export type Numerics = 'fast' | 'precise' | 'strict';
@@ -21,6 +22,8 @@ export interface PlanOptions {
   readonly values?: Readonly<Record<string, HostTensor>>;
   /** Puts the forms of a group in order, best first; default: by estimated cost. */
   readonly prefer?: Prefer;
+  /** Told each group before it is lowered. `prefer` is not asked again for groups that are alike. */
+  readonly visit?: (group: Group) => void;
   /** Called with the printed IR after each pass and stage (`--dump-ir`). */
   readonly dump?: (stage: string, text: () => string) => void;
 }

@@ -30,19 +30,25 @@ export interface Choice {
 
 /** The choices of a model, those first that cost most. Groups of loops, which need the loop around them, are left out. */
 export function choicesOf(graph: Graph, target: Target, options: PlanOptions): readonly Choice[] {
-  const found = new Map<string, Choice>();
+  const found = new Map<string, Omit<Choice, 'count'>>();
+  const counts = new Map<string, number>();
   const prefer = (group: Group, forms: readonly Schedule[]): readonly Schedule[] => {
     if (forms.length < 2 || group.loop !== undefined) return forms;
     const signature = signatureOf(group);
-    const known = found.get(signature);
     const shape = group.writes.map((value) => `${value.type.dtype}[${shapeOf(value).join('×')}]`);
-    const fresh = { signature, name: `${nameOf(group)} ${shape.join(', ')}`, group, forms, count: 0 };
-    found.set(signature, { ...(known ?? fresh), count: (known?.count ?? 0) + 1 });
+    const name = `${nameOf(group)} ${shape.join(', ')}`;
+    if (!found.has(signature)) found.set(signature, { signature, name, group, forms });
     return forms;
   };
-  plan(graph, target, { ...options, prefer });
+  const visit = (group: Group): void => {
+    if (group.family !== 'contract') return;
+    const signature = signatureOf(group);
+    counts.set(signature, (counts.get(signature) ?? 0) + 1);
+  };
+  plan(graph, target, { ...options, prefer, visit });
+  const choices = [...found.values()].map((choice) => ({ ...choice, count: counts.get(choice.signature) ?? 1 }));
   const cost = ({ forms, count }: Choice): number => forms[0].cost * count;
-  return [...found.values()].sort((a, b) => cost(b) - cost(a));
+  return choices.sort((a, b) => cost(b) - cost(a));
 }
 
 /**

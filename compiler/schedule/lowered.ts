@@ -13,6 +13,11 @@ export interface DerivedConstant {
   readonly kind: 'constant';
   readonly name: string;
   readonly data: ConstantData;
+  /** Which constant it is a form of, and how to make the same form of another one of that type. */
+  readonly derivation?: {
+    readonly value: Value;
+    of(value: Value, data: ConstantData): DerivedConstant;
+  };
 }
 export type Binding = Value | Temporary | DerivedConstant;
 

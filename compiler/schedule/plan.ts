@@ -9,6 +9,7 @@ import type { KernelFunction } from '../kernel/types.js';
 import { verify } from '../kernel/verify.js';
 import type { Plan } from '../plan.js';
 import { sizeOf } from '../tensor.js';
+import { Alike } from './alike.js';
 import { lowerGroup } from './family.js';
 import type { Prefer } from './forms.js';
 import { type Group, nameOf, sourcesOf } from './group.js';
@@ -25,6 +26,7 @@ import { bytesOfBinding, countDispatches, type Dispatch, shapeOf, type Task } fr
 export interface PlanGraphOptions {
   readonly dump?: (stage: string, text: () => string) => void;
   readonly prefer?: Prefer;
+  readonly visit?: (group: Group) => void;
   readonly times: Record<string, number>;
   readonly constantsFolded: number;
 }
@@ -38,7 +40,8 @@ export function* planGraph(whole: Graph, target: Target, options: PlanGraphOptio
   const { work, parts } = joinInPlace(arranged, graph, target);
   clock('fuse');
   const kernels = new KernelTable(target, options.dump);
-  const lowering: Lowering = { target, kernels, prefer: options.prefer };
+  const { prefer, visit } = options;
+  const lowering: Lowering = { target, kernels, alike: new Alike(target), prefer, visit };
   const tasks = yield* lowerAll(work, lowering);
   clock('lower');
   const memory = placeTensors(graph, constants, tasks, target, parts);
@@ -124,14 +127,20 @@ export class KernelTable {
 interface Lowering {
   readonly target: Target;
   readonly kernels: KernelTable;
+  readonly alike: Alike;
   readonly prefer: Prefer | undefined;
+  readonly visit: ((group: Group) => void) | undefined;
 }
 
 function* lowerAll(work: readonly Work[], lowering: Lowering): Generator<void, Task[]> {
   const tasks: Task[] = [];
   for (const item of work) {
     if (item.kind === 'loop') tasks.push({ kind: 'loop', loop: item, body: yield* lowerAll(item.body, lowering) });
-    else tasks.push(...lowerToDispatches(item.group, lowering));
+    else {
+      const { group } = item;
+      lowering.visit?.(group);
+      tasks.push(...lowering.alike.lowered(group, () => lowerToDispatches(group, lowering)));
+    }
     yield;
   }
   return tasks;

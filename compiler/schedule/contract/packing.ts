@@ -75,6 +75,7 @@ export function packConstant(value: Value, data: ConstantData, shape: PackedShap
       },
       ...inParts(() => new Packer(data, layout), packed[0], layout),
     },
+    derivation: { value, of: (other, content) => packConstant(other, content, shape, strides) },
   };
 }
 
