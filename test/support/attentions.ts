@@ -156,6 +156,17 @@ export const attentionCases: readonly AttentionCase[] = [
     },
   },
   {
+    name: 'repeated heads, one query',
+    build: (b, input) => {
+      const q = input([2, 6, 1, 8]);
+      const repeat = (x: Value, width: number) =>
+        c.reshape(b, c.broadcastTo(b, c.unsqueeze(b, x, [2]), [2, 2, 3, 75, width]), [2, 6, 75, width]);
+      const [k, v] = [repeat(input([2, 2, 75, 8]), 8), repeat(input([2, 2, 75, 12]), 12)];
+      const scores = c.add(b, c.matmul(b, q, swap(b, k)), input([2, 6, 1, 75]));
+      return c.matmul(b, c.softmax(b, c.binaryC(b, 'mul', scores, 0.3), [-1]), v);
+    },
+  },
+  {
     name: 'split and joined heads',
     build: (b, input) => {
       const heads = (x: Value) => c.transpose(b, c.reshape(b, x, [2, 20, 3, 8]), [0, 2, 1, 3]);

@@ -8,7 +8,7 @@ import { forms } from '../../compiler/schedule/attend/index.js';
 import { lowerGroup } from '../../compiler/schedule/family.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
 import type { HostTensor } from '../../compiler/tensor.js';
-import { attentionCases, type BuiltAttention, built, swap } from '../support/attentions.js';
+import { attentionCases, type BuiltAttention, built, causal, plain, swap } from '../support/attentions.js';
 import { runGroups, runReference } from '../support/run_groups.js';
 import { testTargets } from '../support/targets.js';
 import { hopperTarget, matrixTarget } from '../support/tiles.js';
@@ -81,6 +81,36 @@ describe('matrix units', () => {
       });
     }
   }
+});
+
+describe('work', () => {
+  const kernelsOf = (name: string, target: Target) => {
+    const made = built(attentionCases.find((one) => one.name === name)?.build as (typeof attentionCases)[0]['build']);
+    return fuse(made.graph, target).flatMap((group) => lowerGroup(group, target).map(({ kernel }) => kernel));
+  };
+  test('heads that share keys are taken together where they have one query each', () => {
+    for (const target of [testTargets.cpu, testTargets.simt]) {
+      const [kernel] = kernelsOf('repeated heads, one query', target);
+      // Two sequences, two heads of keys for six of queries.
+      expect(kernel.grid[0] * kernel.grid[1]).toBe(4);
+    }
+  });
+  test('few heads share the keys among workgroups', () => {
+    for (const target of [testTargets.cpu, testTargets.simt]) {
+      const kernels = kernelsOf('one query of one head', target);
+      expect(kernels.map(({ name }) => name.replace(/.*_/, ''))).toEqual(['part', 'join']);
+      expect(kernels[0].grid[0]).toBeGreaterThan(1);
+    }
+  });
+  test('blocks of keys that a mask hides are skipped', () => {
+    const { graph } = built(plain([1, 1, 300, 8], 300, 8, (b, scores) => causal(b, scores, 0, 20)));
+    const [group] = fuse(graph, testTargets.cpu);
+    const [{ kernel }] = lowerGroup(group, testTargets.cpu);
+    const bounds = kernel.body.instructions.flatMap((inst) => (inst.op === 'for' ? [inst] : []));
+    // The loop over blocks of keys begins and ends where the queries say.
+    const constants = new Set(kernel.body.instructions.flatMap((inst) => (inst.op === 'const' ? [inst.result] : [])));
+    expect(bounds.some(({ lower, upper }) => !constants.has(lower) && !constants.has(upper))).toBe(true);
+  });
 });
 
 describe('not recognised', () => {

@@ -17,17 +17,9 @@ import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { transposed } from '../shuffle.js';
 import { range } from '../tensors.js';
-import {
-  type Attention,
-  areRowsContiguous,
-  keyAt,
-  logitOf,
-  queryAt,
-  rowsFor,
-  storeResult,
-  valueAt,
-} from './attention.js';
+import { type Attention, areRowsContiguous, keyAt, queryAt, rowsFor, storeResult, valueAt } from './attention.js';
 import { type Band, bandOf } from './band.js';
+import { logitOf } from './logits.js';
 import { larger, smallest } from './softmax.js';
 
 interface Tiling {

@@ -13,8 +13,10 @@ import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
-import { type Attention, keyAt, logitOf, queryAt, storeResult, valueAt } from './attention.js';
+import { type Attention, keyAt, queryAt, storeResult, valueAt } from './attention.js';
 import { lowerJoin, type Partials, partialsOf } from './join.js';
+import { logitOf } from './logits.js';
+import { regrouped } from './regroup.js';
 import { larger, smallest } from './softmax.js';
 
 /** Queries that one pass over keys and values may serve. */
@@ -27,7 +29,8 @@ export const isDecode = ({ rows, width }: Attention, target: Target): boolean =>
 
 const invocationsOf = (target: Target): number => Math.min(128, target.limits.workgroupInvocations);
 
-export function lowerDecode(group: Group, target: Target, attention: Attention): readonly LoweredKernel[] {
+export function lowerDecode(group: Group, target: Target, single: Attention): readonly LoweredKernel[] {
+  const attention = regrouped(group, target, single, mostRows);
   const { batch, rows, keys, accumulator } = attention;
   const most = Math.floor((scoreBytes * 8) / scalarBits[accumulator] / rows);
   const wanted = Math.ceil((2 * target.parallelism) / batch);

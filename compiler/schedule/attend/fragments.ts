@@ -8,7 +8,8 @@ import { Affine } from '../affine.js';
 import type { Group } from '../group.js';
 import type { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
-import { type Attention, logitOf, storeResult } from './attention.js';
+import { type Attention, storeResult } from './attention.js';
+import { logitOf } from './logits.js';
 import { larger, smallest } from './softmax.js';
 
 /** The rows of an invocation, and invocations that share them. */

@@ -15,8 +15,9 @@ import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
-import { type Attention, keyAt, logitOf, queryAt, rowsFor, storeResult, valueAt } from './attention.js';
+import { type Attention, keyAt, queryAt, rowsFor, storeResult, valueAt } from './attention.js';
 import { type Band, bandOf } from './band.js';
+import { logitOf } from './logits.js';
 import { larger, smallest } from './softmax.js';
 
 interface Tiling {

@@ -15,22 +15,28 @@ import { Lowering } from '../lowering.js';
 import { collapse } from '../reduce.js';
 import { summed } from '../shuffle.js';
 import { range } from '../tensors.js';
-import { type Attention, keyAt, logitOf, queryAt, storeResult, valueAt } from './attention.js';
+import { type Attention, keyAt, queryAt, storeResult, valueAt } from './attention.js';
 import { lowerJoin, type Partials, partialsOf } from './join.js';
+import { logitOf } from './logits.js';
+import { regrouped } from './regroup.js';
 import { larger, smallest } from './softmax.js';
 
 const powerBelow = (limit: number): Lanes => ([16, 8, 4, 2] as const).find((lanes) => lanes <= limit) ?? 1;
 
 /** Whether so few queries share keys that lanes are better along other dims. */
-export const isStream = ({ rows, accumulator }: Attention, target: Target): boolean =>
-  rows <= Math.max(1, lanesFor({ accumulator }, target) / 2);
+const mostRows = ({ accumulator }: Attention, target: Target): number =>
+  Math.max(1, lanesFor({ accumulator }, target) / 2);
+
+export const isStream = (attention: Attention, target: Target): boolean =>
+  attention.rows <= mostRows(attention, target);
 
 /** Keys that a task should have at least. */
 const leastKeys = 256;
 /** Groups of keys in a block. */
 const blockGroups = 16;
 
-export function lowerStreams(group: Group, target: Target, attention: Attention): readonly LoweredKernel[] {
+export function lowerStreams(group: Group, target: Target, single: Attention): readonly LoweredKernel[] {
+  const attention = regrouped(group, target, single, mostRows(single, target));
   const { batch, keys } = attention;
   const wanted = Math.ceil((2 * target.parallelism) / batch);
   const splits = batch >= target.parallelism ? 1 : Math.max(1, Math.min(wanted, Math.floor(keys / leastKeys)));
