@@ -31,6 +31,9 @@ export function convert(scope: Scope, inst: Inst<'convert'>): void {
   scope.let(inst.result, numericConvert(scope, a, from, to, lanes));
 }
 
+const isWord = (scalar: CScalar): scalar is 'i32' | 'u32' => scalar === 'i32' || scalar === 'u32';
+const isNarrow = (scalar: CScalar): scalar is CInteger => scalarBits[scalar] <= 16;
+
 /** The integers that are to be made of narrow ones on the way to `to`. */
 function growsTo(from: CScalar, to: CScalar): CInteger | undefined {
   const bits = scalarBits[from];
@@ -48,6 +51,7 @@ function numericConvert(
   const [source, target] = [heldAs(from), heldAs(to)];
   const cast = (text: string, type: typeof target): string => {
     if (lanes === 1) return `(${cScalar(type)})${paren(text)}`;
+    if (isWord(source) && isNarrow(type)) return `${scope.prelude.shrink(source, type, lanes)}(${text})`;
     // Integers grow first: compilers know instructions for that, and for floats from words.
     const grown = growsTo(source, type);
     const wide = grown === undefined ? text : `${scope.prelude.grow(source as CInteger, grown, lanes)}(${text})`;

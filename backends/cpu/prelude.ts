@@ -170,6 +170,24 @@ export class Prelude {
     );
   }
 
+  /** The low 8 or 16 bits of lanes of 32, likewise. */
+  shrink(from: CInteger, to: CInteger, lanes: Lanes): string {
+    const [source, target] = [this.type(from, lanes), this.type(to, lanes)];
+    const name = `shrink_${from}_${to}_x${lanes}`;
+    const builtin = `__builtin_ia32_pmovd${scalarBits[to] === 8 ? 'b' : 'w'}512_mask`;
+    const none = `(${scalarBits[to] === 8 ? 'char' : 'short'} __attribute__((vector_size(${(scalarBits[to] / 8) * lanes})))){0}`;
+    const special = `#if defined(__AVX512F__) && TUTTI_HAS(${builtin})
+  return (${target})${builtin}((int __attribute__((vector_size(64))))a, ${none}, -1);
+#else
+`;
+    return this.define(
+      name,
+      () => `TUTTI_INLINE ${target} tutti_${name}(${source} a) {
+${lanes === 16 ? special : ''}  return __builtin_convertvector(a, ${target});
+${lanes === 16 ? '#endif\n' : ''}}`,
+    );
+  }
+
   /** Integers of 8 or 16 bits in lanes of 32, which GCC does element by element unless it is told the instruction. */
   grow(from: CInteger, to: CInteger, lanes: Lanes): string {
     const [source, target] = [this.type(from, lanes), this.type(to, lanes)];

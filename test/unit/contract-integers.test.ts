@@ -57,6 +57,22 @@ const convCase = (name: string, { x, w, strides, pads, dilations, groups }: Conv
   },
 });
 
+/** What follows a convolution in a quantised model; scales whose quotients fall on ties too. */
+const quantised = (dtype: 'u8' | 'i8', scales: readonly [number, number], zero: number): ContractionCase => ({
+  name: `quantised to ${dtype} by ${scales[1]}`,
+  build: (b, x, w) => {
+    const number = (value: number) => b.constant(tensorOfNumbers('f32', [], [value]));
+    const attrs = { strides: [1, 1], padLow: [1, 1], padHigh: [1, 1], dilations: [1, 1], inputDilation: [1, 1] };
+    const all = { ...attrs, groups: 1, dtype: 'f32' } as const;
+    const [sum] = b.op('conv', [centred(b, x('u8', [1, 3, 7, 21]), 9), w('f32', [6, 3, 3, 3])], all);
+    const bias = b.constant(tensorOfNumbers('f32', [1, 6, 1, 1], [0.5, -1.25, 3, 0, 100, -90]));
+    const real = c.add(b, c.mul(b, sum, number(scales[0])), bias);
+    const steps = c.unary(b, 'round', c.div(b, c.relu(b, real), number(scales[1])));
+    const [low, high] = dtype === 'u8' ? [0, 255] : [-128, 127];
+    return c.cast(b, c.clamp(b, c.add(b, steps, number(zero)), low, high), dtype);
+  },
+});
+
 const cases: readonly ContractionCase[] = [
   ...byteCases,
   productCase(5, 40, 30, [3, 0]),
@@ -85,6 +101,9 @@ const cases: readonly ContractionCase[] = [
   convCase('groups of six channels', { x: [1, 12, 6, 6], w: [8, 6, 3, 3], pads: [1, 1], groups: 2 }),
   convCase('dilated', { x: [1, 4, 12, 12], w: [3, 4, 3, 3], pads: [2, 2], dilations: [2, 2] }),
   convCase('one dimension, stride 3', { x: [2, 5, 50], w: [7, 5, 4], pads: [2], strides: [3] }),
+  quantised('u8', [0.37, 1.9], 3),
+  quantised('i8', [0.25, 3], -128),
+  quantised('u8', [0.5, 4], 17),
   convCase('rows alone', { x: [1, 2, 9, 9], w: [2, 2, 7, 1], pads: [3, 0] }),
 ];
 

@@ -16,6 +16,7 @@ import { type Contraction, transposed } from './contraction.js';
 import { addBytes, flipWord, inOrder, joinBytes, loadWords, type PackedWords, packWords } from './integer_words.js';
 import { type ByteProduct, type ByteSide, paddingOf, seeThrough } from './integers.js';
 import { finish } from './registers.js';
+import { requantise } from './requantise.js';
 
 interface Tiling {
   readonly lanes: Lanes;
@@ -110,6 +111,7 @@ class IntegerPanels {
     if (this.#packedRhs) derived.set(rhs.operand.value.id, this.#packedRhs.constant);
     this.#lowering = new Lowering(group, target, derived);
     seeThrough(this.#lowering, product);
+    requantise(this.#lowering, group, target);
     const { b } = this.#lowering;
     const lines = this.#words + 1;
     this.#panel = this.#packedRhs ? undefined : b.array('panel', 'shared', 'u32', blockN * lines * tileN);

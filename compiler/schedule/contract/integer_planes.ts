@@ -18,6 +18,7 @@ import { countOf, type Geometry, geometryOf, progressions, type Tap } from './ge
 import { flipWord, joinBytes, loadWords, type Order, type PackedWords, packWords } from './integer_words.js';
 import { type ByteProduct, paddingOf, seeThrough } from './integers.js';
 import { finish } from './registers.js';
+import { requantise } from './requantise.js';
 
 /** What the bytes of a word are; a unit is what all taps of its planes share. */
 type Bytes = 'channels' | 'rows';
@@ -159,6 +160,7 @@ class IntegerPlanes {
     this.#weights = packWords(lhs, rhs, contraction.k, plan.tileM, words, this.#order()) as PackedWords;
     this.#lowering = new Lowering(group, target, new Map([[lhs.operand.value.id, this.#weights.constant]]));
     seeThrough(this.#lowering, product);
+    requantise(this.#lowering, group, target);
     const { b } = this.#lowering;
     this.#copy = b.array('copy', 'shared', 'u32', plan.length);
     this.#sums = b.array('sums', 'shared', 'i32', plan.tileM * plan.extent);
@@ -255,7 +257,7 @@ class IntegerPlanes {
   #stageChannels(element: (channel: Affine, row: Affine, column: Affine) => Index, firstRow: Affine): void {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const { h, w } = this.#geometry;
+    const { h } = this.#geometry;
     const { stagedRows, rows, blockBatch } = this.#plan;
     const stage = (quad: Affine, members: readonly number[]) =>
       h.phases.forEach((phase, ph) => {
@@ -270,7 +272,7 @@ class IntegerPlanes {
                 this.#byte(element(quad.scale(4).add(member), inside.scale(h.stride).add(phase), column), lanes),
               ),
             );
-          const clear = (): void => this.#words(planes, row, (_, lanes) => [], true);
+          const clear = (): void => this.#words(planes, row, () => [], true);
           if (source.range.min >= 0 && source.range.max < count) {
             copy(source);
             return;

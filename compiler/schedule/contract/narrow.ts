@@ -51,14 +51,14 @@ export function chainOf(
   const inner =
     producer.op === 'cast' || producer.op === 'sub' ? chainOf(producer.inputs[0], producerOf, scalars) : undefined;
   if (!inner || producer.op === 'cast') return inner;
-  const zero = inner.zero === 0 ? constantOf(producer.inputs[1], producerOf, scalars) : undefined;
+  const zero = inner.zero === 0 ? uniformOf(producer.inputs[1], producerOf, scalars) : undefined;
   const [low, high] = inner.scalar === 'i8' ? [-128, 127] : [0, 255];
   if (zero === undefined || !Number.isInteger(zero) || zero < low || zero > high) return undefined;
   return { ...inner, zero };
 }
 
 /** The one number that all elements of `value` are. */
-function constantOf(
+export function uniformOf(
   value: Value,
   producerOf: (value: Value) => Node | undefined,
   scalars: ReadonlyMap<number, ConstantData>,
@@ -67,7 +67,7 @@ function constantOf(
   if (data) return Number(elementsOf(data.load())[0]);
   const producer = producerOf(value);
   const passes = producer?.op === 'broadcast' || producer?.op === 'reshape' || producer?.op === 'cast';
-  return passes ? constantOf(producer.inputs[0], producerOf, scalars) : undefined;
+  return passes ? uniformOf(producer.inputs[0], producerOf, scalars) : undefined;
 }
 
 /** Constants of integers as bytes: element = byte - zero. */
