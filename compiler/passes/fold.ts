@@ -7,6 +7,7 @@ import { evaluateNode } from '../graph/host_values.js';
 import { definitionOf } from '../graph/ops/index.js';
 import type { ConstantData, Graph, Node, Value } from '../graph/types.js';
 import { type HostTensor, sizeOf } from '../tensor.js';
+import { partsOfView } from './constant_views.js';
 import { type RewriteContext, rewrite } from './rewrite.js';
 
 const eagerBytes = 1 << 16;
@@ -86,5 +87,6 @@ function foldedOutput(node: Node, inputs: readonly ConstantData[], output: Value
     const tensor = compute();
     return { dtype: output.type.dtype, shape, load: () => tensor, origin };
   }
-  return { dtype: output.type.dtype, shape, load: compute, origin };
+  const readPart = inputs.length === 1 ? partsOfView(node, inputs[0]) : undefined;
+  return { dtype: output.type.dtype, shape, load: compute, origin, ...(readPart && { readPart }) };
 }

@@ -7,7 +7,10 @@ import { afterAll, describe, expect, it } from 'vitest';
 import type { BufferRange, DeviceBuffer, Queue } from '../../backends/backend.js';
 import { createSha256, sha256 } from '../../compiler/artifact/index.js';
 import { encode, importOnnx, protoOf, readOutline } from '../../compiler/frontends/onnx/index.js';
+import { GraphBuilder } from '../../compiler/graph/builder.js';
+import * as c from '../../compiler/graph/compose.js';
 import type { ConstantData, Value } from '../../compiler/graph/types.js';
+import { foldConstants } from '../../compiler/passes/fold.js';
 import { packConstant, packedLength } from '../../compiler/schedule/contract/packing.js';
 import { largeBytes, storedConstant } from '../../compiler/stored.js';
 import { bytesOfTensor, dataArrays, type HostTensor, sizeOf } from '../../compiler/tensor.js';
@@ -74,6 +77,38 @@ describe('stored constants', () => {
       expect([...(data.load().data as Uint8Array).subarray(0, 3)]).toEqual([1, 0, 1]);
     }
     expect(bytes[0]).toBe(7);
+  });
+});
+
+describe('views of stored constants', () => {
+  const shape = [6, 5, 40, 300];
+  const view = (make: (b: GraphBuilder, x: Value) => Value) => {
+    const { data, reads } = stored(numbered(shape));
+    const b = new GraphBuilder();
+    b.output('y', make(b, b.constant(data)));
+    const { graph } = foldConstants(b.finish());
+    return { data: graph.constants.get(graph.outputs[0].value.id) as ConstantData, reads };
+  };
+  const cases: [string, (b: GraphBuilder, x: Value) => Value][] = [
+    ['another shape', (b, x) => c.reshape(b, x, [30, 12_000])],
+    ['a range of the first axis', (b, x) => c.slice1(b, x, 0, 2, 3)],
+    ['a range of an inner axis', (b, x) => c.slice1(b, x, 2, 7, 20)],
+    ['ranges of several axes', (b, x) => c.slice1(b, c.slice1(b, x, 2, 7, 20), 1, 1, 3)],
+    ['a box', (b, x) => c.slice(b, x, [1, 2, 3, 0], [4, 3, 30, 300], [1, 1, 1, 1])],
+  ];
+  it.each(cases)('are read in parts: %s', (_, make) => {
+    const { data, reads } = view(make);
+    const whole = bytesOfTensor(data.load());
+    const found = new Float32Array(sizeOf(data.shape));
+    reads.length = 0;
+    for (let at = 0; at < found.length; at += 1777) data.readPart?.(at, found.subarray(at, at + 1777));
+    expect(sameBytes(new Uint8Array(found.buffer), whole)).toBe(true);
+    expect(Math.max(...reads)).toBeLessThanOrEqual(1777 * 4);
+  });
+
+  it('are loaded where what lies side by side is short', () => {
+    expect(view((b, x) => c.slice1(b, x, 3, 1, 200)).data.readPart).toBeUndefined();
+    expect(view((b, x) => c.slice(b, x, [0, 0, 0, 0], [6, 5, 20, 300], [1, 1, 2, 1])).data.readPart).toBeUndefined();
   });
 });
 
