@@ -25,6 +25,8 @@ export class Programs {
   readonly #model: SessionModel;
   readonly #builder: Builder;
   readonly #keys: StageKeys;
+  /** Keys of stages that mean the same in other processes. */
+  readonly #lasting = new Set<string>();
   /** Inputs are sequences or optionals. */
   readonly #holds: boolean;
   /** By shapes, least recently used first. */
@@ -95,12 +97,13 @@ export class Programs {
     let build: (values: Readonly<Record<string, HostTensor>>) => TreeStage;
     if (this.#model.waits && !this.#isStored(given)) {
       const [{ stageOf }, graph] = await Promise.all([compiler(), this.#model.load()]);
+      this.#keys.know(graph);
       build = (values) => stageOf(graph, { shapes, lengths, dims: sizes, values });
     } else {
       const stage = wholeStage(signature);
       build = () => stage;
     }
-    const tree = new StageTree(build, ({ graph }) => (graph === undefined ? key : this.#keys.of(graph)));
+    const tree = new StageTree(build, ({ graph }) => (graph === undefined ? key : this.#keyOf(graph)));
     for (const old of this.#trees.keys()) {
       if (this.#trees.size < this.#cacheSize) break;
       this.#trees.delete(old);
@@ -128,8 +131,8 @@ export class Programs {
     const { stage, key, whole } = step;
     const stored = (): void => void this.#describe();
     return this.#cacheOf(step).lease(key, async () => {
-      // What was decided by data is another program next time.
-      const identity = whole && stage.looked.size === 0 ? this.#identityOf(shapes) : undefined;
+      // What data has decided is told by the stage alone.
+      const identity = whole && stage.looked.size === 0 ? this.#identityOf(shapes) : this.#identityOfStage(key);
       return this.#builder.build({ ...this.#jobOf(stage.graph, shapes), identity, stored, apart: !whole });
     });
   }
@@ -147,6 +150,18 @@ export class Programs {
     if (origin === undefined || this.#holds) return undefined;
     const dims = new Map([...signature.dims].map(([name, { min, max }]) => [name, [min, max]]));
     return { model: origin.digest(), bounds: dims, shapes: { ...this.#model.shapes, ...shapes }, sizes };
+  }
+
+  #keyOf(stage: Graph): string {
+    const { text, lasting } = this.#keys.of(stage);
+    if (lasting) this.#lasting.add(text);
+    return text;
+  }
+
+  /** The same for a stage, whatever led to it. */
+  #identityOfStage(key: string): ProgramKey | undefined {
+    const { origin } = this.#model;
+    return origin === undefined || !this.#lasting.has(key) ? undefined : { model: origin.digest(), stage: key };
   }
 
   #isStored(shapes: Shapes): boolean {
