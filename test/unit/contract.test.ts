@@ -77,6 +77,9 @@ const cases: readonly Case[] = [
   },
   { name: 'product', build: (b, x) => c.matmul(b, x('f32', [37, 24]), x('f32', [24, 44])) },
   { name: 'product, odd', build: (b, x) => c.matmul(b, x('f32', [33, 19]), x('f32', [19, 35])) },
+  { name: 'few rows', build: (b, x) => c.matmul(b, x('f32', [3, 131]), x('f32', [131, 40])) },
+  { name: 'one row by weights', build: (b, x, w) => c.matmul(b, x('f32', [1, 256]), w('f32', [256, 37])) },
+  { name: 'few columns', build: (b, x, w) => c.matmul(b, w('f32', [44, 192]), x('f32', [192, 2])) },
   {
     name: 'product of transposed',
     build: (b, x) =>
@@ -235,6 +238,16 @@ const subgroups: Target = {
   features: new Set(['subgroups']),
   subgroup: { min: 4, max: 4 },
 };
+
+test('invocations of a GPU share k where there are few tiles', () => {
+  const b = new GraphBuilder('product');
+  b.output('y', c.matmul(b, b.input('x', 'f32', [1, 4096]), b.input('w', 'f32', [4096, 4096])));
+  const [group] = fuse(b.finish(), testTargets.simt);
+  const [first] = schedules(group, testTargets.simt);
+  const [{ kernel }] = first.lower();
+  expect(kernel.arrays.map(({ space }) => space)).toEqual(['shared']);
+  expect(kernel.grid[0]).toBeGreaterThanOrEqual(testTargets.simt.parallelism);
+});
 
 test('few outputs a group are computed from the tensor itself', () => {
   const b = new GraphBuilder('depthwise');

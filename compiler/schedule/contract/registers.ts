@@ -5,7 +5,7 @@
  * fastest form: barriers cost more there than caches save.
  */
 import type { Target } from '../../kernel/target.js';
-import type { KBuffer, KValue, Lanes } from '../../kernel/types.js';
+import { type KBuffer, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
 import { sizeOf } from '../../tensor.js';
 import { Affine, delinearize, linearize } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
@@ -34,6 +34,8 @@ interface Tile {
   /** Invocations of a workgroup along n, and along m. */
   readonly along: number;
   readonly across: number;
+  /** Invocations that each sum a slice of k for one tile; their sums meet in shared memory. */
+  readonly slices: number;
 }
 
 /** Output positions as `lines` of `width`; tiles do not cross lines. */
@@ -44,6 +46,8 @@ interface Space {
   readonly classes: number;
   /** Taps whose multiply-adds are written out. */
   readonly taps: number;
+  /** Whether k is one loop that several invocations may share. */
+  readonly sliced: boolean;
 }
 
 /** Where columns come from. */
@@ -63,6 +67,13 @@ const largeTiles = [
   { from: 5e7, limit: 128 },
 ];
 
+/** Slices of k that invocations of a workgroup take on a GPU with fast barriers, where tiles alone are too few. */
+const sliceCounts = [1, 2, 4, 8, 16];
+/** Tiles of a workgroup whose invocations slice k: neighbours still read a few hundred bytes side by side. */
+const slicedTiles = 16;
+/** A barrier, in multiply-adds. */
+const exchangeCost = 64;
+
 /**
  * What a step of k costs beside its multiply-adds, counted in them: for each column of a tile, for each row, and for each
  * row whose factors a subgroup reads together.
@@ -79,37 +90,48 @@ const overheads = { column: 8, row: 8, softwareColumn: 10, softwareRow: 10, shuf
  */
 function chooseTile(
   { batch, m, k, accumulator }: Contraction,
-  { lines, width, classes, taps }: Space,
+  { lines, width, classes, taps, sliced }: Space,
   target: Target,
 ): Tile {
   const isSoftware = target.style === 'software-gpu';
   const work = batch * m * lines * width * classes * k;
   const limit = !isSoftware || classes > 1 ? 64 : (largeTiles.find(({ from }) => work >= from * taps)?.limit ?? 64);
   const invocations = isSoftware ? target.parallelism * 16 : target.parallelism * 256;
-  const workgroup = Math.min(isSoftware ? 8 : 64, target.limits.workgroupInvocations);
-  let best: Tile = { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: workgroup };
-  for (const rows of [1, 2, 4, 8, 16, 24, 32]) {
-    for (const columns of [4, 8, 12, 16]) {
-      if (rows * columns > limit) continue;
-      const tilesM = Math.ceil(m / rows);
-      const segments = lines * Math.ceil(width / columns);
-      let along = workgroup;
-      while (along > 1 && along / 2 >= segments) along /= 2;
-      const sharing = sharingOf(target, along, accumulator);
-      const { column, row } = isSoftware
-        ? {
-            column: overheads.softwareColumn,
-            row: overheads.softwareRow / sharing + (sharing > 1 ? overheads.shuffle : 0),
-          }
-        : overheads;
-      const waste = ((tilesM * rows) / m) * ((segments * columns) / (lines * width));
-      const idle = Math.max(1, invocations / (batch * tilesM * segments * classes));
-      const cost = waste * (1 + column / rows + row / columns) * idle ** 0.5;
-      if (cost < best.cost) best = { rows, columns, cost, along, across: workgroup / along };
-    }
+  const most = target.limits.workgroupInvocations;
+  let best: Tile | undefined;
+  for (const { rows, columns, slices } of tileShapes(isSoftware || !sliced ? [1] : sliceCounts)) {
+    const workgroup = Math.min(isSoftware ? 8 : slices > 1 ? slicedTiles : 64, most);
+    const exchanged = slices > 1 ? (slices * workgroup * rows * columns * scalarBits[accumulator]) / 8 : 0;
+    // Each slice is worth a few vectors of k.
+    const pays = slices === 1 || (k >= slices * 4 * vector && slices * workgroup <= most);
+    if (rows * columns > limit || exchanged > target.limits.sharedBytes || !pays) continue;
+    const tilesM = Math.ceil(m / rows);
+    const segments = lines * Math.ceil(width / columns);
+    let along = workgroup;
+    while (along > 1 && along / 2 >= segments) along /= 2;
+    const across = workgroup / along;
+    const sharing = sharingOf(target, along, accumulator);
+    const { column, row } = isSoftware
+      ? {
+          column: overheads.softwareColumn,
+          row: overheads.softwareRow / sharing + (sharing > 1 ? overheads.shuffle : 0),
+        }
+      : overheads;
+    const waste = ((tilesM * rows) / m) * ((segments * columns) / (lines * width));
+    const units = batch * classes * Math.ceil(tilesM / across) * Math.ceil(segments / along);
+    const busy = batch * classes * tilesM * segments * slices;
+    const idle = Math.max(1, invocations / busy, isSoftware ? 1 : target.parallelism / units);
+    const exchange = slices > 1 ? (2 * slices + exchangeCost) / k : 0;
+    const cost = waste * (1 + column / rows + row / columns + exchange) * idle ** 0.5;
+    if (!best || cost < best.cost) best = { rows, columns, cost, along, across, slices };
   }
-  return best;
+  return best ?? { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: 1, slices: 1 };
 }
+
+const tileShapes = (counts: readonly number[]) =>
+  [1, 2, 4, 8, 16, 24, 32].flatMap((rows) =>
+    [4, 8, 12, 16].flatMap((columns) => counts.map((slices) => ({ rows, columns, slices }))),
+  );
 
 /** An element of a copy in multiply-adds: loaded, perhaps by itself, and stored. */
 const copyCost = 25;
@@ -132,11 +154,18 @@ export function planRegisters(group: Group, target: Target): RegisterPlan {
   const geometry = reading === 'element' && contraction === plain ? geometryOf(group) : undefined;
   const isUsable = geometry && geometry.h.phases.length > 0 && geometry.w.phases.length > 0 && !isFlat(geometry);
   if (!isUsable) {
-    const space = { lines: 1, width: n, classes: 1, taps: 1 };
+    const sliced = reading !== 'element' || group.constants.has(rhs.value.id);
+    const space = { lines: 1, width: n, classes: 1, taps: 1, sliced };
     return { contraction, reading, space, tile: chooseTile(contraction, space, target) };
   }
   const { h, w } = geometry;
-  const space = { lines: h.extent, width: w.extent, classes: h.inputDilation * w.inputDilation, taps: w.kernel };
+  const space = {
+    lines: h.extent,
+    width: w.extent,
+    classes: h.inputDilation * w.inputDilation,
+    taps: w.kernel,
+    sliced: false,
+  };
   const tile = chooseTile(contraction, space, target);
   // An element of the copy is loaded, perhaps by itself, and stored.
   const copied = target.style === 'software-gpu' ? copyCost * sizeOf(shapeOf(rhs.value)) : 0;
@@ -214,40 +243,51 @@ class RegisterTiles {
     const { b } = lowering;
     const { batch, m } = this.#contraction;
     const { lines, width, classes } = this.#space;
-    const { rows, columns, along, across } = this.#tile;
+    const { rows, columns, along, across, slices } = this.#tile;
     const segments = Math.ceil(width / columns);
     const tilesM = Math.ceil(m / rows);
     const tilesN = lines * segments;
-    const [local] = [Affine.of(b.builtin('local_id', 0, along * across), b)];
-    const [localM, localN] = delinearize(local, [across, along]);
+    const local = Affine.of(b.builtin('local_id', 0, along * across * slices), b);
+    const [slice, localM, localN] = delinearize(local, [slices, across, along]);
     const counts = [classes, batch, Math.ceil(tilesM / across), Math.ceil(tilesN / along)];
     const grid = lowering.workgroups(
       counts.reduce((p, c) => p * c, 1),
       (index) => {
         const [classAt, batchAt, groupM, groupN] = delinearize(index, counts);
-        lowering.guarded(groupM.scale(across).add(localM), tilesM, (tileM) => {
-          const tile = (tileN: Affine, store: (body: () => void) => void): void => {
-            const [line, segment] = delinearize(tileN, [lines, segments]);
-            const first = segment.scale(columns);
-            const byClass = (at: number): void => {
-              const here = () => {
-                const sums = this.#sums(batchAt, tileM, line, first, at);
-                store(() => this.#finish(batchAt, tileM, line, first, at, sums));
-              };
-              if (at === classes - 1) here();
-              else lowering.if(b.compare('eq', classAt.emit(b), b.constant(at)), here, () => byClass(at + 1));
+        const tile = (tileM: Affine, tileN: Affine, store: (body: () => void) => void): void => {
+          const [line, segment] = delinearize(tileN, [lines, segments]);
+          const first = segment.scale(columns);
+          const byClass = (at: number): void => {
+            const here = () => {
+              const own = this.#sums(batchAt, tileM, line, first, at, slice);
+              this.#together(own, slice, localM.scale(along).add(localN), (sums) =>
+                store(() => this.#finish(batchAt, tileM, line, first, at, sums)),
+              );
             };
-            byClass(0);
+            if (at === classes - 1) here();
+            else lowering.if(b.compare('eq', classAt.emit(b), b.constant(at)), here, () => byClass(at + 1));
           };
-          const tileN = groupN.scale(along).add(localN);
-          // Invocations without a tile of their own read factors for the others.
-          if (this.#sharing > 1)
-            tile(limited(this.#lowering, tileN, tilesN - 1), (body) => lowering.guarded(tileN, tilesN, body));
-          else lowering.guarded(tileN, tilesN, (at) => tile(at, (body) => body()));
-        });
+          byClass(0);
+        };
+        const tileM = groupM.scale(across).add(localM);
+        const tileN = groupN.scale(along).add(localN);
+        // Invocations without a tile of their own work for the others: what they compute is not stored.
+        const extra = (body: () => void) => lowering.guarded(tileN, tilesN, body);
+        const within = (at: Affine, extent: number) => limited(lowering, at, extent - 1);
+        if (slices > 1) {
+          tile(within(tileM, tilesM), within(tileN, tilesN), (body) =>
+            lowering.guarded(tileM, tilesM, () => extra(body)),
+          );
+        } else {
+          lowering.guarded(tileM, tilesM, (row) => {
+            if (this.#sharing > 1) tile(row, within(tileN, tilesN), extra);
+            else lowering.guarded(tileN, tilesN, (column) => tile(row, column, (body) => body()));
+          });
+        }
       },
     );
-    const kernel = lowering.finish(grid, [along * across, 1, 1], this.#sharing > 1 ? this.#sharing : undefined);
+    const sharing = this.#sharing > 1 ? this.#sharing : undefined;
+    const kernel = lowering.finish(grid, [along * across * slices, 1, 1], sharing);
     const bindings: Binding[] = [...lowering.bindings];
     if (this.#source.kind === 'planes' || this.#source.kind === 'rows') bindings.push(this.#source.copy.memory);
     return trimmed(kernel, bindings);
@@ -255,7 +295,27 @@ class RegisterTiles {
 
   // --- sums --------------------------------------------------------------------------------------------------------
 
-  #sums(batch: Affine, tileM: Affine, line: Affine, first: Affine, classAt: number): readonly KValue[] {
+  /** The sums of all slices of a tile; `body` is for those invocations that have them. */
+  #together(own: readonly KValue[], slice: Affine, place: Affine, body: (sums: readonly KValue[]) => void): void {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const { along, across, slices } = this.#tile;
+    if (slices === 1) {
+      body(own);
+      return;
+    }
+    const places = along * across;
+    const at = (from: Affine, i: number) => from.scale(own.length).add(i).scale(places).add(place).emit(b);
+    const array = b.array('slices', 'shared', this.#contraction.accumulator, slices * own.length * places);
+    for (const [i, sum] of own.entries()) b.store(array, at(slice, i), sum);
+    b.barrier();
+    lowering.if(b.compare('eq', slice.emit(b), b.constant(0)), () => {
+      const others = range(slices - 1).map((s) => Affine.constant(s + 1));
+      body(own.map((sum, i) => others.reduce((now, other) => b.add(now, b.load(array, at(other, i))), sum)));
+    });
+  }
+
+  #sums(batch: Affine, tileM: Affine, line: Affine, first: Affine, classAt: number, slice: Affine): readonly KValue[] {
     const { accumulator, k, node } = this.#contraction;
     const { rows, columns } = this.#tile;
     const { b } = this.#lowering;
@@ -275,6 +335,7 @@ class RegisterTiles {
           (step, count) => this.#copiedRows(pitch, batch, first, step, count),
           batch,
           tileM,
+          slice,
         );
       }
       case 'operand': {
@@ -282,7 +343,7 @@ class RegisterTiles {
         const { rhs, n } = this.#contraction;
         const columnsAt = (step: Affine, count: number) =>
           this.#read(rhs, source.reading, batch, first, n, columns, step, count);
-        return this.#overK(extents, zeros, columnsAt, batch, tileM);
+        return this.#overK(extents, zeros, columnsAt, batch, tileM, slice);
       }
       default:
         return source satisfies never;
@@ -311,8 +372,11 @@ class RegisterTiles {
     columnsAt: (step: Affine, count: number) => KValue[][],
     batch: Affine,
     tileM: Affine,
+    slice: Affine,
   ): readonly KValue[] {
     const lowering = this.#lowering;
+    const { b } = lowering;
+    const { slices } = this.#tile;
     const nest = (d: number, at: readonly Affine[], carried: readonly KValue[]): readonly KValue[] => {
       if (d < extents.length - 1)
         return lowering.for(0, extents[d], 1, carried, (i, inner) => nest(d + 1, [...at, i], inner));
@@ -324,8 +388,12 @@ class RegisterTiles {
         return this.#multiply(factors, values, sums);
       };
       const whole = Math.floor(extent / vector);
-      const sums = lowering.for(0, whole, 1, carried, (i, inner) => steps(i.scale(vector), vector, inner));
-      return extent % vector === 0 ? sums : steps(Affine.constant(whole * vector), extent % vector, sums);
+      const start = slices > 1 ? slice.emit(b) : 0;
+      const sums = lowering.for(start, whole, slices, carried, (i, inner) => steps(i.scale(vector), vector, inner));
+      if (extent % vector === 0) return sums;
+      const rest = () => steps(Affine.constant(whole * vector), extent % vector, sums);
+      if (slices === 1) return rest();
+      return lowering.if(b.compare('eq', slice.emit(b), b.constant(0)), rest, () => sums);
     };
     return nest(0, [], initial);
   }
