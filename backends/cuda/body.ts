@@ -124,6 +124,8 @@ export class BodyRenderer {
         return [this.#builtin(inst)];
       case 'unary': {
         const { fn } = inst;
+        if (fn === 'exp2' && inst.fast)
+          return each((lane) => this.#f.value(32, 'ex2.approx.ftz.f32', this.lanes(inst.a)[lane]));
         if (isMathFn(fn)) throw unexpanded(fn);
         return each((lane) => math.unary(fn, type.scalar, this.#operand(inst.a, lane)));
       }

@@ -105,7 +105,7 @@ function matrixUnitsOf(sm: number): readonly MatrixUnit[] {
 }
 
 function featuresOf({ name, sm }: Arch): ReadonlySet<Feature> {
-  const features = new Set<Feature>(['fma', 'subgroups', 'fragments', 'timestamps']);
+  const features = new Set<Feature>(['fma', 'subgroups', 'fragments', 'fast_exp2', 'timestamps']);
   if (sm >= 80) features.add('async_copy');
   if (name === 'sm_90a') features.add('warpgroups');
   return features;

@@ -5,7 +5,7 @@
 import { Lowerer } from './legalize/lowerer.js';
 import { isNative, type Storage, storageOf } from './legalize/storage.js';
 import { simplify } from './simplify.js';
-import { byteMix, type Target } from './target.js';
+import { byteMix, isInstruction, type Target } from './target.js';
 import { isMathFn, type KernelFunction, type KType, type ScalarType } from './types.js';
 import { bodyValuesOf, resultsOf, visitKernel } from './walk.js';
 
@@ -30,7 +30,8 @@ function isLegal(kernel: KernelFunction, target: Target): boolean {
   visitKernel(kernel, (inst) => {
     if (!legal) return;
     if (inst.op === 'dot4' && !target.byteDots?.has(byteMix(inst.left, inst.right))) legal = false;
-    else if ((inst.op === 'unary' || inst.op === 'binary') && isMathFn(inst.fn)) legal = false;
+    else if ((inst.op === 'unary' || inst.op === 'binary') && isMathFn(inst.fn) && !isInstruction(inst, target))
+      legal = false;
     else legal = [...resultsOf(inst), ...bodyValuesOf(inst)].every(({ type }) => fits(type));
   });
   return legal;

@@ -1,6 +1,6 @@
 /** What a device can do, as data. The scheduler and the legaliser obey it; renderers and drivers never meet more. */
 import type { MatrixUnit } from './engines.js';
-import type { ByteType, ScalarType } from './types.js';
+import type { ByteType, KInst, ScalarType } from './types.js';
 
 /** As the registry of backends names it. */
 export type BackendName = string;
@@ -10,6 +10,7 @@ export type Feature =
   | 'subgroups' // subgroup ops with the width in `subgroup`
   | 'timestamps'
   | 'warpgroups' // signals, tensor copies and products of warpgroups (`bulk.ts`)
+  | 'fast_exp2' // `exp2` of f32 with `fast` is one instruction
   | 'fragments' // who holds which element of a tile is known (`fragmentPlace`)
   | 'async_copy' // copies from global to shared memory that do not pass through registers
   | 'vectors'; // wide vectors (lanes up to vectorLanes) map to SIMD registers
@@ -68,3 +69,11 @@ export interface Target {
   readonly parallelism: number;
   readonly rates: { readonly copyGBs: number; readonly gflops: number; readonly dispatchMicroseconds: number };
 }
+
+/** Whether a mathematical function need not be expanded: an f32 `exp2` that is allowed an error of 2^-22. */
+export const isInstruction = (inst: KInst, { features }: Target): boolean =>
+  inst.op === 'unary' &&
+  inst.fn === 'exp2' &&
+  inst.fast === true &&
+  inst.a.type.scalar === 'f32' &&
+  features.has('fast_exp2');

@@ -62,7 +62,10 @@ export interface KValue {
   readonly range?: Range;
 }
 
-/** `abs neg sign`, rounding and roots are exact; the others are expanded by `expandMath` before rendering. */
+/**
+ * `abs neg sign`, rounding and roots are exact; the others are expanded by `expandMath` before rendering, but for `exp2`
+ * with `fast` where the target has it: within 2^-22, and 0 below the smallest normal number.
+ */
 export type ExactUnaryFn = 'neg' | 'abs' | 'not' | 'floor' | 'ceil' | 'round' | 'trunc' | 'sqrt' | 'popcount' | 'clz';
 export const mathFns = [
   'exp',

@@ -8,7 +8,7 @@ import { checkBounds } from './bounds.js';
 import { isEngineInst } from './engines.js';
 import { printInstruction, printType } from './print.js';
 import { integerBounds } from './semantics.js';
-import { byteMix, type Target } from './target.js';
+import { byteMix, isInstruction, type Target } from './target.js';
 import {
   type Carried,
   type HelperFunction,
@@ -289,7 +289,11 @@ class Verifier {
         return;
       case 'unary':
         this.#scalarIn(inst.a.type.scalar, unaryAccepts(inst.fn), inst);
-        this.#require(!this.#legal || !isMathFn(inst.fn), `${inst.fn} must have been expanded`, inst);
+        this.#require(
+          !this.#legal || !isMathFn(inst.fn) || (this.#target !== undefined && isInstruction(inst, this.#target)),
+          `${inst.fn} must have been expanded`,
+          inst,
+        );
         this.#computes(inst.a.type.scalar, inst);
         this.#same(inst.result.type, inst.a.type, 'the result', inst);
         return;

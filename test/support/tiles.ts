@@ -22,7 +22,7 @@ const unit = (m: number, n: number, k: number, a: TileScalar, accumulator: TileS
 /** A real GPU with matrix units of the usual shapes. */
 export const matrixTarget: Target = {
   ...testTargets.simt,
-  features: new Set(['fma', 'subgroups', 'fragments', 'async_copy']),
+  features: new Set(['fma', 'subgroups', 'fragments', 'fast_exp2', 'async_copy']),
   limits: { ...testTargets.simt.limits, sharedBytes: 48 << 10 },
   parallelism: 1,
   matrixUnits: [
@@ -39,7 +39,7 @@ export const matrixTarget: Target = {
 /** The same with warpgroups, and shared memory for their rings. */
 export const hopperTarget: Target = {
   ...matrixTarget,
-  features: new Set(['fma', 'subgroups', 'fragments', 'async_copy', 'warpgroups']),
+  features: new Set(['fma', 'subgroups', 'fragments', 'fast_exp2', 'async_copy', 'warpgroups']),
   limits: {
     ...matrixTarget.limits,
     sharedBytes: 227 << 10,

@@ -8,6 +8,7 @@ import { KernelBuilder } from '../builder.js';
 import { type EngineInst, isEngineInst } from '../engines.js';
 import { dialectOf, mathBinary, mathUnary } from '../math.js';
 import type { Target } from '../target.js';
+import { isInstruction } from '../target.js';
 import {
   type BinaryFn,
   type ExactUnaryFn,
@@ -285,6 +286,10 @@ export class Lowerer {
           b.emit({ op: 'builtin', builtin: inst.builtin, dim: inst.dim }, type, inst.result.range),
         ]);
       case 'unary':
+        if (isInstruction(inst, this.#r.target)) {
+          const parts = this.#r.get(inst.a).parts.map((part) => b.unary(inst.fn, part, true));
+          return this.#r.chunks(type, parts);
+        }
         if (isMathFn(inst.fn)) return this.#math(inst.fn, [this.#r.get(inst.a)]);
         return arithmetic.unary(this.#r, inst.fn as ExactUnaryFn, this.#r.get(inst.a), inst.result, inst.fast);
       case 'binary':

@@ -10,7 +10,7 @@ import type { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
 import { type Attention, storeResult } from './attention.js';
 import { logitOf } from './logits.js';
-import { larger, smallest } from './softmax.js';
+import { smallest } from './softmax.js';
 
 /** The rows of an invocation, and invocations that share them. */
 const halves = [0, 1] as const;
@@ -51,6 +51,10 @@ export const rowStateStart = ({ b }: Lowering): readonly KValue[] => [
   ...halves.map(() => b.constant(smallest('f32'), 'f32')),
   ...halves.map(() => b.constant(0, 'f32')),
 ];
+
+/** e^x for weights that are rounded to 16 bits: what the device has for it where it has something. */
+const power = ({ b, target }: Lowering, x: KValue): KValue =>
+  target.features.has('fast_exp2') ? b.unary('exp2', b.mul(x, b.constant(Math.LOG2E, 'f32')), true) : b.unary('exp', x);
 
 /** Combines a value of each of two rows over the invocations that share them. */
 function agreed({ b }: Lowering, values: readonly KValue[], combine: (x: KValue, y: KValue) => KValue): KValue[] {
@@ -112,13 +116,13 @@ export function softmaxStep(
       }
     });
   }
-  for (const i of elements) most[halfOf(i)] = larger(b, most[halfOf(i)], element(i));
-  const largest = agreed(l, most, (x, y) => larger(b, x, y));
-  const shrink = before.map((old, half) => b.unary('exp', b.sub(old, largest[half])));
+  for (const i of elements) most[halfOf(i)] = b.max(most[halfOf(i)], element(i));
+  const largest = agreed(l, most, (x, y) => b.max(x, y));
+  const shrink = before.map((old, half) => power(l, b.sub(old, largest[half])));
   const totals = sums.map((sum, half) => b.mul(sum, shrink[half]));
   for (const i of elements) {
     const half = halfOf(i);
-    const weight = b.unary('exp', b.sub(element(i), largest[half]));
+    const weight = power(l, b.sub(element(i), largest[half]));
     put(i, weight);
     totals[half] = b.add(totals[half], weight);
   }
