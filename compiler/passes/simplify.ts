@@ -71,6 +71,17 @@ const rules: { readonly [K in OpKind]?: Rule<K> } = {
   sub: neutralRight(0),
   mul: neutral(1),
   div: neutralRight(1),
+  pow: (node, [x, y], context) => {
+    if (!sameType(x, node.outputs[0])) return undefined;
+    if (isSplat(y, 1, context)) return [x];
+    const { b } = context;
+    const names = [node.outputs[0].name];
+    if (isSplat(y, 2, context)) return b.op('mul', [x, x], {}, names);
+    // Two roundings show in the types of 16 bits.
+    const isWide = x.type.dtype === 'f32' || x.type.dtype === 'f64';
+    if (isWide && isSplat(y, 3, context)) return b.op('mul', [b.op('mul', [x, x], {})[0], x], {}, names);
+    return undefined;
+  },
   /** The extreme of a wide window is the extreme of its rows' extremes: dim by dim it takes fewer comparisons. */
   reduce_window: (node, [x], { b }) => {
     const { fn, window, strides, padLow, padHigh, dilations } = node.attrs;

@@ -5,16 +5,17 @@
 import type { Node, NodeOf, ScatterFn } from '../graph/types.js';
 import type { KernelBuilder } from '../kernel/builder.js';
 import type { Target } from '../kernel/target.js';
-import type { KernelFunction, KValue } from '../kernel/types.js';
+import type { KernelFunction, KValue, Lanes } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
 import { Affine, delinearize } from './affine.js';
 import { bindingsOf, type Group } from './group.js';
 import type { LoweredKernel } from './lowered.js';
 import { Lowering } from './lowering.js';
 import { lowerMap } from './map.js';
-import { isNan } from './reduce.js';
+import { collapse, isNan } from './reduce.js';
+import { widestWithin } from './shares.js';
 import { lowerSuppress } from './suppress.js';
-import { scalarOf, shapeOf } from './tensors.js';
+import { type Index, scalarOf, shapeOf } from './tensors.js';
 
 export function lowerSpecial(group: Group, target: Target): readonly LoweredKernel[] {
   const anchor = group.anchor as Node;
@@ -115,11 +116,14 @@ function defineScatterNd(lowering: Lowering, node: NodeOf<'scatter_nd'>): void {
   );
 }
 
+/** The index with another place along one axis. */
+const replaced = (index: Index, axis: number, place: Affine): Index => index.map((i, d) => (d === axis ? place : i));
+
 // --- top-k ---------------------------------------------------------------------------------------------------------
 
 /**
  * Rank by counting: an element's rank is how many elements of its row come before it; ranks below k are written.
- * O(n²) per row, but without exchanges, so every invocation works alone.
+ * O(n²) per row, but without exchanges, so every invocation works alone, and vectors of CPUs count many at once.
  */
 function lowerTopK(group: Group, target: Target, node: NodeOf<'top_k'>): KernelFunction {
   const [x] = node.inputs;
@@ -130,6 +134,7 @@ function lowerTopK(group: Group, target: Target, node: NodeOf<'top_k'>): KernelF
   const total = sizeOf(shape);
   const workgroup = target.style === 'cpu' ? 1 : Math.min(64, target.limits.workgroupInvocations);
   const perTask = target.style === 'cpu' ? Math.max(1, Math.ceil(total / (target.parallelism * 4))) : 1;
+  const lanes = target.style === 'cpu' ? widestWithin(Math.min(target.vectorLanes, shape[axis])) : 1;
   const lowering = new Lowering(group, target);
   const { b } = lowering;
   /** NaN counts as larger than all numbers. */
@@ -144,17 +149,21 @@ function lowerTopK(group: Group, target: Target, node: NodeOf<'top_k'>): KernelF
     const index = delinearize(flat, shape);
     const own = lowering.value(x, index, 1);
     const ownAt = index[axis].emit(b);
-    const [rank] = lowering.for(0, shape[axis], 1, [b.constant(0)], (j, [count]) => {
-      const other = lowering.value(
-        x,
-        index.map((i, d) => (d === axis ? j : i)),
-        1,
-      );
-      const first = before(comparable(other), j.emit(b), comparable(own), ownAt);
-      return [b.select(first, b.addc(count, 1), count)];
-    });
+    const precedes = (j: Affine, lanes: Lanes): KValue => {
+      const other = lowering.widen(lowering.value(x, replaced(index, axis, j), lanes), lanes);
+      const [mine, at] = [comparable(own), ownAt].map((v) => b.splat(v, lanes));
+      return b.convert(before(comparable(other), lowering.indexVector(j, lanes), mine, at), 'i32');
+    };
+    const vectors = Math.floor(shape[axis] / lanes);
+    const [counts] = lowering.for(0, vectors, 1, [b.constant(0, 'i32', lanes)], (j, [count]) => [
+      b.add(count, precedes(j.scale(lanes).add(Affine.lane(lanes)), lanes)),
+    ]);
+    let rank = collapse(b, 'sum', counts);
+    if (vectors * lanes < shape[axis]) {
+      [rank] = lowering.for(vectors * lanes, shape[axis], 1, [rank], (j, [count]) => [b.add(count, precedes(j, 1))]);
+    }
     lowering.if(b.and(b.compare('ge', rank, b.constant(0)), b.compare('lt', rank, b.constant(k))), () => {
-      const place = index.map((i, d) => (d === axis ? Affine.of(b.assume(rank, 0, k - 1), b) : i));
+      const place = replaced(index, axis, Affine.of(b.assume(rank, 0, k - 1), b));
       if (group.writes.includes(values)) lowering.store(values, place, own, 1);
       if (group.writes.includes(indices)) lowering.store(indices, place, b.convert(ownAt, 'i64'), 1);
     });

@@ -34,6 +34,7 @@ export function lowerWindowRows(
   const [x] = node.inputs;
   const [y] = node.outputs;
   const { window, strides, dilations, padLow } = node.attrs;
+  if (window.length === 0) return undefined;
   const axes = shapeOf(x).map(
     (extent, d): Axis => ({
       extent,

@@ -191,6 +191,11 @@ describe.each(pools)('windows $window of $shape', ({ shape, ...attrs }) => {
   });
 });
 
+test('a window of a number', () => {
+  const none = { window: [], strides: [], dilations: [], padLow: [], padHigh: [] };
+  run((b, x) => b.op('reduce_window', [x([])], { fn: 'sum', ...none })[0]);
+});
+
 test.each([
   { shape: [3, 5], low: [0, 2], high: [0, 1] },
   { shape: [2, 3, 20, 37], low: [0, 0, 1, 1], high: [0, 0, 1, 1] },
