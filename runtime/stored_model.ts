@@ -1,4 +1,5 @@
 /** Models for sessions: by what is stored of them where that is enough, else by reading them. */
+import { TuttiError } from '../compiler/error.js';
 import type { Graph } from '../compiler/graph/types.js';
 import type { CompileOptions, ModelSource } from './api.js';
 import type { ModelDescription } from './descriptions.js';
@@ -49,9 +50,20 @@ class StoredModel extends SessionModel {
     return { digest: () => this.#description.digest };
   }
 
+  /** @throws TuttiError also E_IO, if the file is no longer what it was: programs of two models must not mix */
   load(): Promise<Graph> {
-    this.#graph ??= import('./model.js').then(async ({ compile }) => (await compile(this.#path, this.#asked)).graph);
+    this.#graph ??= this.#read();
     return this.#graph;
+  }
+
+  async #read(): Promise<Graph> {
+    const { compile } = await import('./model.js');
+    const { graph, origin } = await compile(this.#path, this.#asked);
+    if (origin?.digest() === this.#description.digest) return graph;
+    throw new TuttiError('E_IO', 'the file was changed while the model was in use', {
+      subject: this.#path,
+      remedy: 'Create the session anew.',
+    });
   }
 
   override with(options: StatedOptions): StoredModel {

@@ -152,4 +152,15 @@ describe.skipIf(found.length === 0)('a second start', () => {
     await session.close();
     expect(y.data).toEqual(first.y);
   });
+
+  it('refuses to go on with a file that is another one by now', async () => {
+    const path = join(folder, 'model.onnx');
+    await write(path, model());
+    await start(path);
+    const session = await Session.create(path, { device: 'cpu' });
+    await write(path, model(1));
+    const x = Tensor.from(new Float32Array(2 * 576), [2, 4, 12, 12]);
+    await expect(session.run({ x })).rejects.toMatchObject({ code: 'E_IO' });
+    await session.close();
+  });
 });
