@@ -24,7 +24,7 @@ import { inputMatrix, made, outputMatrix, places, read, transformedWeights } fro
 import { piecesOf, storeChannels } from './results.js';
 
 /** Transformed weights are four times as large: not where they are large already, or used for few tiles. */
-const mostWeights = 1 << 16;
+const mostWeights = 1 << 18;
 const fewestTiles = 36;
 const fewestChannels = 32;
 const mostWaste = 1.35;
