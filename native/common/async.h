@@ -192,7 +192,11 @@ class Channel : public std::enable_shared_from_this<Channel> {
     const std::unique_ptr<Posted> owned(posted);
     Napi::HandleScope scope(env);
     if (--owned->channel->awaited_ == 0) owned->channel->function_.Unref(env);
-    owned->message(env);
+    try {
+      owned->message(env);
+    } catch (const Napi::Error&) {
+      // A worker that is being terminated runs no JavaScript any more.
+    }
   }
 
   using Function = Napi::TypedThreadSafeFunction<std::nullptr_t, Posted, onJsThread>;

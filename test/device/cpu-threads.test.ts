@@ -1,4 +1,5 @@
-// The queue and the thread pool of the cpu driver, compiled with the sanitizers of the host's compiler.
+// The threads of the cpu driver: queue and pool compiled with the sanitizers of the host's compiler, and the end of
+// JavaScript threads that wait for them.
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -42,4 +43,38 @@ describe.each(['thread', 'address,undefined'])('%s sanitizer', (sanitizer) => {
     const [, here] = stdout.match(/^(\d+) of 300 runs in the calling thread$/m) ?? [];
     expect(Number(here)).toBeGreaterThanOrEqual(43);
   });
+});
+
+/** A worker that always waits for the queue, ended from outside, over and over. */
+const endless = (addon: string) => `
+  const { Worker } = require('node:worker_threads');
+  const wait = \`
+    const { parentPort } = require('node:worker_threads');
+    const { cpu } = require(${JSON.stringify(addon)});
+    const device = cpu.open(2, 2 ** 30);
+    const bytes = 2 ** 24;
+    const buffer = cpu.allocate(device, bytes);
+    const data = new Uint8Array(bytes);
+    const submit = () => cpu.submit(device, null, [buffer, 0, data, false], [buffer, 0, data, false], false, null, false);
+    (async () => {
+      await submit();
+      parentPort.postMessage('started');
+      for (;;) await Promise.all([submit(), submit(), submit()]);
+    })();
+  \`;
+  (async () => {
+    for (let i = 0; i < 6; i++) {
+      const worker = new Worker(wait, { eval: true });
+      await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
+      if (i % 2 === 1) await new Promise((resolve) => setTimeout(resolve, 7 * i));
+      await worker.terminate();
+    }
+    process.stdout.write('ended');
+  })();
+`;
+
+it('workers that wait for the queue may be ended', { timeout: 120_000 }, async () => {
+  const addon = join(root, 'build/Release/tutti_native.node');
+  const { stdout } = await run(process.execPath, ['-e', endless(addon)]);
+  expect(stdout).toBe('ended');
 });
