@@ -116,7 +116,7 @@ async function ortCreation(bytes: Uint8Array): Promise<number | Error> {
   try {
     const { InferenceSession } = await import('onnxruntime-node');
     const start = performance.now();
-    const session = await InferenceSession.create(bytes, { graphOptimizationLevel: 'all' });
+    const session = await InferenceSession.create(bytes, { graphOptimizationLevel: 'all', logSeverityLevel: 3 });
     const time = performance.now() - start;
     await session.release();
     return time;
