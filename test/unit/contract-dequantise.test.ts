@@ -98,6 +98,32 @@ for (const lanes of [16, 8] as const) {
   });
 }
 
+describe('16-bit floats', () => {
+  const cases = (['f16', 'bf16'] as const).flatMap((dtype) =>
+    (['plain', 'cast', 'transposed'] as const).map((form) => ({ dtype, form })),
+  );
+  test.each(cases)('$dtype, $form', async ({ dtype, form }) => {
+    const [m, n, k] = [3, 75, 50];
+    const b = new GraphBuilder('halves');
+    const shape = form === 'transposed' ? [n, k] : [k, n];
+    const weights = b.constant(tensorOfNumbers(dtype, shape, numbers(shape, -3, 7, 1)));
+    const xType = form === 'plain' ? dtype : 'f32';
+    const x = b.input('x', xType, [m, k]);
+    const wide = form === 'plain' ? weights : c.cast(b, weights, 'f32');
+    const y = c.matmul(b, x, form === 'transposed' ? c.transpose(b, wide, [1, 0]) : wide);
+    b.output('y', c.cast(b, y, 'f32'));
+    const made = {
+      graph: foldConstants(b.finish()).graph,
+      inputs: { x: tensorOfNumbers(xType, [m, k], numbers([m, k], -3, 7, 2)) },
+    };
+    const choose = (forms: readonly { readonly name: string }[]) =>
+      forms.find(({ name }) => name === 'halves') as never;
+    const got = await runForm(made, testTargets.cpu, choose, interpreted);
+    const want = runReference(made.graph, made.inputs).get('y');
+    expect(got && [...elementsOf(got)].map(Number)).toEqual(want && [...elementsOf(want)].map(Number));
+  });
+});
+
 test('weights that have no blocks are left alone', async () => {
   const b = new GraphBuilder('plain');
   const weights = b.constant(tensorOfNumbers('f16', [64, 48], numbers([64, 48], -3, 7, 1)));
@@ -115,4 +141,5 @@ test('weights that have no blocks are left alone', async () => {
     interpreted,
   );
   expect(names).not.toContain('blocks');
+  expect(names).toContain('halves');
 });

@@ -57,12 +57,35 @@ export function blockWeights(group: Group, target: Target, contraction: Contract
   return undefined;
 }
 
+/** Weights [n][k] of a product's rhs that are floats of 16 bits, perhaps cast to f32. */
+export interface HalfWeights {
+  readonly scalar: 'f16' | 'bf16';
+  readonly rows: number;
+  readonly k: number;
+  readonly places: Places;
+}
+
+const isHalf = (dtype: DType): dtype is 'f16' | 'bf16' => dtype === 'f16' || dtype === 'bf16';
+
+/** The 16-bit floats behind the rhs of a product, if that is what it is. */
+export function halfWeights(group: Group, target: Target, contraction: Contraction): HalfWeights | undefined {
+  const { rhs, rhsBatches, n, k, node, accumulator } = contraction;
+  const data = group.constants.get(rhs.value.id);
+  if (node.op !== 'dot' || rhsBatches !== 1 || accumulator !== 'f32' || !data || !group.reads.includes(rhs.value))
+    return undefined;
+  if (!isHalf(data.dtype) && data.dtype !== 'f32') return undefined;
+  const origin = originOf(data, isHalf);
+  const [leaf, ...others] = origin.constants;
+  const isOnlyViews = origin.nodes.every(({ op }) => views.has(op));
+  if (others.length > 0 || !isOnlyViews || !leaf || !isHalf(leaf[1].dtype)) return undefined;
+  const value = origin.nodes.flatMap((one) => one.inputs).find(({ id }) => id === leaf[0]) ?? origin.top;
+  const places = locate(origin, target, [n, 1, k], ([row, , step]) => rhs.index(Affine.constant(0), row, step))(value);
+  return places && { scalar: leaf[1].dtype, rows: n, k, places };
+}
+
 // --- the formula -----------------------------------------------------------------------------------------------------
 
-interface Formula {
-  readonly nodes: readonly Node[];
-  readonly constants: ReadonlyMap<number, ConstantData>;
-  readonly top: Value;
+interface Formula extends Origin {
   readonly levels: Value;
   readonly scales: Value;
   /** The one of each element, or the one of all. */
@@ -72,9 +95,15 @@ interface Formula {
 const views: ReadonlySet<string> = new Set(['reshape', 'transpose', 'slice', 'broadcast', 'cast']);
 const followed: ReadonlySet<string> = new Set([...views, 'sub', 'mul']);
 
-/** The constant as (levels − zeros)·scales, seen through views. */
-function formulaOf(data: ConstantData): Formula | undefined {
-  if (!data.origin) return undefined;
+/** What a constant was folded from, as a graph. */
+interface Origin {
+  readonly nodes: readonly Node[];
+  readonly constants: ReadonlyMap<number, ConstantData>;
+  readonly top: Value;
+}
+
+/** The origin of a constant, back to leaves and to what is not followed. */
+function originOf(data: ConstantData, isLeaf: (dtype: DType) => boolean): Origin {
   const b = new GraphBuilder('weights');
   const constants = new Map<number, ConstantData>();
   const made = new Map<ConstantData, Value>();
@@ -82,17 +111,23 @@ function formulaOf(data: ConstantData): Formula | undefined {
     const known = made.get(from);
     if (known) return known;
     const { origin } = from;
-    const isLeaf = !origin || !followed.has(origin.node.op) || isLevels(from.dtype);
-    const value = isLeaf
+    const stops = !origin || !followed.has(origin.node.op) || isLeaf(from.dtype);
+    const value = stops
       ? b.constant(from)
       : b.op(origin.node.op, origin.inputs.map(build), origin.node.attrs as never)[0];
-    if (isLeaf) constants.set(value.id, from);
+    if (stops) constants.set(value.id, from);
     made.set(from, value);
     return value;
   };
   const top = build(data);
   b.output('top', top);
-  const { nodes } = b.finish();
+  return { nodes: b.finish().nodes, constants, top };
+}
+
+/** The constant as (levels − zeros)·scales, seen through views. */
+function formulaOf(data: ConstantData): Formula | undefined {
+  if (!data.origin) return undefined;
+  const { nodes, constants, top } = originOf(data, isLevels);
   const producer = (value: Value): Node | undefined => nodes.find(({ outputs }) => outputs[0] === value);
   const leaf = (value: Value): Value | undefined => {
     const node = producer(value);
@@ -127,25 +162,16 @@ const isLevels = (dtype: DType): boolean => isInt(dtype) && (isPacked(dtype) || 
 
 // --- where its elements are ------------------------------------------------------------------------------------------
 
-/** Places of everything with blocks of that size, if the formula has such. */
-function placed(
-  { nodes, constants, top, levels, scales, zeros }: Formula,
+/** Where elements of the leaves are, from the index of the whole in terms of independent variables. */
+function locate(
+  { nodes, constants, top }: Origin,
   target: Target,
-  { rhs, n, k }: Contraction,
-  block: number,
-): Pick<BlockWeights, 'bits' | 'levels' | 'scales' | 'zeros'> | undefined {
-  const leaves = [...constants.keys()];
-  const inputs = nodes.flatMap((node) => node.inputs).filter(({ id }) => leaves.includes(id));
+  extents: readonly [number, number, number],
+  indexOf: (variables: readonly Affine[]) => Index,
+): (value: Value) => Places | undefined {
+  const inputs = nodes.flatMap((node) => node.inputs).filter(({ id }) => constants.has(id));
   const reads = [...new Set([...inputs, ...(nodes.length === 0 ? [top] : [])])];
-  const group: Group = {
-    family: 'map',
-    nodes,
-    reads,
-    writes: [top],
-    sides: [],
-    constants,
-    scalars: new Map(),
-  };
+  const group: Group = { family: 'map', nodes, reads, writes: [top], sides: [], constants, scalars: new Map() };
   const lowering = new Lowering(group, target);
   const { b } = lowering;
   const found = new Map<number, Affine>();
@@ -156,21 +182,31 @@ function placed(
     });
   }
   // The workgroup's coordinates serve as independent variables.
-  const variable = (dim: 0 | 1 | 2, extent: number) => Affine.of(b.builtin('workgroup_id', dim, extent), b);
-  const variables = [variable(0, n), variable(1, Math.floor(k / block)), variable(2, block)];
-  const [row, blockAt, step] = variables;
-  lowering.value(top, rhs.index(Affine.constant(0), row, blockAt.scale(block).add(step)), 1);
-  const placesOf = (value: Value): Places | undefined => {
+  const variables = extents.map((extent, dim) => Affine.of(b.builtin('workgroup_id', dim as 0 | 1 | 2, extent), b));
+  lowering.value(top, indexOf(variables), 1);
+  const known = variables.flatMap(({ terms }) => terms.map(({ atom }) => atom.key));
+  return (value) => {
     const address = found.get(value.id);
     const data = constants.get(value.id);
-    if (!address || !data) return undefined;
-    const strides = variables.map(({ terms }) =>
+    if (!address || !data || address.terms.some(({ atom }) => !known.includes(atom.key))) return undefined;
+    const [row, block, step] = variables.map(({ terms }) =>
       terms.length === 0 ? 0 : (address.terms.find(({ atom }) => atom.key === terms[0].atom.key)?.coefficient ?? 0),
     );
-    const known = variables.flatMap(({ terms }) => terms.map(({ atom }) => atom.key));
-    if (address.terms.some(({ atom }) => !known.includes(atom.key))) return undefined;
-    return { data, first: address.constant, row: strides[0], block: strides[1], step: strides[2] };
+    return { data, first: address.constant, row, block, step };
   };
+}
+
+/** Places of everything with blocks of that size, if the formula has such. */
+function placed(
+  formula: Formula,
+  target: Target,
+  { rhs, n, k }: Contraction,
+  block: number,
+): Pick<BlockWeights, 'bits' | 'levels' | 'scales' | 'zeros'> | undefined {
+  const { levels, scales, zeros } = formula;
+  const placesOf = locate(formula, target, [n, Math.floor(k / block), block], ([row, blockAt, step]) =>
+    rhs.index(Affine.constant(0), row, blockAt.scale(block).add(step)),
+  );
   const [ofLevels, ofScales] = [placesOf(levels), placesOf(scales)];
   const ofZeros = typeof zeros === 'number' ? zeros : placesOf(zeros);
   if (!ofLevels || !ofScales || ofZeros === undefined || ofScales.step !== 0) return undefined;
@@ -251,4 +287,20 @@ function numbers(data: ConstantData): Float32Array {
   if (data.dtype === 'f32') return data.load().data as Float32Array;
   const tensor = data.load();
   return Float32Array.from(numbersOf(tensor));
+}
+
+/** Rows of 16-bit floats in tiles of `width`: [tile][k][width]. */
+export function packHalves({ scalar, rows, k, places }: HalfWeights, name: string, width: number): DerivedConstant {
+  const shape = [Math.ceil(rows / width) * k * width];
+  const load = () => {
+    const packed = emptyTensor(scalar, shape);
+    const [target, source] = [packed.data as Uint16Array, places.data.load().data as Uint16Array];
+    for (let row = 0; row < rows; row++) {
+      const base = places.first + row * places.row;
+      const at = Math.floor(row / width) * k * width + (row % width);
+      for (let step = 0; step < k; step++) target[at + step * width] = source[base + step * places.step];
+    }
+    return packed;
+  };
+  return { kind: 'constant', name: `${name}.halves${width}`, data: { dtype: scalar, shape, load } };
 }

@@ -17,8 +17,8 @@ import { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
 import type { Contraction } from './contraction.js';
 import { type BlockWeights, type PackedBlocks, packBlocks } from './dequantise.js';
+import { finishTile } from './finish_tile.js';
 import { loadWords } from './integer_words.js';
-import { finish } from './registers.js';
 
 /** Rows of the lhs beyond which weights are better unpacked once. */
 const mostRows = 64;
@@ -91,7 +91,8 @@ class BlockProduct {
         lowering.for(0, blockN, 1, [], (i) =>
           lowering.guarded(task.scale(blockN).add(i), tilesN, (column) => {
             this.#multiply(column);
-            this.#finish(row, column);
+            const tile = { sums: this.#sums, rows: this.#tileM, vectors: this.#vectors, lanes: this.#lanes };
+            finishTile(lowering, this.#group, this.#contraction, tile, row, column);
           }),
         );
       });
@@ -209,38 +210,5 @@ class BlockProduct {
   #fused(a: KValue, c: KValue, sum: KValue): KValue {
     const { b } = this.#lowering;
     return this.#target.features.has('fma') ? b.fma(a, c, sum) : b.add(sum, b.mul(a, c));
-  }
-
-  #finish(row: Affine, column: Affine): void {
-    const lowering = this.#lowering;
-    const { b } = lowering;
-    const { m, n } = this.#contraction;
-    const lanes = this.#lanes;
-    lowering.for(0, this.#tileM, 1, [], (r) =>
-      lowering.guarded(row.scale(this.#tileM).add(r), m, (rowAt) => {
-        const store = (at: Affine, first: Affine, width: Lanes): void => {
-          const sum = b.load(this.#sums, r.scale(this.#tileN).add(at).emit(b), width);
-          const place = { batch: Affine.constant(0), m: rowAt, n: first.add(Affine.lane(width)) };
-          finish(lowering, this.#group, this.#contraction, place, sum, width);
-        };
-        lowering.for(0, this.#vectors, 1, [], (v) => {
-          const at = v.scale(lanes);
-          const first = column.scale(this.#tileN).add(at);
-          if (first.range.max + lanes <= n) {
-            store(at, first, lanes);
-            return;
-          }
-          const value = first.emit(b);
-          lowering.if(
-            b.compare('le', value, b.constant(n - lanes)),
-            () => store(at, Affine.of(b.assume(value, 0, n - lanes), b), lanes),
-            () =>
-              lowering.for(0, lanes, 1, [], (lane) =>
-                lowering.guarded(first.add(lane), n, (one) => store(at.add(lane), one, 1)),
-              ) as never,
-          );
-        });
-      }),
-    );
   }
 }

@@ -14,8 +14,9 @@ import type { LoweredKernel } from '../lowered.js';
 import { shapeOf } from '../tensors.js';
 import { type Contraction, contractionOf } from './contraction.js';
 
-import { blockWeights } from './dequantise.js';
+import { blockWeights, halfWeights } from './dequantise.js';
 import { lowerBlocks } from './dequantise_blocks.js';
+import { lowerHalves } from './dequantise_halves.js';
 import { lowerDirect } from './direct.js';
 import { filtersMinimally, hasImageForm, lowerFiltered, lowerImage, writesChannelsLast } from './image/index.js';
 import { lowerIntegerPanels } from './integer_panels.js';
@@ -46,7 +47,7 @@ const efficiency = {
   /** Products of bytes, four to a lane. */
   bytes: 2.8,
   gatheredBytes: 0.5,
-  /** Weights of few bits, unpacked in registers: what counts is that they are an eighth of the bytes. */
+  /** Weights of few bits, unpacked in registers: what counts is that they are fewer bytes. */
   blocks: 1,
   /** Register tiles over a padded copy of the image. */
   staged: 0.75,
@@ -126,6 +127,14 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
       name: 'blocks',
       cost: timeOf(contraction, target, efficiency.blocks),
       lower: () => [lowerBlocks(group, target, contraction, weights) ?? []].flat(),
+    });
+  }
+  const halves = bytes || weights ? undefined : halfWeights(group, target, contraction);
+  if (halves) {
+    candidates.push({
+      name: 'halves',
+      cost: timeOf(contraction, target, efficiency.blocks),
+      lower: () => [lowerHalves(group, target, contraction, halves) ?? []].flat(),
     });
   }
   if (moves) {
