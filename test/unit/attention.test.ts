@@ -4,6 +4,7 @@ import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import { numbersOf } from '../../compiler/graph/ops/reference/data.js';
 import type { Target } from '../../compiler/kernel/target.js';
+import { verify } from '../../compiler/kernel/verify.js';
 import { forms } from '../../compiler/schedule/attend/index.js';
 import { lowerGroup } from '../../compiler/schedule/family.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
@@ -111,6 +112,40 @@ describe('work', () => {
     const constants = new Set(kernel.body.instructions.flatMap((inst) => (inst.op === 'const' ? [inst.result] : [])));
     expect(bounds.some(({ lower, upper }) => !constants.has(lower) && !constants.has(upper))).toBe(true);
   });
+});
+
+describe('limits of devices', () => {
+  const wide = [
+    [1, 1, 1, 700],
+    [1, 2, 3, 520],
+    [1, 1, 40, 300],
+    [2, 1, 200, 260],
+    [1, 2, 20, 1100],
+  ].flatMap((shape) => [7, 90, 400, 1300].map((keys) => plain(shape, keys, shape[3])));
+  const builds = [...attentionCases.map(({ build }) => build), ...wide];
+  for (const [sharedBytes, workgroupInvocations] of [
+    [16 << 10, 128],
+    [32 << 10, 256],
+    [227 << 10, 1024],
+  ]) {
+    for (const base of [testTargets.cpu, testTargets.simt, matrixTarget, hopperTarget]) {
+      const limits = base.style === 'cpu' ? base.limits : { ...base.limits, sharedBytes, workgroupInvocations };
+      test(`${base.style} of ${base.features.size} features with ${sharedBytes} bytes`, () => {
+        const target: Target = { ...base, limits };
+        for (const build of builds) {
+          for (const dtype of base.matrixUnits ? (['f16', 'f32'] as const) : (['f32'] as const)) {
+            const { graph } = built(build, dtype);
+            for (const group of fuse(graph, target)) {
+              if (group.family !== 'attend') continue;
+              for (const { lower } of forms(group, target)) {
+                for (const { kernel } of lower()) verify(kernel, { stage: 'scheduled', target });
+              }
+            }
+          }
+        }
+      }, 120_000);
+    }
+  }
 });
 
 describe('not recognised', () => {

@@ -15,6 +15,7 @@ import { lanesFor } from '../contract/tiling.js';
 import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
+import { widestWithin } from '../shares.js';
 import { transposed } from '../shuffle.js';
 import { range } from '../tensors.js';
 import { type Attention, areRowsContiguous, keyAt, queryAt, rowsFor, storeResult, valueAt } from './attention.js';
@@ -40,13 +41,11 @@ interface Tiling {
   readonly tileRows: number;
 }
 
-const powerBelow = (limit: number): Lanes => ([16, 8, 4, 2] as const).find((lanes) => lanes <= limit) ?? 1;
-
 function chooseTiling(attention: Attention, target: Target): Tiling {
   const { batch, rows, keys, width, accumulator } = attention;
   const full = lanesFor({ accumulator }, target);
   const inner = rowsFor(attention, full);
-  const lanes = powerBelow(Math.min(full, inner));
+  const lanes = widestWithin(Math.min(full, inner));
   const bytes = scalarBits[accumulator] / 8;
   const tasks = (vectors: number): number => batch * (rows / inner) * Math.ceil(inner / (vectors * lanes));
   const waste = (vectors: number): number => (Math.ceil(inner / (vectors * lanes)) * vectors * lanes) / inner;
@@ -64,11 +63,11 @@ function chooseTiling(attention: Attention, target: Target): Tiling {
   const room = (target.caches[0]?.bytes ?? 32 << 10) / 2 / bytes / blockRows;
   const wanted = Math.max(4, Math.floor(Math.min(128, Math.max(32, room)) / tileKeys)) * tileKeys;
   const blockKeys = keys <= wanted * 1.5 ? Math.ceil(keys / tileKeys) * tileKeys : wanted;
-  const wide = powerBelow(Math.min(full, width));
+  const wide = widestWithin(Math.min(full, width));
   const columns = Math.ceil(width / wide);
   let best = { count: 1, tileRows: 1, loads: Number.POSITIVE_INFINITY };
   for (const count of [1, 2, 3, 4]) {
-    const tileRows = powerBelow(Math.min(blockRows, Math.floor((spare - 1 - count) / count)));
+    const tileRows = widestWithin(Math.min(blockRows, Math.floor((spare - 1 - count) / count)));
     const loads = (count + tileRows) / (count * tileRows);
     if (count <= columns && loads < best.loads) best = { count, tileRows, loads };
   }

@@ -21,18 +21,28 @@ import { larger, smallest } from './softmax.js';
 
 /** Queries that one pass over keys and values may serve. */
 const mostRows = 8;
-/** Bytes of shared memory for scores. */
-const scoreBytes = 8 << 10;
-
-export const isDecode = ({ rows, width }: Attention, target: Target): boolean =>
-  rows <= mostRows && width <= vector * invocationsOf(target);
+/** Bytes of shared memory for scores, at most and at least. */
+const [mostScores, leastScores] = [8 << 10, 2 << 10];
 
 const invocationsOf = (target: Target): number => Math.min(128, target.limits.workgroupInvocations);
 
+/** Bytes of shared memory that are left for scores beside so many queries and what invocations exchange. */
+function scoreBytes({ depth, accumulator }: Attention, target: Target, rows: number): number {
+  const others = (rows * depth + invocationsOf(target) * vector) * (scalarBits[accumulator] / 8);
+  return Math.min(mostScores, target.limits.sharedBytes - others);
+}
+
+/** The most queries that share a pass. */
+const rowsThatFit = (attention: Attention, target: Target): number =>
+  [8, 4, 2, 1].find((rows) => rows <= mostRows && scoreBytes(attention, target, rows) >= leastScores) ?? 0;
+
+export const isDecode = (attention: Attention, target: Target): boolean =>
+  attention.rows <= rowsThatFit(attention, target) && attention.width <= vector * invocationsOf(target);
+
 export function lowerDecode(group: Group, target: Target, single: Attention): readonly LoweredKernel[] {
-  const attention = regrouped(group, target, single, mostRows);
+  const attention = regrouped(group, target, single, rowsThatFit(single, target));
   const { batch, rows, keys, accumulator } = attention;
-  const most = Math.floor((scoreBytes * 8) / scalarBits[accumulator] / rows);
+  const most = Math.floor((scoreBytes(attention, target, rows) * 8) / scalarBits[accumulator] / rows);
   const wanted = Math.ceil((2 * target.parallelism) / batch);
   const least = Math.ceil(keys / most);
   const splits = Math.max(least, Math.min(wanted, Math.floor(keys / invocationsOf(target))), 1);

@@ -53,13 +53,16 @@ export function lowerAttend(group: Group, target: Target): readonly LoweredKerne
   return form.lower();
 }
 
+/** Heads that scratch memory has room for, and code that is written out. */
+const widestHead = 1024;
+
 /** Whether the target has a form for an attention that is better than its products by themselves. */
 export function attends(pattern: Pattern, target: Target): boolean {
   const attention = extentsOf(pattern);
   if (!target.arithmetic.has(attention.accumulator)) return false;
   switch (target.style) {
     case 'cpu':
-      return true;
+      return Math.max(attention.depth, attention.width) <= widestHead;
     case 'simt':
       return isDecode(attention, target) || fitsShared(attention, target);
     case 'software-gpu':

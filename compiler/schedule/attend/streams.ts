@@ -13,6 +13,7 @@ import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { collapse } from '../reduce.js';
+import { widestWithin } from '../shares.js';
 import { summed } from '../shuffle.js';
 import { range } from '../tensors.js';
 import { type Attention, keyAt, queryAt, storeResult, valueAt } from './attention.js';
@@ -20,8 +21,6 @@ import { lowerJoin, type Partials, partialsOf } from './join.js';
 import { logitOf } from './logits.js';
 import { regrouped } from './regroup.js';
 import { larger, smallest } from './softmax.js';
-
-const powerBelow = (limit: number): Lanes => ([16, 8, 4, 2] as const).find((lanes) => lanes <= limit) ?? 1;
 
 /** Whether so few queries share keys that lanes are better along other dims. */
 const mostRows = ({ accumulator }: Attention, target: Target): number =>
@@ -77,10 +76,10 @@ class StreamedAttention {
     const { b } = this.#lowering;
     const { accumulator, rows, keys, depth, width } = attention;
     const full = lanesFor({ accumulator }, target);
-    this.#keyLanes = powerBelow(Math.min(full, keys));
-    this.#deep = powerBelow(Math.min(this.#keyLanes, depth));
+    this.#keyLanes = widestWithin(Math.min(full, keys));
+    this.#deep = widestWithin(Math.min(this.#keyLanes, depth));
     this.#steps = Math.ceil(depth / this.#deep);
-    this.#wide = powerBelow(Math.min(full, width));
+    this.#wide = widestWithin(Math.min(full, width));
     this.#columns = Math.ceil(width / this.#wide);
     this.#groups = Math.ceil(keys / this.#keyLanes);
     this.#taskGroups = Math.ceil(this.#groups / (partials?.splits ?? 1));
