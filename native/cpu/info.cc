@@ -12,6 +12,7 @@
 
 #ifdef __linux__
 #include <sched.h>
+#include <sys/auxv.h>
 #endif
 #ifdef __APPLE__
 #include <sys/sysctl.h>
@@ -91,6 +92,14 @@ void readFeatures(CpuInfo& info) {
 #undef TUTTI_FEATURE
 #elif defined(__aarch64__)
   info.features = {"neon", "fma"};  // both are part of the architecture
+#if defined(__APPLE__)
+  if (sysctlNumber("hw.optional.arm.FEAT_DotProd") != 0) info.features.emplace_back("dotprod");
+  if (sysctlNumber("hw.optional.arm.FEAT_I8MM") != 0) info.features.emplace_back("i8mm");
+#elif defined(__linux__)
+  // HWCAP_ASIMDDP and HWCAP2_I8MM, which older headers do not name.
+  if ((getauxval(AT_HWCAP) >> 20 & 1) != 0) info.features.emplace_back("dotprod");
+  if ((getauxval(AT_HWCAP2) >> 13 & 1) != 0) info.features.emplace_back("i8mm");
+#endif
 #endif
 }
 
