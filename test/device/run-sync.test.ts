@@ -192,10 +192,10 @@ describe('run', () => {
     await using session = await create(counter(4));
     let turns = 0;
     const timer = setInterval(() => turns++, 1);
-    const end = performance.now() + 400;
-    while (performance.now() < end) await session.run({ state: new Float32Array(4) });
+    const end = performance.now() + 10_000;
+    while (turns < 5 && performance.now() < end) await session.run({ state: new Float32Array(4) });
     clearInterval(timer);
-    expect(turns).toBeGreaterThan(10);
+    expect(turns).toBe(5);
   });
 
   it('settles in the order of calls', async () => {
