@@ -29,6 +29,17 @@ const product = (m: number, n: number, k: number): InstructionCase => ({
   graph: () => graphOf('gemm', (g) => g.matmul(g.input('a', 'f32', [m, k]), g.input('b', 'f32', [k, n]))),
 });
 
+/** Of one head of 64. */
+const attention = (queries: number, keys: number): InstructionCase => ({
+  name: `attention ${queries}×${keys}×64, a multiply-add`,
+  units: 2 * queries * keys * 64,
+  graph: () =>
+    graphOf('attention', (g) => {
+      const rows = (name: string, count: number) => g.input(name, 'f32', [1, count, 64]);
+      return g.attention(rows('q', queries), rows('k', keys), rows('v', keys));
+    }),
+});
+
 const rows = 64;
 const columns = 1024;
 const input = (name: string, build: Parameters<typeof graphOf>[1]): InstructionCase => ({
@@ -41,6 +52,8 @@ export const instructionCases: readonly InstructionCase[] = [
   product(192, 192, 192),
   product(65, 67, 129),
   product(1, 1024, 512),
+  attention(128, 128),
+  attention(1, 1024),
   input('gelu', (g) => g.gelu(g.input('x', 'f32', [rows, columns]))),
   input('softmax', (g) => g.softmax(g.input('x', 'f32', [rows, columns]))),
   input('layernorm', (g) => g.layerNorm(g.input('x', 'f32', [rows, columns]))),
