@@ -2,7 +2,7 @@
  * Constant weights of few bits: (q − z)·s, with a scale and perhaps a zero point for each block along k.
  *
  * Folding makes such weights f32 constants, which nobody has computed yet: here their origin is followed back to the
- * packed integers, so that a product with few rows reads those. What slices, reshapes and transposes mean is found out by
+ * packed integers, so that a product reads those. What slices, reshapes and transposes mean is found out by
  * lowering them for an index.
  */
 import { type DType, isInt, isPacked } from '../../dtype.js';

@@ -20,9 +20,6 @@ import { type BlockWeights, type PackedBlocks, packBlocks } from './dequantise.j
 import { finishTile } from './finish_tile.js';
 import { loadWords } from './integer_words.js';
 
-/** Rows of the lhs beyond which weights are better unpacked once. */
-const mostRows = 64;
-
 export function lowerBlocks(
   group: Group,
   target: Target,
@@ -31,7 +28,7 @@ export function lowerBlocks(
 ): LoweredKernel | undefined {
   const { batch, m, n } = contraction;
   const lanes = target.vectorLanes;
-  if (batch !== 1 || m === 0 || m > mostRows || n < lanes || lanes < 4) return undefined;
+  if (batch !== 1 || m === 0 || n < lanes || lanes < 4) return undefined;
   return new BlockProduct(group, target, contraction, weights).lower();
 }
 
@@ -60,7 +57,8 @@ class BlockProduct {
     const { m, rhs } = contraction;
     // Sums of a block and sums of all take as many registers.
     const most = Math.floor((target.vectorRegisters - 4) / 2);
-    this.#tileM = Math.min(m, m <= 3 ? m : Math.floor(most / 2));
+    // Equal shares of at most so many rows that unpacking hides among the products.
+    this.#tileM = Math.ceil(m / Math.ceil(m / Math.min(8, most)));
     this.#vectors = Math.max(1, Math.min(4, Math.floor(most / this.#tileM)));
     this.#packed = packBlocks(weights, rhs.value.name, this.#tileN);
     this.#lowering = new Lowering(group, target, new Map([[rhs.value.id, this.#packed.constant]]));
