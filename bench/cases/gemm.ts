@@ -10,12 +10,15 @@ interface Shape {
   readonly batch?: number;
   /** B is a constant [n, k], as layers store weights: packing it beforehand is allowed. */
   readonly weights?: true;
+  /** What the weights are stored as, where that is not the type of the product. */
+  readonly stored?: 'f16';
 }
 
 const squares = (...sizes: number[]): Shape[] => sizes.map((size) => ({ m: size, n: size, k: size }));
 
 const transformers: readonly Shape[] = [
   { m: 1, n: 4096, k: 4096, weights: true },
+  { m: 1, n: 4096, k: 4096, weights: true, stored: 'f16' },
   { m: 1, n: 3072, k: 768, weights: true },
   { m: 8, n: 3072, k: 768, weights: true },
   { m: 128, n: 768, k: 768, weights: true },
@@ -47,7 +50,7 @@ const large: readonly Shape[] = [
 ];
 
 export function gemmCases({ quick, gpu, software }: Scale): readonly Case[] {
-  if (quick) return [...squares(64, 256), transformers[1], awkward[0]].map((shape) => gemm(shape, 'f32'));
+  if (quick) return [...squares(64, 256), transformers[2], awkward[0]].map((shape) => gemm(shape, 'f32'));
   if (software) return [...squares(128, 256, 512, 768), ...awkward.slice(0, 3)].map((shape) => gemm(shape, 'f32'));
   if (!gpu) {
     return [
@@ -61,10 +64,10 @@ export function gemmCases({ quick, gpu, software }: Scale): readonly Case[] {
   ];
 }
 
-function gemm({ m, n, k, batch = 1, weights }: Shape, dtype: DType): Case {
+function gemm({ m, n, k, batch = 1, weights, stored }: Shape, dtype: DType): Case {
   const lead = batch > 1 ? [batch] : [];
   return {
-    name: `${dtype} ${batch > 1 ? `${batch}×` : ''}${m}×${n}×${k}${weights ? ' weights' : ''}`,
+    name: `${dtype} ${batch > 1 ? `${batch}×` : ''}${m}×${n}×${k}${weights ? ' weights' : ''}${stored ? ` in ${stored}` : ''}`,
     spec: { op: 'gemm', batch, m, n, k, dtype, transposed: weights === true },
     cold: false,
     graph: () =>
@@ -72,6 +75,7 @@ function gemm({ m, n, k, batch = 1, weights }: Shape, dtype: DType): Case {
         const a = g.input('a', dtype, [...lead, m, k]);
         if (weights) {
           const held = g.constant(normal(n * k, 7), [n, k]);
+          if (stored) return g.linear(a, g.cast(g.cast(held, stored), dtype));
           return g.linear(a, dtype === 'f32' ? held : g.cast(held, dtype));
         }
         const b = g.input('b', dtype, [...lead, k, n]);
