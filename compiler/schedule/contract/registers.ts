@@ -1,54 +1,23 @@
 /**
- * Contraction on a GPU without shared memory: each invocation keeps a tile of rows × columns of sums in registers, as
- * scalars, and walks along k with aligned vector loads on both sides. Invocations of a workgroup share the rows of the
- * lhs, so that its loads are uniform, and take neighbouring columns. On devices that are executed by a CPU this is the
- * fastest form: barriers cost more there than caches save.
+ * Contraction on a GPU in registers: each invocation keeps a tile of rows × columns of sums, as scalars, and walks along
+ * k with aligned vector loads on both sides. Invocations of a workgroup take the same rows and neighbouring columns. On
+ * devices that are executed by a CPU this is the fastest form — barriers cost more there than caches save — and a
+ * subgroup reads the rows' factors together; on others it is for few rows, and invocations may share k among them.
  */
 import type { Target } from '../../kernel/target.js';
-import { type KBuffer, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
-import { sizeOf } from '../../tensor.js';
+import type { KBuffer, KValue, Lanes } from '../../kernel/types.js';
 import { Affine, delinearize, linearize } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
-import { range, scalarOf, shapeOf } from '../tensors.js';
-import {
-  type Contraction,
-  contractionOf,
-  kernelExtents,
-  multiplyAdd,
-  type Operand,
-  transposed,
-} from './contraction.js';
+import { range, scalarOf } from '../tensors.js';
+import { type Contraction, kernelExtents, multiplyAdd, type Operand } from './contraction.js';
 import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed } from './copy.js';
-import { type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
+import { type Dim, type Geometry, progressions, type Tap } from './geometry.js';
 import { packedLhs, packedRhs, type Reading, readingOf } from './packing.js';
+import type { RegisterPlan, Space, Tile } from './register_plan.js';
 import { limited, sharedPieces, sharingOf } from './sharing.js';
 import { vector } from './tiling.js';
-
-interface Tile {
-  readonly rows: number;
-  readonly columns: number;
-  /** Multiply-add slots used per useful multiply-add: padding, loads and addresses, idle units. */
-  readonly cost: number;
-  /** Invocations of a workgroup along n, and along m. */
-  readonly along: number;
-  readonly across: number;
-  /** Invocations that each sum a slice of k for one tile; their sums meet in shared memory. */
-  readonly slices: number;
-}
-
-/** Output positions as `lines` of `width`; tiles do not cross lines. */
-interface Space {
-  readonly lines: number;
-  readonly width: number;
-  /** Residues of the output that are computed apart. */
-  readonly classes: number;
-  /** Taps whose multiply-adds are written out. */
-  readonly taps: number;
-  /** Whether k is one loop that several invocations may share. */
-  readonly sliced: boolean;
-}
 
 /** Where columns come from. */
 type Source =
@@ -60,118 +29,6 @@ type Source =
 
 /** Taps of a row of a kernel that are spelled out; more of them make code that takes long to compile. */
 const unrolledTaps = 16;
-
-/** Multiply-adds per unrolled tap from which on larger tiles pay for the time their compilation takes. */
-const largeTiles = [
-  { from: 1e9, limit: 256 },
-  { from: 5e7, limit: 128 },
-];
-
-/** Slices of k that invocations of a workgroup take on a GPU with fast barriers, where tiles alone are too few. */
-const sliceCounts = [1, 2, 4, 8, 16];
-/** Tiles of a workgroup whose invocations slice k: neighbours still read a few hundred bytes side by side. */
-const slicedTiles = 16;
-/** A barrier, in multiply-adds. */
-const exchangeCost = 64;
-
-/**
- * What a step of k costs beside its multiply-adds, counted in them: for each column of a tile, for each row, and for each
- * row whose factors a subgroup reads together.
- *
- * Of software devices as measured on lavapipe (8 lanes; 384³, 12 and 24 rows as good as their neighbours): every load is
- * a loop over the lanes, at one address too, so a column is worth 10 multiply-adds and a row as much; a row that is
- * handed round by shuffles costs 10 / 8 and the shuffle.
- */
-const overheads = { column: 8, row: 8, softwareColumn: 10, softwareRow: 10, shuffle: 1 };
-
-/**
- * Rows × columns of a tile by cost per multiply-add: loads and address arithmetic, padding, and compute units without
- * work.
- */
-function chooseTile(
-  { batch, m, k, accumulator }: Contraction,
-  { lines, width, classes, taps, sliced }: Space,
-  target: Target,
-): Tile {
-  const isSoftware = target.style === 'software-gpu';
-  const work = batch * m * lines * width * classes * k;
-  const limit = !isSoftware || classes > 1 ? 64 : (largeTiles.find(({ from }) => work >= from * taps)?.limit ?? 64);
-  const invocations = isSoftware ? target.parallelism * 16 : target.parallelism * 256;
-  const most = target.limits.workgroupInvocations;
-  let best: Tile | undefined;
-  for (const { rows, columns, slices } of tileShapes(isSoftware || !sliced ? [1] : sliceCounts)) {
-    const workgroup = Math.min(isSoftware ? 8 : slices > 1 ? slicedTiles : 64, most);
-    const exchanged = slices > 1 ? (slices * workgroup * rows * columns * scalarBits[accumulator]) / 8 : 0;
-    // Each slice is worth a few vectors of k.
-    const pays = slices === 1 || (k >= slices * 4 * vector && slices * workgroup <= most);
-    if (rows * columns > limit || exchanged > target.limits.sharedBytes || !pays) continue;
-    const tilesM = Math.ceil(m / rows);
-    const segments = lines * Math.ceil(width / columns);
-    let along = workgroup;
-    while (along > 1 && along / 2 >= segments) along /= 2;
-    const across = workgroup / along;
-    const sharing = sharingOf(target, along, accumulator);
-    const { column, row } = isSoftware
-      ? {
-          column: overheads.softwareColumn,
-          row: overheads.softwareRow / sharing + (sharing > 1 ? overheads.shuffle : 0),
-        }
-      : overheads;
-    const waste = ((tilesM * rows) / m) * ((segments * columns) / (lines * width));
-    const units = batch * classes * Math.ceil(tilesM / across) * Math.ceil(segments / along);
-    const busy = batch * classes * tilesM * segments * slices;
-    const idle = Math.max(1, invocations / busy, isSoftware ? 1 : target.parallelism / units);
-    const exchange = slices > 1 ? (2 * slices + exchangeCost) / k : 0;
-    const cost = waste * (1 + column / rows + row / columns + exchange) * idle ** 0.5;
-    if (!best || cost < best.cost) best = { rows, columns, cost, along, across, slices };
-  }
-  return best ?? { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: 1, slices: 1 };
-}
-
-const tileShapes = (counts: readonly number[]) =>
-  [1, 2, 4, 8, 16, 24, 32].flatMap((rows) =>
-    [4, 8, 12, 16].flatMap((columns) => counts.map((slices) => ({ rows, columns, slices }))),
-  );
-
-/** An element of a copy in multiply-adds: loaded, perhaps by itself, and stored. */
-const copyCost = 25;
-
-/** The form that suits a contraction: what its columns are read from, how its output is cut, which tile. */
-export interface RegisterPlan {
-  readonly contraction: Contraction;
-  readonly geometry?: Geometry;
-  readonly reading: Reading;
-  readonly space: Space;
-  readonly tile: Tile;
-}
-
-export function planRegisters(group: Group, target: Target): RegisterPlan {
-  const plain = contractionOf(group);
-  // Vectors run along n: the problem is turned round where n is too short for them.
-  const contraction = plain.n < vector && plain.m > plain.n ? transposed(plain) : plain;
-  const { n, k, rhs, rhsBatches } = contraction;
-  const reading = readingOf(group, rhs, rhsBatches, n, k);
-  const geometry = reading === 'element' && contraction === plain ? geometryOf(group) : undefined;
-  const isUsable = geometry && geometry.h.phases.length > 0 && geometry.w.phases.length > 0 && !isFlat(geometry);
-  if (!isUsable) {
-    const sliced = reading !== 'element' || group.constants.has(rhs.value.id);
-    const space = { lines: 1, width: n, classes: 1, taps: 1, sliced };
-    return { contraction, reading, space, tile: chooseTile(contraction, space, target) };
-  }
-  const { h, w } = geometry;
-  const space = {
-    lines: h.extent,
-    width: w.extent,
-    classes: h.inputDilation * w.inputDilation,
-    taps: w.kernel,
-    sliced: false,
-  };
-  const tile = chooseTile(contraction, space, target);
-  // An element of the copy is loaded, perhaps by itself, and stored.
-  const copied = target.style === 'software-gpu' ? copyCost * sizeOf(shapeOf(rhs.value)) : 0;
-  const cost = tile.cost + copied / (contraction.batch * contraction.m * n * k);
-  return { contraction, geometry, reading, space, tile: { ...tile, cost } };
-}
 
 export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan): readonly LoweredKernel[] {
   const { contraction, geometry, reading, space, tile } = plan;
@@ -193,13 +50,6 @@ export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan)
   }
   return [lower({ kind: 'operand', reading })];
 }
-
-/** One tap, no movement: a matrix product. */
-const isFlat = ({ h, w }: Geometry): boolean =>
-  [h, w].every(
-    ({ kernel, stride, inputDilation, minShift, maxShift }) =>
-      kernel === 1 && stride === 1 && inputDilation === 1 && minShift === 0 && maxShift === 0,
-  );
 
 class RegisterTiles {
   readonly #group: Group;
