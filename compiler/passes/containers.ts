@@ -44,7 +44,10 @@ export interface FlatInputs<T> {
 }
 
 /** The tensors in what is given for the inputs of a graph, by the names that `namesIn` gives them. */
-export function flattenInputs<T>(graph: Pick<Graph, 'inputs'>, given: Readonly<Record<string, Tree<T>>>): FlatInputs<T> {
+export function flattenInputs<T>(
+  graph: Pick<Graph, 'inputs'>,
+  given: Readonly<Record<string, Tree<T>>>,
+): FlatInputs<T> {
   const tensors: Record<string, T> = {};
   const lengths: Record<string, number | null> = {};
   for (const { name, type } of graph.inputs) {

@@ -22,6 +22,7 @@ export function under(numerics: Numerics, target: Target): Target {
   const features =
     numerics === 'strict' ? new Set([...target.features].filter((feature) => feature !== 'fma')) : target.features;
   const { matrixUnits } = target;
+  if (features === target.features && (matrixUnits ?? []).every((unit) => allows(numerics, unit))) return target;
   return {
     ...target,
     features,

@@ -87,7 +87,6 @@ class DepthwiseConvolution {
 
   lower(): LoweredKernel {
     const lowering = this.#lowering;
-    const { b } = lowering;
     const { images, groups, h, w } = this.#geometry;
     const { copy, columns, lanes } = this.#plan;
     const counts = [images, groups / copy.channels, Math.ceil(h.output / copy.rows)];

@@ -7,7 +7,7 @@ import { shapeOf } from '../../tensors.js';
 import { lowerDense } from './dense.js';
 import { lowerDepthwise } from './depthwise.js';
 import { imageGeometryOf, isDepthwise } from './geometry.js';
-import { filtersMinimally, lowerWinograd } from './winograd.js';
+import { lowerWinograd } from './winograd.js';
 
 export { hasImageForm } from './choice.js';
 export { filtersMinimally } from './winograd.js';
@@ -26,5 +26,8 @@ export function lowerImage(group: Group, target: Target): readonly LoweredKernel
   return kernel ? [kernel] : [];
 }
 
-export const lowerFiltered = (group: Group, target: Target): readonly LoweredKernel[] =>
-  [lowerWinograd(group, target) ?? []].flat();
+/** The same where `filtersMinimally`. */
+export function lowerFiltered(group: Group, target: Target): readonly LoweredKernel[] {
+  const kernel = lowerWinograd(group, target);
+  return kernel ? [kernel] : [];
+}
