@@ -19,6 +19,7 @@ import { flipWord, joinBytes, loadWords, type Order, type PackedWords, packWords
 import { type ByteProduct, paddingOf, seeThrough } from './integers.js';
 import { finish } from './registers.js';
 import { requantise } from './requantise.js';
+import { overStrip } from './strips.js';
 
 /** The kernel, or undefined where this form does not apply. */
 export function lowerIntegerPlanes(group: Group, target: Target, product: ByteProduct): LoweredKernel | undefined {
@@ -260,22 +261,12 @@ class IntegerPlanes {
     const { plane, pitch, margin } = this.#plan;
     w.phases.forEach((phase, pw) => {
       const to = planes.scale(w.phases.length).add(pw).scale(plane).add(row.scale(pitch)).add(margin);
-      this.#overRow(countOf(w, phase), (first, lanes) => {
+      overStrip(lowering, countOf(w, phase), this.#plan.lanes, (first, lanes) => {
         const column = first.add(Affine.lane(lanes)).scale(w.stride).add(phase);
         const word = isEmpty ? this.#empty(lanes) : joinBytes(lowering, bytes(column, lanes), this.#product.rhs);
         b.store(this.#copy, to.add(first).emit(b), word);
       });
     });
-  }
-
-  /** [0, count) in vectors; the last one overlaps its neighbour. */
-  #overRow(count: number, body: (first: Affine, width: Lanes) => void): void {
-    if (count === 0) return;
-    const { lanes } = this.#plan;
-    const width = ([16, 8, 4, 2, 1] as const).find((l) => l <= lanes && l <= count) as Lanes;
-    const whole = Math.floor(count / width);
-    this.#lowering.for(0, whole, 1, [], (i) => body(i.scale(width), width));
-    if (whole * width < count) body(Affine.constant(count - width), width);
   }
 
   /** All numbers of one row tile, into `sums`: [tileM][extent]. */
@@ -377,7 +368,7 @@ class IntegerPlanes {
         };
         lowering.for(0, rows, 1, [], (line) =>
           lowering.guarded(firstRow.add(line), h.output, (lineAt) => {
-            this.#overRow(w.output, (column, lanes) =>
+            overStrip(lowering, w.output, this.#plan.lanes, (column, lanes) =>
               store(lineAt.scale(w.output).add(column), line.scale(pitch).add(column), lanes),
             );
           }),

@@ -17,6 +17,7 @@ import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
 import { countOf, type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
 import { packedLhs } from './packing.js';
 import { finish } from './registers.js';
+import { overStrip } from './strips.js';
 import { lanesFor } from './tiling.js';
 
 interface Plan {
@@ -239,7 +240,7 @@ class StagedConvolution {
           const to = (pw: number) => planeAt.add(pw).scale(plane).add(row.scale(pitch)).add(margin);
           const copy = (inside: Affine): void =>
             w.phases.forEach((phaseW, pw) => {
-              this.#overRow(countOf(w, phaseW), (column, width) => {
+              overStrip(lowering, countOf(w, phaseW), this.#plan.lanes, (column, width) => {
                 const index = at(
                   inside.scale(h.stride).add(phaseH),
                   column.add(Affine.lane(width)).scale(w.stride).add(phaseW),
@@ -250,7 +251,7 @@ class StagedConvolution {
             });
           const clear = (): void =>
             w.phases.forEach((phaseW, pw) => {
-              this.#overRow(countOf(w, phaseW), (column, width) =>
+              overStrip(lowering, countOf(w, phaseW), this.#plan.lanes, (column, width) =>
                 b.store(this.#copy, to(pw).add(column).emit(b), this.#zero(width)),
               );
             });
@@ -267,16 +268,6 @@ class StagedConvolution {
         });
       });
     });
-  }
-
-  /** [0, count) in vectors; the last one overlaps its neighbour. */
-  #overRow(count: number, body: (first: Affine, width: Lanes) => void): void {
-    if (count === 0) return;
-    const { lanes } = this.#plan;
-    const width = ([16, 8, 4, 2, 1] as const).find((l) => l <= lanes && l <= count) as Lanes;
-    const whole = Math.floor(count / width);
-    this.#lowering.for(0, whole, 1, [], (i) => body(i.scale(width), width));
-    if (whole * width < count) body(Affine.constant(count - width), width);
   }
 
   /** Weights that are no constants: [k][tileM]. */
@@ -390,7 +381,7 @@ class StagedConvolution {
       lowering.guarded(tile.scale(tileM).add(r), m, (row) => {
         lowering.for(0, rows, 1, [], (line) =>
           lowering.guarded(firstRow.add(line), height, (lineAt) => {
-            this.#overRow(width, (column, lanes) =>
+            overStrip(lowering, width, this.#plan.lanes, (column, lanes) =>
               store(row, lineAt, column, r.scale(extent).add(line.scale(pitch)).add(column), lanes),
             );
           }),

@@ -7,6 +7,7 @@ import type { Value } from '../../../graph/types.js';
 import type { KArray, Lanes } from '../../../kernel/types.js';
 import { Affine } from '../../affine.js';
 import type { Lowering } from '../../lowering.js';
+import { overStrip } from '../strips.js';
 import type { ImageGeometry } from './geometry.js';
 import { spanOf } from './geometry.js';
 
@@ -79,7 +80,9 @@ export class ImageCopy {
 
   #clear(from: Affine, count: number): void {
     const { b } = this.#lowering;
-    this.#strip(count, (at, width) => b.store(this.array, from.add(at).emit(b), b.constant(0, 'f32', width)));
+    overStrip(this.#lowering, count, this.#lanes, (at, width) =>
+      b.store(this.array, from.add(at).emit(b), b.constant(0, 'f32', width)),
+    );
   }
 
   #copyRow(image: Affine, row: Affine, firstChannel: Affine, at: Affine): void {
@@ -103,7 +106,7 @@ export class ImageCopy {
       lowering.widen(lowering.value(this.#image, [image, firstChannel.add(channel), row, column], width), width);
     if (this.#isLast) {
       lowering.for(0, count, 1, [], (column) =>
-        this.#strip(channels, (channel, width) => {
+        overStrip(lowering, channels, this.#lanes, (channel, width) => {
           const to = at.add(column.scale(pitch)).add(channel);
           b.store(this.array, to.emit(b), element(channel.add(Affine.lane(width)), column.add(from), width));
         }),
@@ -115,14 +118,5 @@ export class ImageCopy {
         b.store(this.array, at.add(column.scale(pitch)).add(channel).emit(b), element(channel, column.add(from), 1));
       });
     });
-  }
-
-  /** [0, count) in vectors; the last one overlaps its neighbour. */
-  #strip(count: number, body: (first: Affine, width: Lanes) => void): void {
-    if (count <= 0) return;
-    const width = ([16, 8, 4, 2, 1] as const).find((l) => l <= this.#lanes && l <= count) as Lanes;
-    const whole = Math.floor(count / width);
-    this.#lowering.for(0, whole, 1, [], (i) => body(i.scale(width), width));
-    if (whole * width < count) body(Affine.constant(count - width), width);
   }
 }

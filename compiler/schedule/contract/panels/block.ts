@@ -3,6 +3,7 @@ import type { Lanes } from '../../../kernel/types.js';
 import { Affine } from '../../affine.js';
 import type { Lowering } from '../../lowering.js';
 import type { Contraction } from '../contraction.js';
+import { overStrip } from '../strips.js';
 
 export interface Block {
   readonly first: Affine;
@@ -21,24 +22,20 @@ export function stepOf(lowering: Lowering, { k }: Contraction, { first }: Block,
 }
 
 /** The steps of a block in vectors; the last one overlaps its neighbour. */
-export function overStrip(
+export function overSteps(
   lowering: Lowering,
   { length, most }: Block,
   lanes: Lanes,
   body: (first: Affine, width: Lanes) => void,
 ): void {
   const { b } = lowering;
-  const shortest = length.isConstant ? length.constant : lanes;
-  const width = ([16, 8, 4, 2, 1] as const).find((l) => l <= lanes && l <= shortest) as Lanes;
   if (length.isConstant) {
-    const whole = Math.floor(length.constant / width);
-    lowering.for(0, whole, 1, [], (i) => body(i.scale(width), width));
-    if (whole * width < length.constant) body(Affine.constant(length.constant - width), width);
+    overStrip(lowering, length.constant, lanes, body);
     return;
   }
-  const count = b.div(b.add(length.emit(b), b.constant(width - 1)), b.constant(width));
+  const count = b.div(b.add(length.emit(b), b.constant(lanes - 1)), b.constant(lanes));
   lowering.for(0, count, 1, [], (i) => {
-    const last = b.sub(length.emit(b), b.constant(width));
-    body(Affine.of(b.clamp(b.min(i.scale(width).emit(b), last), 0, most - width), b), width);
+    const last = b.sub(length.emit(b), b.constant(lanes));
+    body(Affine.of(b.clamp(b.min(i.scale(lanes).emit(b), last), 0, most - lanes), b), lanes);
   });
 }

@@ -14,7 +14,7 @@ import type { Lowering } from '../../lowering.js';
 import { range, scalarOf } from '../../tensors.js';
 import type { Contraction } from '../contraction.js';
 import { packedLhs, stridesOf } from '../packing.js';
-import { type Block, overStrip, stepOf } from './block.js';
+import { type Block, overSteps, stepOf } from './block.js';
 import type { Tiling } from './tiling.js';
 
 export type RowsKind = 'constant' | 'memory' | 'copied' | 'packed';
@@ -110,7 +110,7 @@ export class Rows {
     const { lhs } = this.#contraction;
     const { tileM, lanes } = this.#tiling;
     lowering.for(0, tileM, 1, [], (r) =>
-      overStrip(lowering, block, lanes, (step, width) => {
+      overSteps(lowering, block, lanes, (step, width) => {
         const k = stepOf(lowering, this.#contraction, block, step, width);
         const element = lhs.element(lowering, batch, start.add(r), k.add(Affine.lane(width)), width);
         const at = r.scale(this.#pitch).add(step).emit(lowering.b);
