@@ -2,6 +2,7 @@
 import type { Backend, Device } from '../../backends/backend.js';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';
+import { legalize } from '../../compiler/kernel/legalize.js';
 import { expandMath } from '../../compiler/kernel/math.js';
 import {
   type BinaryFn,
@@ -43,7 +44,9 @@ export async function compareRuns(
   tolerance: Tolerance = {},
 ): Promise<string[]> {
   const complaints: string[] = [];
-  const kernels = await device.loadKernels(runs.map(({ kernel }) => backend.render(kernel, device.target)));
+  const kernels = await device.loadKernels(
+    runs.map(({ kernel }) => backend.render(legalize(kernel, device.target), device.target)),
+  );
   for (const [n, { what, kernel, inputs, scalars = [], types }] of runs.entries()) {
     const contents = buffersOf(kernel).map((buffer, i) => {
       const bytes = new Uint8Array(Math.ceil(bytesOf(buffer) / 8) * 8);

@@ -94,6 +94,7 @@ function tfIdf(c: ConvertContext): Value {
   const [rows, size] = [shape.length === 2 ? shape[0] : 1, shape.at(-1) ?? 1];
   const [shortest, longest] = [c.int('min_gram_length'), c.int('max_gram_length')];
   const indexes = c.ints('ngram_indexes') ?? c.fail('attribute ngram_indexes is missing');
+  if (indexes.some((index) => index < 0)) c.fail('ngram_indexes has a negative entry');
   const outputs = Math.max(-1, ...indexes) + 1;
   const mode = c.choice('mode', ['TF', 'IDF', 'TFIDF'] as const, 'TF');
   const { tokens: given, pool } = numbered(c);
