@@ -11,6 +11,9 @@ import { foldConstants } from '../passes/fold.js';
 import { rewrite } from '../passes/rewrite.js';
 import { sizeOf } from '../tensor.js';
 
+/** Rows that tiles of packed weights have at most. */
+const widestTile = 128;
+
 export function splitLargeWeights(graph: Graph, target: Target): Graph {
   const limit = target.limits.storageBindingBytes;
   const isLarge = (value: Value) => bytesOf(value.type.dtype, sizeOf(value.type.shape as readonly number[])) > limit;
@@ -58,7 +61,9 @@ function cut(
   const weights = inputs[which];
   const shape = weights.type.shape as readonly number[];
   const row = bytesOf(weights.type.dtype, sizeOf(shape) / shape[axis]);
-  const step = Math.max(1, Math.floor(limit / row));
+  // Packing rounds the rows of a part up to whole tiles.
+  const most = Math.floor(limit / row);
+  const step = Math.max(1, most - Math.min(widestTile, most >> 1));
   const parts: Value[] = [];
   for (let start = 0; start < shape[axis]; start += step) {
     const part = slice1(b, weights, axis, start, Math.min(step, shape[axis] - start));

@@ -11,8 +11,9 @@
 namespace tutti::cpu {
 namespace {
 
-// Long enough to bridge the gap between two dispatches of a list, short enough not to burn a core between requests.
-constexpr int kSpins = 2000;
+// Some 0.15 ms: long enough to bridge the gap between two runs in a loop, where waking a thread was measured to cost as
+// much again, and short enough not to burn a core between requests.
+constexpr int kSpins = 12'000;
 // Chunks a thread: enough to even out unequal workgroups, few enough to keep neighbours together.
 constexpr uint64_t kChunksPerThread = 8;
 // Nanoseconds. Below the first a job stays on its thread; a chunk is not made smaller than the second; each thread that
