@@ -31,8 +31,8 @@ export interface Timing {
 
 /** One block lasts about this long: a switch of subject, with cold caches, is then a small part of it. */
 const blockMs = 40;
-/** Threads of a runtime that spin while they wait for more work have stopped by then. */
-const pauseMs = 20;
+/** Threads of a runtime that spin while they wait for more work have stopped by then: those of ONNX Runtime take 45 ms. */
+const pauseMs = 60;
 const maximumSamples = 100_000;
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));

@@ -72,8 +72,16 @@ function shares(total: number): readonly number[] {
   return [...new Set([...counts, 1])];
 }
 
-/** The register tile that leaves least to be desired: little waste at the edges, few loads, enough chains of sums. */
-function registerTile({ m, n }: Contraction, target: Target, lanes: Lanes): { tileM: number; vectors: number } {
+/** Multiply-adds that are worth another thread. */
+const worthSharing = 1 << 16;
+
+/**
+ * The register tile that leaves least to be desired: little waste at the edges, few loads, enough chains of sums, and
+ * no thread without a tile.
+ */
+function registerTile(contraction: Contraction, target: Target, lanes: Lanes): { tileM: number; vectors: number } {
+  const { batch, m, n, k } = contraction;
+  const threads = batch * m * n * k < worthSharing ? 1 : target.parallelism;
   const waste = (extent: number, tile: number) => (Math.ceil(extent / tile) * tile) / extent;
   let best = { tileM: 1, vectors: 1, score: Number.POSITIVE_INFINITY };
   for (const vectors of [1, 2, 3, 4, 6, 8]) {
@@ -84,7 +92,8 @@ function registerTile({ m, n }: Contraction, target: Target, lanes: Lanes): { ti
       const balance = Math.max(1, (tileM + vectors) / (tileM * vectors));
       const latency = Math.max(1, 8 / (tileM * vectors));
       const overhead = 1 + (0.25 * tileM + vectors) / (tileM * vectors);
-      const score = waste(m, tileM) * waste(n, lanes * vectors) * balance * latency * overhead;
+      const idle = Math.max(1, threads / (batch * Math.ceil(m / tileM) * Math.ceil(n / (lanes * vectors))));
+      const score = waste(m, tileM) * waste(n, lanes * vectors) * balance * latency * overhead * idle;
       if (score < best.score - 1e-9) best = { tileM, vectors, score };
     }
   }
