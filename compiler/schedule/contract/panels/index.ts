@@ -40,6 +40,9 @@ export function streams(group: Group, target: Target): boolean {
   return contraction.n >= lanes && ['constant', 'memory', 'rows'].includes(columnsKind(group, contraction, lanes));
 }
 
+/** Vectors of sums that hide how long a multiply-add takes. */
+const independentSums = 8;
+
 class PanelContraction {
   readonly #group: Group;
   readonly #contraction: Contraction;
@@ -153,16 +156,46 @@ class PanelContraction {
       this.#blocks > 1 ? b.load(this.#sums, place(i), lanes, true) : this.#zero(),
     );
     const columns = this.#columns.of(rows.batch, column, panel, block);
-    const sums = lowering.for(0, block.length.emit(b), 1, initial, (step, carried) => {
+    const advance = (step: Affine, carried: readonly KValue[]): KValue[] => {
       const loaded = columns(step);
       return range(tileM).flatMap((r) => {
         const factor = this.#rows.factor(rows, block, step, r);
         return loaded.map((value, v) => multiplyAdd(lowering, factor, value, carried[r * vectors + v]));
       });
-    });
+    };
+    const sums = this.#overSteps(block, initial, advance);
     sums.forEach((sum, i) => {
       b.store(this.#sums, place(i), sum, true);
     });
+  }
+
+  /** The steps of a block; small tiles take several at a time, with sums of their own that do not wait for each other. */
+  #overSteps(
+    { length }: Block,
+    initial: readonly KValue[],
+    advance: (step: Affine, carried: readonly KValue[]) => readonly KValue[],
+  ): readonly KValue[] {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const chains = Math.max(1, Math.floor(independentSums / initial.length));
+    if (chains === 1 || !length.isConstant || length.constant < 2 * chains)
+      return lowering.for(0, length.emit(b), 1, initial, (step, carried) => advance(step, carried));
+    const whole = Math.floor(length.constant / chains);
+    const zeros = range((chains - 1) * initial.length).map(() => this.#zero());
+    const parts = lowering.for(0, whole, 1, [...initial, ...zeros], (i, carried) =>
+      range(chains).flatMap((c) =>
+        advance(i.scale(chains).add(c), carried.slice(c * initial.length, (c + 1) * initial.length)),
+      ),
+    );
+    const sums = initial.map((_, i) =>
+      range(chains)
+        .map((c) => parts[c * initial.length + i])
+        .reduce((sum, part) => b.add(sum, part)),
+    );
+    return range(length.constant - whole * chains).reduce<readonly KValue[]>(
+      (carried, rest) => advance(Affine.constant(whole * chains + rest), carried),
+      sums,
+    );
   }
 
   /** Epilogue and stores of one finished tile. */

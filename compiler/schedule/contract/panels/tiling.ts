@@ -76,8 +76,8 @@ function shares(total: number): readonly number[] {
 const worthSharing = 1 << 16;
 
 /**
- * The register tile that leaves least to be desired: little waste at the edges, few loads, enough chains of sums, and
- * no thread without a tile.
+ * The register tile that leaves least to be desired: little waste at the edges, few loads, and no thread
+ * without a tile.
  */
 function registerTile(contraction: Contraction, target: Target, lanes: Lanes): { tileM: number; vectors: number } {
   const { batch, m, n, k } = contraction;
@@ -90,10 +90,9 @@ function registerTile(contraction: Contraction, target: Target, lanes: Lanes): {
       if (registers > target.vectorRegisters - 1 || (tileM > m && tileM > 1)) continue;
       // Loads a step of k against multiply-adds; those of columns come from the second-level cache.
       const balance = Math.max(1, (tileM + vectors) / (tileM * vectors));
-      const latency = Math.max(1, 8 / (tileM * vectors));
       const overhead = 1 + (0.25 * tileM + vectors) / (tileM * vectors);
       const idle = Math.max(1, threads / (batch * Math.ceil(m / tileM) * Math.ceil(n / (lanes * vectors))));
-      const score = waste(m, tileM) * waste(n, lanes * vectors) * balance * latency * overhead * idle;
+      const score = waste(m, tileM) * waste(n, lanes * vectors) * balance * overhead * idle;
       if (score < best.score - 1e-9) best = { tileM, vectors, score };
     }
   }
