@@ -4,6 +4,7 @@
  */
 
 import type { Value } from '../../../graph/types.js';
+import type { Target } from '../../../kernel/target.js';
 import type { KArray, Lanes } from '../../../kernel/types.js';
 import { Affine } from '../../affine.js';
 import type { Lowering } from '../../lowering.js';
@@ -22,6 +23,15 @@ export interface CopyShape {
 /** Elements of a copy. */
 export const copyLength = ({ h, w }: ImageGeometry, { rows, pitch }: CopyShape): number =>
   spanOf(h, rows) * spanOf(w, w.output) * pitch;
+
+/** Ways of the first-level cache: those of most processors. */
+const ways = 8;
+
+/** Elements from one column to the next, so that every `stride`-th of them do not share lines of the first-level cache. */
+export function spacedPitch(channels: number, stride: number, target: Target, lanes: Lanes): number {
+  const period = (target.caches[0]?.bytes ?? 32 << 10) / ways / 4;
+  return (channels * stride) % (period / 4) === 0 ? channels + lanes : channels;
+}
 
 export class ImageCopy {
   readonly array: KArray;

@@ -15,9 +15,9 @@ import { Lowering } from '../../lowering.js';
 import { range } from '../../tensors.js';
 import { multiplyAdd } from '../contraction.js';
 import { lanesFor } from '../tiling.js';
-import { type CopyShape, copyLength, ImageCopy } from './copy.js';
+import { type CopyShape, copyLength, ImageCopy, spacedPitch } from './copy.js';
 import { type ImageGeometry, imageGeometryOf, readsChannelsLast, spanOf } from './geometry.js';
-import { type Position, piecesOf, storeChannels } from './results.js';
+import { overChannels, type Position, piecesOf, storeChannels } from './results.js';
 import { weightsByTap } from './weights.js';
 
 interface Plan {
@@ -63,7 +63,7 @@ function planOf(geometry: ImageGeometry, target: Target, isLast: boolean): Plan 
   const { images, channels, outputs, h, w } = geometry;
   const lanes = lanesFor({ accumulator: 'f32' }, target);
   const { columns, vectors } = tileOf(geometry, target, lanes);
-  const pitch = pitchOf(geometry, target, lanes);
+  const pitch = spacedPitch(channels, w.stride, target, lanes);
   const tilesM = Math.ceil(outputs / (lanes * vectors));
   const room = Math.min(target.limits.sharedBytes * 0.85, (target.caches[1]?.bytes ?? 512 << 10) * 0.6) / 4;
   const element = isLast ? copyVector / lanes : turnElement;
@@ -93,13 +93,6 @@ function planOf(geometry: ImageGeometry, target: Target, isLast: boolean): Plan 
     if (rows === 1) break;
   }
   return best;
-}
-
-/** Columns so far apart that those of a tile do not share lines of the first-level cache. */
-function pitchOf({ channels, w }: ImageGeometry, target: Target, lanes: Lanes): number {
-  const period = (target.caches[0]?.bytes ?? 32 << 10) / 8 / 4;
-  const step = channels * w.stride;
-  return step % (period / 4) === 0 ? channels + lanes : channels;
 }
 
 /** The kernel, or undefined where not even one row fits. */
@@ -240,21 +233,11 @@ class DenseConvolution {
     const { b } = lowering;
     const { lanes, vectors } = this.#plan;
     const wide = lanes * vectors;
-    const last = this.#tilesM - 1;
-    const store = (at: Affine, count: number): void => {
+    overChannels(lowering, tile, this.#geometry.outputs, wide, (at, count) => {
       for (const { first, width } of piecesOf(count, lanes)) {
         const sum = b.load(this.#sums, from.add(first).emit(b), width, width === lanes);
         storeChannels(lowering, this.#group, position, at.scale(wide).add(first), sum, width);
       }
-    };
-    const rest = this.#geometry.outputs - last * wide;
-    if (rest === wide) store(tile, wide);
-    else if (last === 0) store(tile, rest);
-    else
-      lowering.if(
-        b.compare('lt', tile.emit(b), b.constant(last)),
-        () => store(Affine.of(b.assume(tile.emit(b), 0, last - 1), b), wide),
-        () => store(Affine.constant(last), rest),
-      );
+    });
   }
 }

@@ -44,7 +44,7 @@ function planOf(geometry: ImageGeometry, target: Target): Plan {
   const tooFew = () =>
     images * blocks * Math.ceil(h.output / rows) < wanted && rows * w.output * channels > 2 * taskElements;
   while (rows > 1 && (tooLarge() || tooFew())) rows = Math.ceil(rows / 2);
-  return { lanes, columns: Math.max(columns, 1), copy: { rows, channels, pitch: channels } };
+  return { lanes, columns, copy: { rows, channels, pitch: channels } };
 }
 
 /** Channels of a task: a divisor of all of them, best one of whole vectors. */

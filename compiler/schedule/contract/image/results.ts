@@ -29,6 +29,29 @@ export function storeChannels(
   lowering.store(output, index, lowering.value(output, index, lanes), lanes);
 }
 
+/**
+ * Runs `body` for a tile of `wide` of the output channels with how many of them there are: the last tile may have fewer.
+ */
+export function overChannels(
+  lowering: Lowering,
+  tile: Affine,
+  outputs: number,
+  wide: number,
+  body: (tile: Affine, count: number) => void,
+): void {
+  const { b } = lowering;
+  const last = Math.ceil(outputs / wide) - 1;
+  const rest = outputs - last * wide;
+  if (rest === wide) body(tile, wide);
+  else if (last === 0) body(tile, rest);
+  else
+    lowering.if(
+      b.compare('lt', tile.emit(b), b.constant(last)),
+      () => body(Affine.of(b.assume(tile.emit(b), 0, last - 1), b), wide),
+      () => body(Affine.constant(last), rest),
+    );
+}
+
 /** 12 = 8 + 4: the vectors that the last channels of a tile are stored in. */
 export function piecesOf(count: number, lanes: Lanes): readonly { readonly first: number; readonly width: Lanes }[] {
   const pieces: { first: number; width: Lanes }[] = [];

@@ -18,10 +18,10 @@ import { Lowering } from '../../lowering.js';
 import { range } from '../../tensors.js';
 import { multiplyAdd } from '../contraction.js';
 import { lanesFor } from '../tiling.js';
-import { type CopyShape, copyLength, ImageCopy } from './copy.js';
+import { type CopyShape, copyLength, ImageCopy, spacedPitch } from './copy.js';
 import { type ImageGeometry, imageGeometryOf, readsChannelsLast } from './geometry.js';
 import { inputMatrix, made, outputMatrix, places, read, transformedWeights } from './minimal_filter.js';
-import { piecesOf, storeChannels } from './results.js';
+import { overChannels, piecesOf, storeChannels } from './results.js';
 
 /** Transformed weights are four times as large: not where they are large already, or used for few tiles. */
 const mostWeights = 1 << 18;
@@ -77,8 +77,7 @@ function planOf(geometry: ImageGeometry, target: Target): Plan | undefined {
   const lanes = lanesFor({ accumulator: 'f32' }, target);
   const vectors = Math.min(2, Math.ceil(outputs / lanes));
   const [tilesDown, across] = tilesOf(geometry);
-  const period = (target.caches[0]?.bytes ?? 32 << 10) / 8 / 4;
-  const pitch = channels % (period / 4) === 0 ? channels + lanes : channels;
+  const pitch = spacedPitch(channels, 1, target, lanes);
   const room = Math.min(target.limits.sharedBytes * 0.85, target.caches[1]?.bytes ?? 512 << 10) / 4;
   const copyOf = (down: number): CopyShape => ({ rows: down * made, channels, pitch: channels });
   const padded = paddedGeometry(geometry);
@@ -265,28 +264,18 @@ class WinogradConvolution {
 
   #transformSums(image: Affine, firstRow: Affine, tileM: Affine): void {
     const lowering = this.#lowering;
-    const { b } = lowering;
     const { outputs } = this.#geometry;
     const { lanes, vectors, down } = this.#plan;
     const [, across] = tilesOf(this.#geometry);
     const wide = lanes * vectors;
-    const last = this.#tilesM - 1;
-    const rest = outputs - last * wide;
-    const all = (at: Affine, count: number): void =>
-      void lowering.for(0, down, 1, [], (line) =>
+    overChannels(lowering, tileM, outputs, wide, (at, count) => {
+      lowering.for(0, down, 1, [], (line) =>
         lowering.for(0, across, 1, [], (column) => {
           for (const { first, width } of piecesOf(count, lanes))
             this.#tile({ image, firstRow, line, column }, at.scale(wide).add(first), first, width);
         }),
       );
-    if (rest === wide) all(tileM, wide);
-    else if (last === 0) all(tileM, rest);
-    else
-      lowering.if(
-        b.compare('lt', tileM.emit(b), b.constant(last)),
-        () => all(Affine.of(b.assume(tileM.emit(b), 0, last - 1), b), wide),
-        () => all(Affine.constant(last), rest),
-      );
+    });
   }
 
   /** Outputs of one tile, channels `channel` …; `first` is the channel within its tile. */
