@@ -14,7 +14,7 @@ import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
 import { type Attention, keyAt, queryAt, storeResult, valueAt } from './attention.js';
-import { lowerJoin, type Partials, partialsOf } from './join.js';
+import { lowerJoin, lowerRanges, type Partials, partialsOf } from './join.js';
 import { logitOf } from './logits.js';
 import { regrouped } from './regroup.js';
 import { larger, smallest } from './softmax.js';
@@ -94,16 +94,9 @@ class DecodeAttention {
 
   lower(): LoweredKernel {
     const { batch } = this.#attention;
-    const splits = this.#partials?.splits ?? 1;
-    const lowering = this.#lowering;
-    const grid = lowering.workgroups(batch * splits, (at) => {
-      const [batchAt, split] = delinearize(at, [batch, splits]);
-      this.#workgroup(batchAt, split);
-    });
-    const kernel = lowering.finish(grid, [this.#invocations, 1, 1]);
-    return this.#partials
-      ? this.#partials.trimmed({ ...kernel, name: `${kernel.name}_part` }, lowering.bindings)
-      : { kernel, bindings: lowering.bindings };
+    return lowerRanges(this.#lowering, batch, this.#partials, this.#invocations, (at, split) =>
+      this.#workgroup(at, split),
+    );
   }
 
   #workgroup(batch: Affine, split: Affine): void {

@@ -62,6 +62,25 @@ export function partialsOf({ batch, rows, width, accumulator, pattern }: Attenti
   };
 }
 
+/** The kernel of whole results, or of parts of them: `body` is for one batch and one range of keys. */
+export function lowerRanges(
+  lowering: Lowering,
+  batch: number,
+  partials: Partials | undefined,
+  invocations: number,
+  body: (batch: Affine, split: Affine) => void,
+): LoweredKernel {
+  const shares = [batch, partials?.splits ?? 1];
+  const grid = lowering.workgroups(shares[0] * shares[1], (at) => {
+    const [batchAt, split] = delinearize(at, shares);
+    body(batchAt, split);
+  });
+  const kernel = lowering.finish(grid, [invocations, 1, 1]);
+  return partials
+    ? partials.trimmed({ ...kernel, name: `${kernel.name}_part` }, lowering.bindings)
+    : { kernel, bindings: lowering.bindings };
+}
+
 /** One vector of a row of the result an invocation. */
 export function lowerJoin(group: Group, target: Target, attention: Attention, partials: Partials): LoweredKernel {
   const lowering = new Lowering(group, target);

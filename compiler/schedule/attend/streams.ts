@@ -6,7 +6,7 @@
  */
 import type { Target } from '../../kernel/target.js';
 import { type KArray, type KBuffer, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
-import { Affine, delinearize } from '../affine.js';
+import { Affine } from '../affine.js';
 import { multiplyAdd } from '../contract/contraction.js';
 import { lanesFor } from '../contract/tiling.js';
 import type { Group } from '../group.js';
@@ -17,7 +17,7 @@ import { widestWithin } from '../shares.js';
 import { summed } from '../shuffle.js';
 import { range } from '../tensors.js';
 import { type Attention, keyAt, queryAt, storeResult, valueAt } from './attention.js';
-import { lowerJoin, type Partials, partialsOf } from './join.js';
+import { lowerJoin, lowerRanges, type Partials, partialsOf } from './join.js';
 import { logitOf } from './logits.js';
 import { regrouped } from './regroup.js';
 import { larger, smallest } from './softmax.js';
@@ -94,16 +94,7 @@ class StreamedAttention {
 
   lower(): LoweredKernel {
     const { batch } = this.#attention;
-    const splits = this.#partials?.splits ?? 1;
-    const lowering = this.#lowering;
-    const grid = lowering.workgroups(batch * splits, (task) => {
-      const [batchAt, split] = delinearize(task, [batch, splits]);
-      this.#task(batchAt, split);
-    });
-    const kernel = lowering.finish(grid, [1, 1, 1]);
-    return this.#partials
-      ? this.#partials.trimmed({ ...kernel, name: `${kernel.name}_part` }, lowering.bindings)
-      : { kernel, bindings: lowering.bindings };
+    return lowerRanges(this.#lowering, batch, this.#partials, 1, (at, split) => this.#task(at, split));
   }
 
   #task(batch: Affine, split: Affine): void {
