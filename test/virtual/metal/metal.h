@@ -209,15 +209,21 @@ struct Block {
   const unsigned long* descriptor;  // reserved, size
 };
 
+/** What those who wait for a command buffer wait for: its queue has called the handlers and holds it no more. */
+struct Completion {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool finished = false;
+};
+
 struct CommandBuffer : Object {
   Ref<Queue> queue;
   std::shared_ptr<QueueState> state;
   std::vector<Pass> passes;
   std::vector<std::vector<uint8_t>> handlers;
+  std::shared_ptr<Completion> completion = std::make_shared<Completion>();
   std::mutex mutex;
-  std::condition_variable changed;
-  UInt status = 0;        // NotEnqueued, Enqueued, Committed, Scheduled, Completed, Error
-  bool finished = false;  // handlers too
+  UInt status = 0;  // NotEnqueued, Enqueued, Committed, Scheduled, Completed, Error
   bool encoding = false;
   bool removed = false;  // the device was, at the commit
   Failure failure;

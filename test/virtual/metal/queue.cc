@@ -40,12 +40,7 @@ void complete(CommandBuffer& c, QueueState& state) {
     auto* b = reinterpret_cast<Block*>(block.data());
     b->invoke(b, &c);
   }
-  {
-    std::lock_guard lock(c.mutex);
-    c.handlers.clear();
-    c.finished = true;
-    c.changed.notify_all();
-  }
+  c.handlers.clear();
   std::lock_guard lock(state.mutex);
   --state.open;
   state.changed.notify_all();
@@ -61,10 +56,16 @@ void loop(std::shared_ptr<QueueState> state) {
       c = state->committed.front();
       state->committed.pop_front();
     }
-    ScopedPool pool;
-    perform(*c);
-    complete(*c, *state);
+    {
+      ScopedPool pool;
+      perform(*c);
+      complete(*c, *state);
+    }
+    const std::shared_ptr<Completion> completion = c->completion;
     release(c);
+    std::lock_guard lock(completion->mutex);
+    completion->finished = true;
+    completion->changed.notify_all();
   }
 }
 
@@ -139,9 +140,12 @@ void vmetal::defineQueue() {
     self->state->changed.notify_all();
   });
   buffer.on("waitUntilCompleted", [](CommandBuffer* self, SEL) {
-    std::unique_lock lock(self->mutex);
-    if (self->status < 2) die("waitUntilCompleted: the command buffer has not been committed");
-    self->changed.wait(lock, [&] { return self->finished; });
+    {
+      std::lock_guard lock(self->mutex);
+      if (self->status < 2) die("waitUntilCompleted: the command buffer has not been committed");
+    }
+    std::unique_lock lock(self->completion->mutex);
+    self->completion->changed.wait(lock, [&] { return self->completion->finished; });
   });
   buffer.on("status", [](CommandBuffer* self, SEL) -> UInt {
     std::lock_guard lock(self->mutex);
