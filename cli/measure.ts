@@ -30,7 +30,12 @@ export interface Timing {
 }
 
 /** One block lasts about this long: a switch of subject, with cold caches, is then a small part of it. */
-const blockMs = 40;
+const blockMs = 60;
+/**
+ * Each block begins with runs that do not count: they meet cold caches and sleeping threads, and a system (or the host of
+ * a virtual machine) that has not spread the threads over the cores yet, which was measured to take some 15 ms.
+ */
+const settleMs = 25;
 /** Threads of a runtime that spin while they wait for more work have stopped by then: those of ONNX Runtime take 45 ms. */
 const pauseMs = 60;
 const maximumSamples = 100_000;
@@ -46,6 +51,12 @@ async function timeBlock(subject: Subject, count: number): Promise<readonly numb
     times.push(performance.now() - begin);
   }
   return times;
+}
+
+async function settle(subject: Subject): Promise<void> {
+  const end = performance.now() + settleMs;
+  do await subject.run();
+  while (performance.now() < end);
 }
 
 /** Timings in the order of the subjects. */
@@ -65,8 +76,7 @@ export async function measure(subjects: readonly Subject[], schedule: Schedule):
   for (let round = 0; !enough(); round++) {
     const order = subjects.map((_, i) => (round % 2 === 0 ? i : subjects.length - 1 - i));
     for (const i of order) {
-      // The first run of a block meets cold caches and sleeping threads: it does not count.
-      if (subjects.length > 1) await subjects[i].run();
+      if (subjects.length > 1) await settle(subjects[i]);
       for (const sample of await timeBlock(subjects[i], perBlock[i])) samples[i].push(sample);
       if (subjects.length > 1) await pause(pauseMs);
     }

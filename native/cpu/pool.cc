@@ -4,6 +4,8 @@
 
 #include "pool.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -22,7 +24,15 @@ constexpr double kWorthSharing = 4'000;
 constexpr double kWorthClaiming = 1'000;
 constexpr double kWorthWaking = 25'000;
 
-inline void relax() {
+// Every so many steps of a wait, threads that the system has queued behind the one that waits go first: the one that
+// brings the work may be among them, and would wait for the end of a time slice (1.4 ms on Linux).
+constexpr int kSpinsPerYield = 64;
+
+inline void relax(int step) {
+  if (step % kSpinsPerYield == 0) {
+    sched_yield();
+    return;
+  }
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -108,7 +118,7 @@ bool ThreadPool::share(const Job& job, uint64_t first, Cost& cost) {
   }
   int spins = 0;
   for (uint32_t pending; (pending = pending_.load(std::memory_order_acquire)) != 0;) {
-    if (++spins < kSpins) relax();
+    if (++spins < kSpins) relax(spins);
     else pending_.wait(pending, std::memory_order_acquire);
   }
   return !failed_.load(std::memory_order_relaxed);
@@ -162,7 +172,7 @@ void ThreadPool::work() {
       continue;
     }
     if (++idle < kSpins) {
-      relax();
+      relax(idle);
       continue;
     }
     // Announce first, look again, then sleep: `share` publishes first, then looks for sleepers.
