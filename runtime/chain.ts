@@ -7,6 +7,7 @@ import type { Held, Stage, StageOutput } from '../compiler/passes/stages.js';
 import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
 import type { RunProfile } from './api.js';
 import { record } from './executable.js';
+import { resultMemory } from './host_memory.js';
 import { type Resident, type Residents, words } from './residents.js';
 import type { Lease } from './specialisations.js';
 import type { StageTree, Step } from './stage_tree.js';
@@ -311,7 +312,7 @@ export function readInto({ dtype, shape, resident }: OnDevice, reads: HostRead[]
   if (dtype === 'string') throw new TuttiError('E_UNSUPPORTED', 'strings do not lie on a device');
   const bytes = bytesOf(dtype, sizeOf(shape));
   if (bytes === 0) return emptyTensor(dtype, shape);
-  const into = new Uint8Array(bytes);
+  const into = resultMemory(bytes);
   reads.push({ from: { ...resident.range(), bytes }, into });
   return tensorFromBytes(dtype, shape, into);
 }

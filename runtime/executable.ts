@@ -22,6 +22,7 @@ import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compil
 import type { RunProfile } from './api.js';
 import { commandsOf } from './commands.js';
 import { type ConstantClaim, type ConstantRanges, type ConstantStore, outOfMemory } from './constants.js';
+import { resultMemory } from './host_memory.js';
 import { Pace } from './pace.js';
 import { type Placement, place } from './placement.js';
 import { Resident } from './residents.js';
@@ -241,7 +242,7 @@ export class Executable {
     const { name, dtype, shape } = planned;
     if (from === undefined) return knownOutput(planned);
     if (dtype === 'string') throw new Error(`output ${name}: strings do not lie on a device`);
-    const into = new Uint8Array(from.bytes);
+    const into = resultMemory(from.bytes);
     // An input that is an output too has its data already.
     const given = this.plan.inputs.some(({ location }) => location?.pool === planned.location?.pool);
     reads.push({ from, into, passing: !given });

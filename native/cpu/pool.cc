@@ -4,6 +4,7 @@
 
 #include "pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -40,6 +41,25 @@ inline void relax(int step) {
 #endif
 }
 
+/** -1 where the system does not tell. */
+int currentProcessor() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+/** Lets a thread run on all processors that the calling thread may use but one. */
+void keepOff([[maybe_unused]] std::thread& thread, [[maybe_unused]] int processor) {
+#ifdef __linux__
+  cpu_set_t allowed;
+  if (pthread_getaffinity_np(pthread_self(), sizeof allowed, &allowed) != 0) return;
+  CPU_CLR(processor, &allowed);
+  if (CPU_COUNT(&allowed) > 0) pthread_setaffinity_np(thread.native_handle(), sizeof allowed, &allowed);
+#endif
+}
+
 using Clock = std::chrono::steady_clock;
 double nanosSince(Clock::time_point start) {
   return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
@@ -58,15 +78,15 @@ unsigned char* Scratch::atLeast(size_t bytes) {
   return memory_.get();
 }
 
-ThreadPool::ThreadPool(unsigned threads) : threads_(std::max(1u, threads)) {
-  for (unsigned i = 1; i < threads_; i++) workers_.emplace_back([this] { work(); });
+ThreadPool::ThreadPool(unsigned threads) : threads_(std::max(1u, threads)), workers_(threads_ - 1) {
+  for (Worker& worker : workers_) worker.thread = std::thread([this, &worker] { work(worker); });
 }
 
 ThreadPool::~ThreadPool() {
   stop_ = true;
   wakeups_.fetch_add(1);
   wakeups_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (Worker& worker : workers_) worker.thread.join();
 }
 
 bool ThreadPool::run(const Job& job, Cost& cost) {
@@ -132,14 +152,27 @@ void ThreadPool::expect(double nanos) {
 
 /** As many sleepers as the work is worth: a thread spins a while before it sleeps again. */
 void ThreadPool::wake(double nanos) {
+  if (nanos < kWorthWaking) return;
+  keepOffCaller();
   const uint32_t sleepers = sleepers_.load();
-  if (sleepers == 0 || nanos < kWorthWaking) return;
+  if (sleepers == 0) return;
   wakeups_.fetch_add(1);
   if (nanos >= kWorthWaking * sleepers) {
     wakeups_.notify_all();
     return;
   }
   for (auto n = static_cast<uint32_t>(nanos / kWorthWaking); n > 0; n--) wakeups_.notify_one();
+}
+
+/**
+ * A worker on the caller's processor waits there until the caller has done all the work alone: systems were seen to leave
+ * it there for 15 ms while another processor had nothing to do.
+ */
+void ThreadPool::keepOffCaller() {
+  const int here = currentProcessor();
+  if (here < 0) return;
+  for (Worker& worker : workers_)
+    if (worker.processor.load(std::memory_order_relaxed) == here) keepOff(worker.thread, here);
 }
 
 /** Runs one chunk of the current job; false if none is left. */
@@ -163,10 +196,11 @@ bool ThreadPool::claimAndRun(Scratch& scratch) {
   return true;
 }
 
-void ThreadPool::work() {
+void ThreadPool::work(Worker& self) {
   Scratch scratch;
   int idle = 0;
   while (!stop_.load(std::memory_order_relaxed)) {
+    if (idle % kSpinsPerYield == 0) self.processor.store(currentProcessor(), std::memory_order_relaxed);
     if (claimAndRun(scratch)) {
       idle = 0;
       continue;

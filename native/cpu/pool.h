@@ -79,10 +79,17 @@ class ThreadPool {
   void expect(double nanos);
 
  private:
+  struct Worker {
+    std::thread thread;
+    /** The processor that it was last seen on; -1 if that is not known. */
+    std::atomic<int> processor{-1};
+  };
+
   /** What is left of a job when the caller has done workgroups before `first`. */
   bool share(const Job& job, uint64_t first, Cost& cost);
   void wake(double nanos);
-  void work();
+  void keepOffCaller();
+  void work(Worker& worker);
   bool claimAndRun(Scratch& scratch);
 
   const unsigned threads_;
@@ -98,7 +105,7 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
   std::atomic<bool> failed_{false};
   Scratch callerScratch_;
-  std::vector<std::thread> workers_;
+  std::vector<Worker> workers_;
 };
 
 }  // namespace tutti::cpu
