@@ -99,10 +99,13 @@ function registerTile(contraction: Contraction, target: Target, lanes: Lanes): {
   return best;
 }
 
-/** At most 1024 steps; the last block is no shorter than a vector. */
+/**
+ * All of k if it is short: partial sums need not wait then. Otherwise short blocks, whose rows stay in the first-level
+ * cache; the last one is no shorter than a vector.
+ */
 function blockOf(k: number, lanes: Lanes): number {
-  const longest = 1024;
-  if (k <= longest) return k;
+  const [whole, longest] = [1024, 256];
+  if (k <= whole) return k;
   const first = Math.ceil(k / Math.ceil(k / longest));
   for (let block = first; block > longest / 2; block--) {
     const rest = k % block;
