@@ -19,7 +19,10 @@ import {
 } from '../../compiler/kernel/types.js';
 import { contractedOperands, oneSidedMinMax, paren, staysInside } from '../common/c_family.js';
 import { unexpanded } from '../common/names.js';
-import { type CScalar, comparison as comparisons, heldAs, isHalf, type MaskBits, unsignedOf } from './prelude.js';
+import * as maths from './prelude/arithmetic.js';
+import * as halves from './prelude/halves.js';
+import { type CScalar, comparison as comparisons, heldAs, isHalf, type MaskBits, unsignedOf } from './prelude/types.js';
+import * as vectors from './prelude/vectors.js';
 import type { Inst, Scope } from './scope.js';
 
 export function unary(scope: Scope, inst: Inst<'unary'>): void {
@@ -54,7 +57,7 @@ export function unary(scope: Scope, inst: Inst<'unary'>): void {
       else
         scope.let(
           inst.result,
-          `${scope.prelude.select(held, lanes)}(${a} < 0, (${type})(0 - (${unsigned})${a}), ${a})`,
+          `${vectors.select(scope.prelude, held, lanes)}(${a} < 0, (${type})(0 - (${unsigned})${a}), ${a})`,
         );
       return;
     case 'not':
@@ -66,14 +69,17 @@ export function unary(scope: Scope, inst: Inst<'unary'>): void {
     case 'trunc':
     case 'sqrt': {
       if (!float) throw scope.unexpected(`${fn} on ${scalar}`);
-      const value = `${scope.prelude.unary(fn, held, lanes)}(${a})`;
+      const value = `${maths.unary(scope.prelude, fn, held, lanes)}(${a})`;
       scope.let(inst.result, fn === 'sqrt' ? scope.rounded(value, scalar, lanes) : value);
       return;
     }
     case 'popcount':
     case 'clz': {
-      const callee = scope.prelude.bitCount(fn, held);
-      scope.let(inst.result, `${lanes === 1 ? callee : scope.prelude.lanewise(callee, held, [held], lanes)}(${a})`);
+      const callee = maths.bitCount(scope.prelude, fn, held);
+      scope.let(
+        inst.result,
+        `${lanes === 1 ? callee : vectors.lanewise(scope.prelude, callee, held, [held], lanes)}(${a})`,
+      );
       return;
     }
     default:
@@ -116,10 +122,10 @@ function floatBinary(scope: Scope, inst: Inst<'binary'>, fn: BinaryFn, scalar: '
     case 'div': {
       const operator = fn === 'mul' ? '*' : '/';
       if (scalar === 'bf16') {
-        const callee = scope.prelude.halfThroughDouble(scalar, fn, operator);
+        const callee = halves.halfThroughDouble(scope.prelude, scalar, fn, operator);
         scope.let(
           result,
-          `${lanes === 1 ? callee : scope.prelude.lanewise(callee, 'f32', ['f32', 'f32'], lanes)}(${x}, ${y})`,
+          `${lanes === 1 ? callee : vectors.lanewise(scope.prelude, callee, 'f32', ['f32', 'f32'], lanes)}(${x}, ${y})`,
         );
         return;
       }
@@ -131,7 +137,7 @@ function floatBinary(scope: Scope, inst: Inst<'binary'>, fn: BinaryFn, scalar: '
       const callee = held === 'f32' ? '__builtin_fmodf' : '__builtin_fmod';
       scope.let(
         result,
-        `${lanes === 1 ? callee : scope.prelude.lanewise(callee, held, [held, held], lanes)}(${x}, ${y})`,
+        `${lanes === 1 ? callee : vectors.lanewise(scope.prelude, callee, held, [held, held], lanes)}(${x}, ${y})`,
       );
       return;
     }
@@ -153,14 +159,14 @@ function floatBinary(scope: Scope, inst: Inst<'binary'>, fn: BinaryFn, scalar: '
 
 function floatMinMax(scope: Scope, fn: 'min' | 'max', held: 'f32' | 'f64', lanes: Lanes, a: KValue, b: KValue): string {
   const against = oneSidedMinMax(scope.floatConstants, fn, a, b);
-  if (!against) return `${scope.prelude.minMax(fn, held, lanes)}(${scope.c(a)}, ${scope.c(b)})`;
+  if (!against) return `${maths.minMax(scope.prelude, fn, held, lanes)}(${scope.c(a)}, ${scope.c(b)})`;
   const [x, c] = [scope.c(against.value), scope.c(against.constant)];
   const comparison = `${x} ${against.comparison} ${c}`;
   if (lanes === 1) return `${comparison} ? ${c} : ${x}`;
   // Ties are between equal bits, or zeros of which the constant is to win.
   if (against.comparison === '<' || against.comparison === '>')
-    return `${scope.prelude.beyond(fn, held, lanes)}(${c}, ${x})`;
-  return `${scope.prelude.select(held, lanes)}(${comparison}, ${c}, ${x})`;
+    return `${vectors.beyond(scope.prelude, fn, held, lanes)}(${c}, ${x})`;
+  return `${vectors.select(scope.prelude, held, lanes)}(${comparison}, ${c}, ${x})`;
 }
 
 /** a * b + c with one rounding, where both ops are `fast`, the product has no other use and the CPU fuses. */
@@ -168,7 +174,7 @@ function contracted(scope: Scope, inst: Inst<'binary'>): string | undefined {
   const { scalar, lanes } = inst.result.type;
   if (!scope.target.features.has('fma') || (scalar !== 'f32' && scalar !== 'f64')) return undefined;
   const operands = contractedOperands(inst, scope.uses, scope.fastProducts, (value) => scope.c(value));
-  return operands && `${scope.prelude.fma(scalar, lanes)}(${operands.join(', ')})`;
+  return operands && `${maths.fma(scope.prelude, scalar, lanes)}(${operands.join(', ')})`;
 }
 
 function integerBinary(scope: Scope, fn: BinaryFn, a: KValue, b: KValue, result: KValue): string {
@@ -199,7 +205,7 @@ function integerBinary(scope: Scope, fn: BinaryFn, a: KValue, b: KValue, result:
     }
     case 'min':
     case 'max':
-      return `${scope.prelude.minMax(fn, held, lanes)}(${x}, ${y})`;
+      return `${maths.minMax(scope.prelude, fn, held, lanes)}(${x}, ${y})`;
     case 'and':
       return `(${type})(${x} & ${y})`;
     case 'or':
@@ -211,8 +217,8 @@ function integerBinary(scope: Scope, fn: BinaryFn, a: KValue, b: KValue, result:
     case 'shr':
       return `(${type})(${x} >> ${y})`;
     case 'mulhi': {
-      const callee = scope.prelude.mulHigh(held);
-      return `${lanes === 1 ? callee : scope.prelude.lanewise(callee, held, [held, held], lanes)}(${x}, ${y})`;
+      const callee = maths.mulHigh(scope.prelude, held);
+      return `${lanes === 1 ? callee : vectors.lanewise(scope.prelude, callee, held, [held, held], lanes)}(${x}, ${y})`;
     }
     default:
       return fn satisfies never;
@@ -221,10 +227,10 @@ function integerBinary(scope: Scope, fn: BinaryFn, a: KValue, b: KValue, result:
 
 export function fma(scope: Scope, type: KType, a: string, b: string, c: string): string {
   const { scalar, lanes } = type;
-  if (scalar === 'f32' || scalar === 'f64') return `${scope.prelude.fma(scalar, lanes)}(${a}, ${b}, ${c})`;
+  if (scalar === 'f32' || scalar === 'f64') return `${maths.fma(scope.prelude, scalar, lanes)}(${a}, ${b}, ${c})`;
   if (!isHalf(scalar)) throw scope.unexpected(`fma on ${scalar}`);
-  const callee = scope.prelude.halfFma(scalar);
-  return `${lanes === 1 ? callee : scope.prelude.lanewise(callee, 'f32', ['f32', 'f32', 'f32'], lanes)}(${a}, ${b}, ${c})`;
+  const callee = halves.halfFma(scope.prelude, scalar);
+  return `${lanes === 1 ? callee : vectors.lanewise(scope.prelude, callee, 'f32', ['f32', 'f32', 'f32'], lanes)}(${a}, ${b}, ${c})`;
 }
 
 export function compare(scope: Scope, inst: Inst<'compare'>): void {
@@ -265,7 +271,7 @@ export function select(scope: Scope, inst: Inst<'select'>): void {
     return;
   }
   const mask = scope.as(inst.condition, scalarBits[held] as MaskBits);
-  scope.let(inst.result, `${scope.prelude.select(held, lanes)}(${mask}, ${a}, ${b})`);
+  scope.let(inst.result, `${vectors.select(scope.prelude, held, lanes)}(${mask}, ${a}, ${b})`);
 }
 
 /** A choice by a comparison, in one step with it. */
@@ -282,11 +288,11 @@ function chosen(
     const [straight, crossed] = [test.a === a && test.b === b, test.a === b && test.b === a];
     if (straight || crossed) {
       const fn = (test.fn === 'lt') === straight ? 'min' : 'max';
-      return `${scope.prelude.beyond(fn, held, lanes)}(${scope.c(a)}, ${scope.c(b)})`;
+      return `${vectors.beyond(scope.prelude, fn, held, lanes)}(${scope.c(a)}, ${scope.c(b)})`;
     }
   }
   const operands = [test.a, test.b, a, b].map((value) => scope.c(value));
-  return `${scope.prelude.where(test.fn, compared, held, lanes)}(${operands.join(', ')})`;
+  return `${vectors.where(scope.prelude, test.fn, compared, held, lanes)}(${operands.join(', ')})`;
 }
 
 const boolCompare: Readonly<Record<CompareFn, (a: string, b: string) => string>> = {

@@ -1,6 +1,7 @@
 /** Vectors from elements as C: lanes of one or two other vectors are a shuffle, which compilers do not see in a list. */
 import type { KValue } from '../../compiler/kernel/types.js';
-import { heldAs } from './prelude.js';
+import { heldAs } from './prelude/types.js';
+import * as vectors from './prelude/vectors.js';
 import type { Inst, Scope } from './scope.js';
 
 export function build(scope: Scope, inst: Inst<'build'>): void {
@@ -15,7 +16,7 @@ export function build(scope: Scope, inst: Inst<'build'>): void {
   if (shuffle !== undefined) {
     const { first, second, lanes: picked } = shuffle;
     const held = heldAs(scalar);
-    const callee = scope.prelude.shuffle(held, first.type.lanes, lanes, picked);
+    const callee = vectors.shuffle(scope.prelude, held, first.type.lanes, lanes, picked);
     scope.let(inst.result, `${callee}(${scope.c(first)}, ${scope.c(second)})`);
     return;
   }

@@ -1,7 +1,10 @@
 /** Conversions between types, with one rounding each, and bit casts, as C. */
 import { isSignedScalar, type Lanes, type ScalarType, scalarBits } from '../../compiler/kernel/types.js';
 import { paren } from '../common/c_family.js';
-import { type CInteger, type CScalar, cScalar, heldAs, isHalf, type MaskBits, storedAs } from './prelude.js';
+import * as maths from './prelude/arithmetic.js';
+import * as halves from './prelude/halves.js';
+import { type CInteger, type CScalar, cScalar, heldAs, isHalf, type MaskBits, storedAs } from './prelude/types.js';
+import * as vectors from './prelude/vectors.js';
 import type { Inst, Scope } from './scope.js';
 
 export function convert(scope: Scope, inst: Inst<'convert'>): void {
@@ -51,39 +54,40 @@ function numericConvert(
   const [source, target] = [heldAs(from), heldAs(to)];
   const cast = (text: string, type: typeof target): string => {
     if (lanes === 1) return `(${cScalar(type)})${paren(text)}`;
-    if (isWord(source) && isNarrow(type)) return `${scope.prelude.shrink(source, type, lanes)}(${text})`;
+    if (isWord(source) && isNarrow(type)) return `${vectors.shrink(scope.prelude, source, type, lanes)}(${text})`;
     // Integers grow first: compilers know instructions for that, and for floats from words.
     const grown = growsTo(source, type);
-    const wide = grown === undefined ? text : `${scope.prelude.grow(source as CInteger, grown, lanes)}(${text})`;
+    const wide =
+      grown === undefined ? text : `${vectors.grow(scope.prelude, source as CInteger, grown, lanes)}(${text})`;
     return grown === type ? wide : `__builtin_convertvector(${wide}, ${scope.prelude.type(type, lanes)})`;
   };
   if (source === 'f32' || source === 'f64') {
-    if (target !== 'f32' && target !== 'f64') return `${scope.prelude.saturate(source, target, lanes)}(${a})`;
+    if (target !== 'f32' && target !== 'f64') return `${maths.saturate(scope.prelude, source, target, lanes)}(${a})`;
     if (!isHalf(to)) return source === target ? a : cast(a, target);
     if (source === 'f32') return scope.rounded(a, to, lanes);
-    const callee = scope.prelude.roundDouble(to);
-    return `${lanes === 1 ? callee : scope.prelude.lanewise(callee, 'f32', ['f64'], lanes)}(${a})`;
+    const callee = halves.roundDouble(scope.prelude, to);
+    return `${lanes === 1 ? callee : vectors.lanewise(scope.prelude, callee, 'f32', ['f64'], lanes)}(${a})`;
   }
   if (!isHalf(to)) return cast(a, target);
   if (scalarBits[from] <= 16) return scope.rounded(cast(a, 'f32'), to, lanes);
   // One rounding in all: to double without loss of what decides, then to the half.
   let wide = scalarBits[from] === 32 ? cast(a, 'f64') : '';
   if (source === 'i64' || source === 'u64') {
-    const sticky = scope.prelude.stickyDouble(source);
-    wide = `${lanes === 1 ? sticky : scope.prelude.lanewise(sticky, 'f64', [source], lanes)}(${a})`;
+    const sticky = halves.stickyDouble(scope.prelude, source);
+    wide = `${lanes === 1 ? sticky : vectors.lanewise(scope.prelude, sticky, 'f64', [source], lanes)}(${a})`;
   }
-  const callee = scope.prelude.roundDouble(to);
-  return `${lanes === 1 ? callee : scope.prelude.lanewise(callee, 'f32', ['f64'], lanes)}(${wide})`;
+  const callee = halves.roundDouble(scope.prelude, to);
+  return `${lanes === 1 ? callee : vectors.lanewise(scope.prelude, callee, 'f32', ['f64'], lanes)}(${wide})`;
 }
 
 export function bitcast(scope: Scope, inst: Inst<'bitcast'>): void {
   const [from, to] = [inst.a.type, inst.result.type];
   if (from.scalar === 'bool' || to.scalar === 'bool') throw scope.unexpected('bitcast of bool');
   let text = scope.c(inst.a);
-  if (isHalf(from.scalar)) text = `${scope.prelude.pack(from.scalar, from.lanes)}(${text})`;
+  if (isHalf(from.scalar)) text = `${halves.pack(scope.prelude, from.scalar, from.lanes)}(${text})`;
   const [source, target] = [storedAs(from.scalar), storedAs(to.scalar)];
   if (source !== target || from.lanes !== to.lanes)
-    text = `${scope.prelude.bitcast(source, from.lanes, target, to.lanes)}(${text})`;
-  if (isHalf(to.scalar)) text = `${scope.prelude.unpack(to.scalar, to.lanes)}(${text})`;
+    text = `${vectors.bitcast(scope.prelude, source, from.lanes, target, to.lanes)}(${text})`;
+  if (isHalf(to.scalar)) text = `${halves.unpack(scope.prelude, to.scalar, to.lanes)}(${text})`;
   scope.let(inst.result, text);
 }

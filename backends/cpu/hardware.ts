@@ -5,7 +5,7 @@
  * compilers longer than the kernels.
  */
 import type { CompareFn, Lanes, ScalarType } from '../../compiler/kernel/types.js';
-import type { CScalar } from './prelude.js';
+import type { CScalar } from './prelude/types.js';
 
 export interface Hardware {
   /** All must be defined by the compiler. */

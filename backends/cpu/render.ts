@@ -26,7 +26,9 @@ import { preferring, scale } from './hardware.js';
 import { contentHash } from './hash.js';
 import { cLiteral } from './literal.js';
 import { atomic, compareExchange, load, store } from './memory.js';
-import { type CScalar, cScalar, heldAs, storedAs } from './prelude.js';
+import * as bytes from './prelude/bytes.js';
+import { type CScalar, cScalar, heldAs, storedAs } from './prelude/types.js';
+import * as vectors from './prelude/vectors.js';
 import { type Inst, Scope } from './scope.js';
 
 /** Stands for the content hash until the text is known. */
@@ -205,7 +207,9 @@ class KernelRenderer {
         const word = `scalars[${scope.names.scalar(inst.param)}]`;
         const { scalar } = inst.param;
         const value =
-          scalar === 'f32' ? `${scope.prelude.bitcast('u32', 1, 'f32', 1)}(${word})` : `(${cScalar(scalar)})${word}`;
+          scalar === 'f32'
+            ? `${vectors.bitcast(scope.prelude, 'u32', 1, 'f32', 1)}(${word})`
+            : `(${cScalar(scalar)})${word}`;
         scope.let(inst.result, value);
         return;
       }
@@ -222,7 +226,7 @@ class KernelRenderer {
       case 'fma':
         return scope.let(inst.result, fma(scope, inst.result.type, scope.c(inst.a), scope.c(inst.b), scope.c(inst.c)));
       case 'dot4': {
-        const callee = scope.prelude.dot4(inst.left, inst.right, inst.result.type.lanes);
+        const callee = bytes.dot4(scope.prelude, inst.left, inst.right, inst.result.type.lanes);
         return scope.let(inst.result, `${callee}(${scope.c(inst.a)}, ${scope.c(inst.b)}, ${scope.c(inst.c)})`);
       }
       case 'compare':

@@ -5,7 +5,10 @@ import { collectFloatConstants } from '../common/c_family.js';
 import { Names, unexpected } from '../common/names.js';
 import { Lines } from '../common/structured.js';
 import { countUses } from '../common/survey.js';
-import { heldAs, isHalf, type MaskBits, Prelude, signedOf } from './prelude.js';
+import * as halves from './prelude/halves.js';
+import { Prelude } from './prelude/index.js';
+import { heldAs, isHalf, type MaskBits, signedOf } from './prelude/types.js';
+import * as vectors from './prelude/vectors.js';
 
 export type Inst<Op extends KInst['op']> = Extract<KInst, { op: Op }>;
 
@@ -75,12 +78,13 @@ export class Scope {
   }
 
   splat(text: string, type: KType, maskBits: MaskBits): string {
-    if (type.scalar === 'bool') return `${this.prelude.splat(signedOf(maskBits), type.lanes)}(-(int32_t)${text})`;
-    return `${this.prelude.splat(heldAs(type.scalar), type.lanes)}(${text})`;
+    if (type.scalar === 'bool')
+      return `${vectors.splat(this.prelude, signedOf(maskBits), type.lanes)}(-(int32_t)${text})`;
+    return `${vectors.splat(this.prelude, heldAs(type.scalar), type.lanes)}(${text})`;
   }
 
   rounded(text: string, scalar: ScalarType, lanes: Lanes): string {
-    return isHalf(scalar) ? `${this.prelude.round(scalar, lanes)}(${text})` : text;
+    return isHalf(scalar) ? `${halves.round(this.prelude, scalar, lanes)}(${text})` : text;
   }
 
   memory(memory: KMemory): string {
