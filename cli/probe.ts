@@ -2,7 +2,7 @@
 import type { BufferRange, Device } from '../backends/backend.js';
 import { plan } from '../compiler/compile.js';
 import { GraphBuilder } from '../compiler/graph/builder.js';
-import { binary, binaryC, unary } from '../compiler/graph/compose.js';
+import { binary, binaryC, unary } from '../compiler/graph/compose/index.js';
 import type { Graph } from '../compiler/graph/types.js';
 import type { Location } from '../compiler/plan.js';
 import { commandsOf } from '../runtime/commands.js';

@@ -2,7 +2,7 @@
 import type { DType } from '../dtype.js';
 import { TuttiError } from '../error.js';
 import { GraphBuilder } from '../graph/builder.js';
-import * as compose from '../graph/compose.js';
+import * as compose from '../graph/compose/index.js';
 import { type Dim, dimName, printShape, type SymDim } from '../graph/dims.js';
 import { tensorOfNumbers } from '../graph/ops/reference/data.js';
 import type { ConstantData, DimBounds, Graph, OpAttrs, OpKind, Value } from '../graph/types.js';

@@ -1,6 +1,6 @@
 /** Elementwise ops and activations of the public builder. Two operands broadcast as in numpy. */
 import type { DType } from '../dtype.js';
-import * as compose from '../graph/compose.js';
+import * as compose from '../graph/compose/index.js';
 import type { BinaryOp, UnaryOp, Value } from '../graph/types.js';
 import { BaseBuilder, type Operand } from './base.js';
 

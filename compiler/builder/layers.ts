@@ -1,6 +1,6 @@
 /** Layers of the public builder: matrix products, convolutions, pooling, normalisation, attention. */
 import type { DType } from '../dtype.js';
-import * as compose from '../graph/compose.js';
+import * as compose from '../graph/compose/index.js';
 import { addDims, ceilDivDims, type Dim, floorDivDims, maxDims, mulDims, printShape, subDims } from '../graph/dims.js';
 import type { ResizeAttrs, Value, Window } from '../graph/types.js';
 import { type Axes, axesOrAll } from './base.js';

@@ -1,5 +1,5 @@
 /** Shapes, indexing and reductions of the public builder. Axes may be negative: they count from the end. */
-import * as compose from '../graph/compose.js';
+import * as compose from '../graph/compose/index.js';
 import { dimEquals, floorDivDims, mulDims, printShape, productOf, subDims } from '../graph/dims.js';
 import type { ScatterFn, Value } from '../graph/types.js';
 import { type Axes, axesOrAll, dimsOf, type ShapeLike } from './base.js';

@@ -1,7 +1,7 @@
 /** Reverse-mode differentiation of what a builder holds: cotangents flow from results to inputs, node by node. */
 import { isFloat } from '../dtype.js';
 import type { GraphBuilder } from './builder.js';
-import { add } from './compose.js';
+import { add } from './compose/index.js';
 import { noDerivative } from './ops/common.js';
 import { definitionOf } from './ops/index.js';
 import type { Node, NodeOf, OpKind, Value } from './types.js';

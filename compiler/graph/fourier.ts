@@ -7,7 +7,7 @@
  * those on the axes are exact, and rounded once.
  */
 import type { GraphBuilder } from './builder.js';
-import { add, broadcastTo, concat, mul, pad, reshape, reverse, slice1, swapAxes, tensor } from './compose.js';
+import { add, broadcastTo, concat, mul, pad, reshape, reverse, slice1, swapAxes, tensor } from './compose/index.js';
 import type { Value } from './types.js';
 
 /** Transforms of this length and shorter are one product; up to the second number where they do not divide. */

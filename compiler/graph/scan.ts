@@ -4,7 +4,7 @@
  */
 import { emptyTensor } from '../tensor.js';
 import type { GraphBuilder } from './builder.js';
-import { slice1, squeeze, stack } from './compose.js';
+import { slice1, squeeze, stack } from './compose/index.js';
 import type { Graph, Node, NodeOf, OpKind, Value } from './types.js';
 
 /** What a loop is made of. */

@@ -18,7 +18,7 @@ import {
   select3,
   slice1,
   sub,
-} from './compose.js';
+} from './compose/index.js';
 import type { Value } from './types.js';
 
 /** Longer axes are summed in blocks of about the root of their length, side by side. */

@@ -4,7 +4,7 @@
  * are f32 until they are scaled, since the bare products might overflow.
  */
 import type { GraphBuilder } from '../graph/builder.js';
-import { binaryC, cast } from '../graph/compose.js';
+import { binaryC, cast } from '../graph/compose/index.js';
 import { definitionOf } from '../graph/ops/index.js';
 import type { Graph, Node, Value } from '../graph/types.js';
 import { splat } from './recognise.js';

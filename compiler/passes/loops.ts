@@ -5,7 +5,7 @@
  */
 import { bytesOf } from '../dtype.js';
 import { GraphBuilder } from '../graph/builder.js';
-import { broadcastTo, reverse as reversed, transpose } from '../graph/compose.js';
+import { broadcastTo, reverse as reversed, transpose } from '../graph/compose/index.js';
 import { bodyInputs, partsOf, type ScanParts, scan, unroll } from '../graph/scan.js';
 import type { ConstantData, Graph, Node, NodeOf, OpKind, Value } from '../graph/types.js';
 import { isView } from '../schedule/group.js';

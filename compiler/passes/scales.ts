@@ -7,7 +7,7 @@
 
 import { isInt } from '../dtype.js';
 import type { GraphBuilder } from '../graph/builder.js';
-import { broadcastTo, mul, reshape } from '../graph/compose.js';
+import { broadcastTo, mul, reshape } from '../graph/compose/index.js';
 import type { Graph, NodeOf, Value } from '../graph/types.js';
 import { rewrite } from './rewrite.js';
 

@@ -4,7 +4,7 @@
  */
 
 import type { GraphBuilder } from '../graph/builder.js';
-import { binary, broadcastTo, gather, reshape, select3 } from '../graph/compose.js';
+import { binary, broadcastTo, gather, reshape, select3 } from '../graph/compose/index.js';
 import { integersOf } from '../graph/host_tensors.js';
 import type { Graph, NodeOf, ScatterFn, Value } from '../graph/types.js';
 import { sizeOf } from '../tensor.js';

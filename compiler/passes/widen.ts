@@ -7,7 +7,7 @@
  */
 import { type DType, type IntDType, integerRange, isInt, isMiniFloat, isPacked, isSigned } from '../dtype.js';
 import { GraphBuilder } from '../graph/builder.js';
-import { cast, clamp } from '../graph/compose.js';
+import { cast, clamp } from '../graph/compose/index.js';
 import type { Graph, Node, NodeOf, OpKind, Value } from '../graph/types.js';
 import { keep, rewrite } from './rewrite.js';
 

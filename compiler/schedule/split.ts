@@ -4,7 +4,7 @@
  */
 import { bytesOf } from '../dtype.js';
 import type { GraphBuilder } from '../graph/builder.js';
-import { concat, slice1 } from '../graph/compose.js';
+import { concat, slice1 } from '../graph/compose/index.js';
 import type { Graph, NodeOf, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import { foldConstants } from '../passes/fold.js';

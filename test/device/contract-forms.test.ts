@@ -6,7 +6,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import type { Device, Target } from '../../backends/backend.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
 import { webgpuBackend } from '../../backends/webgpu/index.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
 import { on } from '../support/contraction_suite.js';
 import { built, type ContractionCase, runForm } from '../support/contractions.js';

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Device, Driver } from '../../backends/backend.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
 import { legalize } from '../../compiler/kernel/legalize.js';
 import type { Target } from '../../compiler/kernel/target.js';

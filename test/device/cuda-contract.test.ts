@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Device, KernelCode } from '../../backends/backend.js';
 import { cudaBackend } from '../../backends/cuda/index.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { legalize } from '../../compiler/kernel/legalize.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import { verify } from '../../compiler/kernel/verify.js';

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { type DType, dtypes, isInt, isMiniFloat, isPacked } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import type { Graph } from '../../compiler/graph/types.js';
 import { bytesOfTensor, type HostTensor } from '../../compiler/tensor.js';

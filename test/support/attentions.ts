@@ -1,7 +1,7 @@
 /** Attention as models write it, at ragged sizes: for every form and every device. */
 import type { DType } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { numbersOf, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';

@@ -1,7 +1,7 @@
 /** Graphs around one contraction, lowered in a form that the test chooses and run wherever it likes. */
 import type { DType } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';

@@ -1,6 +1,6 @@
 /** Random networks of images: convolutions of all kinds with what stands between them in real ones. */
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';
 import type { Chooser } from './graph_cases.js';

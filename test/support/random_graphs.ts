@@ -5,7 +5,7 @@
  */
 import type { DType } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as ops from '../../compiler/graph/compose.js';
+import * as ops from '../../compiler/graph/compose/index.js';
 import type { BinaryOp, Graph, UnaryOp, Value } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';
 import type { Chooser } from './graph_cases.js';

@@ -20,7 +20,7 @@ import {
   sub,
   transpose,
   unary,
-} from '../../compiler/graph/compose.js';
+} from '../../compiler/graph/compose/index.js';
 import { scan } from '../../compiler/graph/scan.js';
 import type { Graph, OpAttrs, Value } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';

@@ -1,7 +1,7 @@
 /** Attention in one kernel: what is recognised, and every form against the reference evaluator. */
 import { describe, expect, test } from 'vitest';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { numbersOf } from '../../compiler/graph/ops/reference/data.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import { verify } from '../../compiler/kernel/verify.js';

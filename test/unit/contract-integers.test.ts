@@ -1,7 +1,7 @@
 /** Contractions of bytes on vector lanes: every form, signedness and zero point against the reference. */
 import { describe, expect, test } from 'vitest';
 import type { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { elementsOf, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
 import type { Value } from '../../compiler/graph/types.js';
 import type { ByteMix, Target } from '../../compiler/kernel/target.js';

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import type { DType } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { elementsOf, tensorOfElements, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
 import type { Value } from '../../compiler/graph/types.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { DType } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as g from '../../compiler/graph/compose.js';
+import * as g from '../../compiler/graph/compose/index.js';
 import { dimName, mulDims } from '../../compiler/graph/dims.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import { bigsOf, numbersOf, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it, test } from 'vitest';
 import { isFloat } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import { binary, gelu, matmul, mul, reduce, sigmoid, softmax } from '../../compiler/graph/compose.js';
+import { binary, gelu, matmul, mul, reduce, sigmoid, softmax } from '../../compiler/graph/compose/index.js';
 import { differentiate } from '../../compiler/graph/differentiate.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import { definitionOf } from '../../compiler/graph/ops/index.js';

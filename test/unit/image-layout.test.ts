@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { normal } from '../../bench/random.js';
 import { compareTensors } from '../../compiler/compare.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
 import { schedules } from '../../compiler/schedule/contract/index.js';
 import { fuse } from '../../compiler/schedule/fuse.js';

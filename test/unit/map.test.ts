@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
 import type { Value } from '../../compiler/graph/types.js';
 import type { KBlock, KernelFunction } from '../../compiler/kernel/types.js';

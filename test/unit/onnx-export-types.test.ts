@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { type DType, dtypes, isInt, isMiniFloat, isPacked } from '../../compiler/dtype.js';
 import { decode, exportOnnx, importOnnx } from '../../compiler/frontends/onnx/index.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import { tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
 import type { Graph } from '../../compiler/graph/types.js';

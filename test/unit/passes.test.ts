@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { compareTensors } from '../../compiler/compare.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import type { Graph, ScatterFn, Value } from '../../compiler/graph/types.js';
 import { pullAttentionScales } from '../../compiler/passes/attention.js';

@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
 import type { ReduceFn, Value } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';

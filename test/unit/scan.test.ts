@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { compareTensors } from '../../compiler/compare.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import { add, cast, mul } from '../../compiler/graph/compose.js';
+import { add, cast, mul } from '../../compiler/graph/compose/index.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
 import { parseGraph } from '../../compiler/graph/parse.js';
 import { printGraph } from '../../compiler/graph/print.js';

@@ -1,7 +1,7 @@
 /** Every lowering family against the reference evaluator, on a target of each style. */
 import { describe, expect, test } from 'vitest';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
 import type { Value } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';

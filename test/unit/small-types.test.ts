@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { bitsOf, type DType, dtypes, isFloat, isInt, isMiniFloat, isPacked, perByte } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as compose from '../../compiler/graph/compose.js';
+import * as compose from '../../compiler/graph/compose/index.js';
 import { newElements, numbersOf, tensorOfElements, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
 import { cast } from '../../compiler/graph/ops/reference/elementwise.js';
 import { scan } from '../../compiler/graph/scan.js';

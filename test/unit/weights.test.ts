@@ -8,7 +8,7 @@ import type { BufferRange, DeviceBuffer, Queue } from '../../backends/backend.js
 import { createSha256, sha256 } from '../../compiler/artifact/index.js';
 import { encode, importOnnx, protoOf, readOutline } from '../../compiler/frontends/onnx/index.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import type { ConstantData, Value } from '../../compiler/graph/types.js';
 import { foldConstants } from '../../compiler/passes/fold.js';
 import { packConstant, packedLength } from '../../compiler/schedule/contract/packing.js';

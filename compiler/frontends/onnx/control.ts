@@ -5,7 +5,7 @@
 import { isInt } from '../../dtype.js';
 import { TuttiError } from '../../error.js';
 import { describe } from '../../graph/builder.js';
-import { scalar } from '../../graph/compose.js';
+import { scalar } from '../../graph/compose/index.js';
 import { NotConstant } from '../../graph/host_values.js';
 import type { Graph, Value } from '../../graph/types.js';
 import { isList, type Mapped } from '../../passes/mapped.js';

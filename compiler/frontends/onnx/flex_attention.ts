@@ -1,7 +1,7 @@
 /** FlexAttention (ai.onnx.preview): attention whose scores and probabilities go through graphs of the model. */
 import type { DType } from '../../dtype.js';
 import { isGraph } from '../../graph/attributes.js';
-import { binaryC, cast, reshape, softmax } from '../../graph/compose.js';
+import { binaryC, cast, reshape, softmax } from '../../graph/compose/index.js';
 import type { HostBuilder } from '../../graph/host_values.js';
 import type { Value } from '../../graph/types.js';
 import { isList, type Mapped } from '../../passes/mapped.js';

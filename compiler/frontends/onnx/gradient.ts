@@ -3,7 +3,7 @@
  * in attributes; the importer adds them to its inputs, so that it comes after them and they are kept.
  */
 import { isFloat } from '../../dtype.js';
-import { full } from '../../graph/compose.js';
+import { full } from '../../graph/compose/index.js';
 import { between, differentiate } from '../../graph/differentiate.js';
 import { isConcrete } from '../../graph/dims.js';
 import type { NodeOf, OpKind, Value } from '../../graph/types.js';

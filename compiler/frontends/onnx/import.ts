@@ -1,7 +1,7 @@
 /** ONNX model bytes → Graph IR. Converts node by node; what waits for shapes stays as a source op. */
 import { TuttiError } from '../../error.js';
 import { describe } from '../../graph/builder.js';
-import { select3 } from '../../graph/compose.js';
+import { select3 } from '../../graph/compose/index.js';
 import { isConcrete, shapeEquals } from '../../graph/dims.js';
 import { HostBuilder, NotConstant } from '../../graph/host_values.js';
 import type { Graph, SourceAttr, SourceRef, Value } from '../../graph/types.js';

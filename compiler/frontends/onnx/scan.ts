@@ -1,5 +1,5 @@
 /** Scan: a body over the slices of arrays, with values carried along. */
-import { pad, reshape, slice1, stack, transpose } from '../../graph/compose.js';
+import { pad, reshape, slice1, stack, transpose } from '../../graph/compose/index.js';
 import { integersOf } from '../../graph/host_tensors.js';
 import { NotConstant } from '../../graph/host_values.js';
 import type { ScanResults } from '../../graph/scan.js';

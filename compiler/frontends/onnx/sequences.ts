@@ -2,7 +2,7 @@
  * Sequences and optionals. They hold tensors while a graph is specialised and are gone afterwards: these operators
  * choose among values and compute nothing.
  */
-import { concat, slice1, squeeze, stack } from '../../graph/compose.js';
+import { concat, slice1, squeeze, stack } from '../../graph/compose/index.js';
 import { integersOf } from '../../graph/host_tensors.js';
 import { NotConstant } from '../../graph/host_values.js';
 import type { Value } from '../../graph/types.js';

@@ -2,7 +2,7 @@
  * What a loop stacks, while it is under way. Iterations that are stages of their own put slices together as they go,
  * sixteen at a time: the end of a long loop is then no program of thousands of inputs, one for each length.
  */
-import { concat, stack, unsqueeze } from '../../graph/compose.js';
+import { concat, stack, unsqueeze } from '../../graph/compose/index.js';
 import type { Value } from '../../graph/types.js';
 import { leavesOf } from '../../passes/mapped.js';
 import type { Saved, SourceContext } from '../../passes/source.js';

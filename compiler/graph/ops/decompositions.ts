@@ -16,7 +16,7 @@ import {
   tensor,
   transpose,
   unary,
-} from '../compose.js';
+} from '../compose/index.js';
 import type { NodeOf, Value } from '../types.js';
 import { filledTensor } from './reference/data.js';
 import { cast as castTensor } from './reference/elementwise.js';

@@ -3,7 +3,7 @@
  * device and in any order. Philox4x32-10, J. Salmon and others, "Parallel random numbers: as easy as 1, 2, 3" (2011).
  */
 import type { GraphBuilder } from '../builder.js';
-import { binary, binaryC, cast, iota, reshape, scalar } from '../compose.js';
+import { binary, binaryC, cast, iota, reshape, scalar } from '../compose/index.js';
 import type { OpDefinition } from '../definition.js';
 import { productOf } from '../dims.js';
 import type { NodeOf, Value } from '../types.js';

@@ -20,7 +20,7 @@ import {
   softsign,
   sub,
   wide,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { mulDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';

@@ -24,7 +24,7 @@ import {
   unary,
   unsqueeze,
   wide,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { addDims, type Dim, floorDivDims, mulDims, subDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';

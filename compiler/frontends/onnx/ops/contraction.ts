@@ -1,7 +1,7 @@
 /** Matrix products and convolutions, in floats and integers. */
 
 import { type DType, isFloat } from '../../../dtype.js';
-import { add, binaryC, cast, matmul, reshape, reverse, sub, transpose } from '../../../graph/compose.js';
+import { add, binaryC, cast, matmul, reshape, reverse, sub, transpose } from '../../../graph/compose/index.js';
 import { type Dim, floorDivDims, isSymbolic, mulDims } from '../../../graph/dims.js';
 import type { Value, Window } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';

@@ -18,7 +18,7 @@ import {
   transpose,
   unary,
   wide,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { floorDivDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';

@@ -18,7 +18,7 @@ import {
   softmax,
   sub,
   transpose,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { type Dim, mulDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import { bytesOfTensor, type HostTensor, sizeOf, tensorFromBytes } from '../../../tensor.js';

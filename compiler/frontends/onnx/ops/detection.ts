@@ -24,7 +24,7 @@ import {
   tensor,
   transpose,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { countOf, placesOf } from '../../../graph/search.js';
 import type { Value } from '../../../graph/types.js';
 import { sizeOf } from '../../../tensor.js';

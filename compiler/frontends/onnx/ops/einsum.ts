@@ -1,5 +1,5 @@
 /** Einsum: any equation, as a chain of dots over the labels that are not needed any more. */
-import { broadcastTo, mul, reduce, reshape, slice1, transpose } from '../../../graph/compose.js';
+import { broadcastTo, mul, reduce, reshape, slice1, transpose } from '../../../graph/compose/index.js';
 import { type Dim, mulDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';

@@ -13,7 +13,7 @@ import {
   scalar,
   select3,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import type { BinaryOp, UnaryOp, Value } from '../../../graph/types.js';
 import { scaleRoundings } from '../../../minifloat.js';
 import type { Conversion, ConvertContext } from '../context.js';

@@ -20,7 +20,7 @@ import {
   slice1,
   tensor,
   unsqueeze,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { ceilDivDims, type Dim, maxDims, productOf, subDims } from '../../../graph/dims.js';
 import type { ScatterFn, Value } from '../../../graph/types.js';
 import { type HostTensor, sizeOf } from '../../../tensor.js';

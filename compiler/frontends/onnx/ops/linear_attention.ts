@@ -16,7 +16,7 @@ import {
   sub,
   transpose,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 

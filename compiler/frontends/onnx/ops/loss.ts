@@ -11,7 +11,7 @@ import {
   select3,
   unary,
   unsqueeze,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 

@@ -25,7 +25,7 @@ import {
   tensor,
   transpose,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { bisect } from '../../../graph/search.js';
 import type { Value } from '../../../graph/types.js';
 import { type HostTensor, sizeOf } from '../../../tensor.js';

@@ -20,7 +20,7 @@ import {
   transpose,
   unary,
   unsqueeze,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import {
   addDims,
   ceilDivDims,

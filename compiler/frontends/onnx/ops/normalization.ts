@@ -15,7 +15,7 @@ import {
   sub,
   unary,
   wide,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { type Dim, floorDivDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';

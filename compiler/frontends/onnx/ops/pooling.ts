@@ -15,7 +15,7 @@ import {
   sub,
   unary,
   wide,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { addDims, type Dim, isConcrete, productOf } from '../../../graph/dims.js';
 import type { Value, Window } from '../../../graph/types.js';
 import { sizeOf } from '../../../tensor.js';

@@ -12,7 +12,7 @@ import {
   reshape,
   sub,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { type Dim, mulDims } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';

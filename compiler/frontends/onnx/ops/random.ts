@@ -19,7 +19,7 @@ import {
   slice1,
   sub,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import type { Dim } from '../../../graph/dims.js';
 import { prefixSum } from '../../../graph/search.js';
 import type { Value } from '../../../graph/types.js';

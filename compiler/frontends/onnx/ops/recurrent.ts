@@ -20,7 +20,7 @@ import {
   stack,
   transpose,
   unsqueeze,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { scan } from '../../../graph/scan.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';

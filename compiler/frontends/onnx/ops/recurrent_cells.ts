@@ -18,7 +18,7 @@ import {
   softsign,
   sub,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import type { Value } from '../../../graph/types.js';
 
 // --- activations ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import {
   topK,
   unary,
   wide,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 

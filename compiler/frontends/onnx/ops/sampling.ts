@@ -21,7 +21,7 @@ import {
   tensor,
   transpose,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { productOf } from '../../../graph/dims.js';
 import type { Value } from '../../../graph/types.js';
 import { sizeOf } from '../../../tensor.js';

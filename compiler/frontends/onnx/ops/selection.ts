@@ -1,5 +1,5 @@
 /** Elements that data selects: the device counts them, the host reads the count, the device finds and gathers them. */
-import { binaryC, cast, gather, reshape, slice1, stack, tensor } from '../../../graph/compose.js';
+import { binaryC, cast, gather, reshape, slice1, stack, tensor } from '../../../graph/compose/index.js';
 import { countOf, placesOf } from '../../../graph/search.js';
 import type { Value } from '../../../graph/types.js';
 import { sizeOf } from '../../../tensor.js';

@@ -22,7 +22,7 @@ import {
   sub,
   swapAxes,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { fourier } from '../../../graph/fourier.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';

@@ -14,7 +14,7 @@ import {
   select3,
   slice1,
   tensor,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 import { stringsOf } from './strings.js';

@@ -12,7 +12,7 @@ import {
   square,
   sub,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import type { Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 

@@ -20,7 +20,7 @@ import {
   slice1,
   tensor,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import type { BinaryOp, Value } from '../../../graph/types.js';
 import type { Conversion, ConvertContext } from '../context.js';
 import {

@@ -20,7 +20,7 @@ import {
   topK,
   transpose,
   unary,
-} from '../../../graph/compose.js';
+} from '../../../graph/compose/index.js';
 import { bisect, prefixSum } from '../../../graph/search.js';
 import type { Value } from '../../../graph/types.js';
 import { sizeOf } from '../../../tensor.js';

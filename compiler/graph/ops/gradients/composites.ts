@@ -1,5 +1,5 @@
 /** Derivatives of composites that are better known in closed form than by their decomposition. */
-import { mul, reduce, sub, unary } from '../../compose.js';
+import { mul, reduce, sub, unary } from '../../compose/index.js';
 import type { Gradient } from '../../definition.js';
 
 /** With y the result: y·(g - Σ g·y), or g - e^y · Σ g for the logarithm. */

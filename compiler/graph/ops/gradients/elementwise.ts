@@ -1,7 +1,7 @@
 /** Derivatives of elementwise ops. Where a function has a corner, its one-sided derivatives are averaged. */
 import { isFloat } from '../../../dtype.js';
 import type { GraphBuilder } from '../../builder.js';
-import { add, binary, binaryC, cast, div, mul, scalar, select3, square, unary } from '../../compose.js';
+import { add, binary, binaryC, cast, div, mul, scalar, select3, square, unary } from '../../compose/index.js';
 import type { Gradient } from '../../definition.js';
 import type { BinaryOp, UnaryOp, Value } from '../../types.js';
 

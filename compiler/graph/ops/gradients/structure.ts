@@ -26,7 +26,7 @@ import {
   transpose,
   unary,
   unsqueeze,
-} from '../../compose.js';
+} from '../../compose/index.js';
 import type { Gradient } from '../../definition.js';
 import type { NodeOf, Value } from '../../types.js';
 import { noDerivative } from '../common.js';
