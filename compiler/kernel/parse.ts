@@ -1,15 +1,3 @@
-/**
- * Parses the text of a kernel (`print.ts`). Names are resolved and must be unique; types, scopes and ranges are left
- * to `verify`. Any other text gives a TuttiError E_IR with line and column.
- *
- *   text   = 'tutti-kernel 1' 'kernel' symbol 'grid' n,n,n 'workgroup' n,n,n ['subgroup' n] '{' item* block '}'
- *   item   = 'source' string | 'buffer' symbol scalar n access | 'scalar' symbol scalar ['[' number ',' number ']']
- *          | 'array' symbol space scalar n | 'tile' … | 'signal' … | 'map' … (parse_engines.ts) | 'helper' symbol '(' defs ')' '->' type '{' block '}'
- *   block  = inst* ['yield' values]         def = %n ':' type ['[' number ',' number ']']
- *   inst   = def '=' expression | 'store' … | 'for' … | 'loop' … | 'if' … | 'barrier'
- *          | 'tile_fill' … (parse_engines.ts)
- */
-import { TuttiError } from '../error.js';
 import type { KSignal, KTensorMap, KTile } from './engines.js';
 import {
   accesses,
@@ -25,6 +13,7 @@ import {
 } from './names.js';
 import { type EngineReader, readEngine, readMap, readSignal, readTile } from './parse_engines.js';
 import { textHeader } from './print.js';
+import { type Token, Tokens } from './tokens.js';
 import {
   type Carried,
   type HelperFunction,
@@ -37,9 +26,7 @@ import {
   type KMemory,
   type KParam,
   type KScalar,
-  type KType,
   type KValue,
-  type Lanes,
   type Range,
   type ScalarType,
   scalarTypes,
@@ -52,75 +39,54 @@ export function parse(text: string): KernelFunction {
   return new Parser(text).kernel();
 }
 
-type TokenKind = 'word' | 'number' | 'string' | 'value' | 'punctuation' | 'end';
-interface Token {
-  readonly kind: TokenKind;
-  readonly text: string;
-  readonly at: number;
-}
-
-const skip = /[ \t\r\n]*/y;
-const patterns: readonly (readonly [TokenKind, RegExp])[] = [
-  ['word', /[A-Za-z_][A-Za-z0-9_]*/y],
-  ['number', /-?(?:inf|[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)/y],
-  ['value', /%[0-9]{1,9}/y],
-  ['string', /"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"/y],
-  ['punctuation', /->|[-=:,.@()[\]{}]/y],
-];
-
 class Parser {
-  readonly #text: string;
-  #token: Token;
-  #end = 0;
+  readonly #tokens: Tokens;
   readonly #values = new Map<number, KValue>();
   readonly #memories = new Map<string, KMemory>();
   readonly #scalars = new Map<string, KScalar>();
   readonly #tiles = new Map<string, KTile>();
   readonly #signals = new Map<string, KSignal>();
   readonly #maps = new Map<string, KTensorMap>();
-  readonly #reader: EngineReader = this.#engineReader();
+  readonly #reader: EngineReader;
   readonly #helpers = new Map<string, HelperFunction>();
   #depth = 0;
 
   constructor(text: string) {
-    this.#text = text;
-    this.#token = this.#scan();
+    this.#tokens = new Tokens(text);
+    this.#reader = this.#engineReader();
   }
 
   kernel(): KernelFunction {
     const [magic, version] = textHeader.split(' ');
-    if (this.#token.text !== 'tutti') this.#fail(`'${textHeader}'`);
-    // The header is read as characters: its dash is no token of the grammar.
-    if (!this.#text.startsWith(magic, this.#token.at)) this.#fail(`'${textHeader}'`);
-    this.#end = this.#token.at + magic.length;
-    this.#token = this.#scan();
-    if (this.#token.text !== version) this.#fail(`version ${version} of the format`);
-    this.#advance();
-    this.#expect('kernel');
-    const name = this.#symbol();
-    this.#expect('grid');
-    const grid = this.#triple();
-    this.#expect('workgroup');
-    const workgroup = this.#triple();
-    const subgroupSize = this.#accept('subgroup') ? this.#count() : undefined;
-    this.#expect('{');
+    // Its dash is no token of the grammar.
+    if (!this.#tokens.acceptCharacters(magic)) this.#tokens.fail(`'${textHeader}'`);
+    if (this.#tokens.next.text !== version) this.#tokens.fail(`version ${version} of the format`);
+    this.#tokens.advance();
+    this.#tokens.expect('kernel');
+    const name = this.#tokens.symbol();
+    this.#tokens.expect('grid');
+    const grid = this.#tokens.triple();
+    this.#tokens.expect('workgroup');
+    const workgroup = this.#tokens.triple();
+    const subgroupSize = this.#tokens.accept('subgroup') ? this.#tokens.count() : undefined;
+    this.#tokens.expect('{');
     const sources: string[] = [];
-    while (this.#accept('source')) sources.push(this.#string());
+    while (this.#tokens.accept('source')) sources.push(this.#tokens.string());
     const params: KParam[] = [];
     for (;;) {
-      if (this.#accept('buffer')) params.push(this.#buffer());
-      else if (this.#accept('scalar')) params.push(this.#scalarParam());
+      if (this.#tokens.accept('buffer')) params.push(this.#buffer());
+      else if (this.#tokens.accept('scalar')) params.push(this.#scalarParam());
       else break;
     }
     const arrays: KArray[] = [];
-    while (this.#accept('array')) arrays.push(this.#array());
-    while (this.#accept('tile')) this.#declared(this.#tiles, () => readTile(this.#reader));
-    while (this.#accept('signal')) this.#declared(this.#signals, () => readSignal(this.#reader));
-    while (this.#accept('map')) this.#declared(this.#maps, () => readMap(this.#reader));
-    while (this.#accept('helper')) this.#helper();
+    while (this.#tokens.accept('array')) arrays.push(this.#array());
+    while (this.#tokens.accept('tile')) this.#declared(this.#tiles, () => readTile(this.#reader));
+    while (this.#tokens.accept('signal')) this.#declared(this.#signals, () => readSignal(this.#reader));
+    while (this.#tokens.accept('map')) this.#declared(this.#maps, () => readMap(this.#reader));
+    while (this.#tokens.accept('helper')) this.#helper();
     const body = this.#block();
-    this.#expect('}');
-    if (this.#token.kind !== 'end') this.#fail('the end of the text');
+    this.#tokens.expect('}');
+    if (this.#tokens.next.kind !== 'end') this.#tokens.fail('the end of the text');
     return {
       name,
       sources,
@@ -137,137 +103,30 @@ class Parser {
     };
   }
 
-  // --- Tokens ---
-
-  #scan(): Token {
-    skip.lastIndex = this.#end;
-    skip.exec(this.#text);
-    const at = skip.lastIndex;
-    if (at >= this.#text.length) {
-      this.#end = at;
-      return { kind: 'end', text: '', at };
-    }
-    for (const [kind, pattern] of patterns) {
-      pattern.lastIndex = at;
-      const match = pattern.exec(this.#text);
-      if (match === null) continue;
-      this.#end = pattern.lastIndex;
-      return { kind, text: match[0], at };
-    }
-    this.#token = { kind: 'end', text: this.#text[at], at };
-    return this.#fail('a token');
-  }
-
-  #advance(): Token {
-    const token = this.#token;
-    this.#token = this.#scan();
-    return token;
-  }
-
-  #accept(text: string): boolean {
-    if (this.#token.text !== text || this.#token.kind === 'string') return false;
-    this.#advance();
-    return true;
-  }
-
-  #expect(text: string): void {
-    if (!this.#accept(text)) this.#fail(`'${text}'`);
-  }
-
-  #fail(expected: string, token = this.#token): never {
-    const before = this.#text.slice(0, token.at);
-    const line = before.split('\n').length;
-    const column = token.at - before.lastIndexOf('\n');
-    const shown = token.text.length > 40 ? `${token.text.slice(0, 40)}…` : token.text;
-    throw new TuttiError('E_IR', 'kernel text does not parse', {
-      subject: `line ${line}, column ${column}`,
-      expected,
-      found: token.kind === 'end' && token.text === '' ? 'the end of the text' : `'${shown}'`,
-    });
-  }
-
-  #take(kind: TokenKind, expected: string): Token {
-    if (this.#token.kind !== kind) this.#fail(expected);
-    return this.#advance();
-  }
-
-  #oneOf<T extends string>(names: readonly T[], what: string): T {
-    const found = names.find((name) => name === this.#token.text);
-    if (found === undefined || this.#token.kind !== 'word') return this.#fail(what);
-    this.#advance();
-    return found;
-  }
-
-  #string(): string {
-    const token = this.#take('string', 'a quoted text');
-    try {
-      const value: unknown = JSON.parse(token.text);
-      if (typeof value === 'string') return value;
-    } catch {
-      // Reported below: a bad escape.
-    }
-    return this.#fail('a quoted text with JSON escapes', token);
-  }
-
-  #symbol(): string {
-    this.#expect('@');
-    if (this.#token.kind === 'string') return this.#string();
-    return this.#take('word', 'a name').text;
-  }
-
-  /** A decimal integer ≥ 0 that a double holds exactly. */
-  #count(): number {
-    const token = this.#take('number', 'a count');
-    if (!/^[0-9]+$/.test(token.text) || !Number.isSafeInteger(Number(token.text))) this.#fail('a count', token);
-    return Number(token.text);
-  }
-
-  #triple(): readonly [number, number, number] {
-    const x = this.#count();
-    this.#expect(',');
-    const y = this.#count();
-    this.#expect(',');
-    return [x, y, this.#count()];
-  }
-
-  #number(): number {
-    if (this.#accept('nan')) return Number.NaN;
-    if (this.#accept('inf')) return Number.POSITIVE_INFINITY;
-    const { text } = this.#take('number', 'a number');
-    return text === '-inf' ? Number.NEGATIVE_INFINITY : Number(text);
-  }
-
-  #type(): KType {
-    const token = this.#take('word', 'a type');
-    const match = /^(bool|i8|u8|i16|u16|i32|u32|i64|u64|f16|bf16|f32|f64)(?:x(2|4|8|16))?$/.exec(token.text);
-    if (match === null) return this.#fail('a type', token);
-    return { scalar: match[1] as ScalarType, lanes: Number(match[2] ?? 1) as Lanes };
-  }
-
   // --- Declarations ---
 
   #declare<T extends { readonly name: string }>(map: Map<string, T>, item: T, at: Token): T {
     const all = [this.#memories, this.#scalars, this.#tiles, this.#signals, this.#maps];
     const taken = all.some((names) => names.has(item.name));
-    if (taken) this.#fail('a name not declared before', at);
+    if (taken) this.#tokens.fail('a name not declared before', at);
     map.set(item.name, item);
     return item;
   }
 
   #buffer(): KBuffer {
-    const at = this.#token;
-    const name = this.#symbol();
-    const scalar = this.#oneOf(scalarTypes, 'an element type');
-    const length = this.#count();
-    const buffer: KBuffer = { kind: 'buffer', name, scalar, length, access: this.#oneOf(accesses, 'an access') };
+    const at = this.#tokens.next;
+    const name = this.#tokens.symbol();
+    const scalar = this.#tokens.oneOf(scalarTypes, 'an element type');
+    const length = this.#tokens.count();
+    const buffer: KBuffer = { kind: 'buffer', name, scalar, length, access: this.#tokens.oneOf(accesses, 'an access') };
     this.#declare(this.#memories, buffer, at);
     return buffer;
   }
 
   #scalarParam(): KScalar {
-    const at = this.#token;
-    const name = this.#symbol();
-    const type = this.#oneOf(paramScalars, 'u32, i32 or f32');
+    const at = this.#tokens.next;
+    const name = this.#tokens.symbol();
+    const type = this.#tokens.oneOf(paramScalars, 'u32, i32 or f32');
     const range = this.#range();
     const scalar: KScalar = range
       ? { kind: 'scalar', name, scalar: type, range }
@@ -276,17 +135,17 @@ class Parser {
   }
 
   #array(): KArray {
-    const at = this.#token;
-    const name = this.#symbol();
-    const space = this.#oneOf(spaces, "'shared' or 'private'");
-    const scalar = this.#oneOf(scalarTypes, 'an element type');
-    const array: KArray = { kind: 'array', name, space, scalar, length: this.#count() };
+    const at = this.#tokens.next;
+    const name = this.#tokens.symbol();
+    const space = this.#tokens.oneOf(spaces, "'shared' or 'private'");
+    const scalar = this.#tokens.oneOf(scalarTypes, 'an element type');
+    const array: KArray = { kind: 'array', name, space, scalar, length: this.#tokens.count() };
     this.#declare(this.#memories, array, at);
     return array;
   }
 
   #declared<T extends { readonly name: string }>(map: Map<string, T>, read: () => T): void {
-    const at = this.#token;
+    const at = this.#tokens.next;
     this.#declare(map, read(), at);
   }
 
@@ -295,22 +154,23 @@ class Parser {
     const named =
       <T>(map: ReadonlyMap<string, T>, what: string) =>
       (): T => {
-        const at = this.#token;
-        return map.get(this.#symbol()) ?? this.#fail(what, at);
+        const at = this.#tokens.next;
+        return map.get(this.#tokens.symbol()) ?? this.#tokens.fail(what, at);
       };
+    const tokens = this.#tokens;
     return {
-      accept: (text) => this.#accept(text),
-      expect: (text) => this.#expect(text),
-      fail: (expected) => this.#fail(expected),
-      flag: (name) => this.#flag(name),
-      oneOf: (names, what) => this.#oneOf(names, what),
-      count: () => this.#count(),
-      triple: () => this.#triple(),
+      accept: (text) => tokens.accept(text),
+      expect: (text) => tokens.expect(text),
+      fail: (expected) => tokens.fail(expected),
+      flag: (name) => tokens.flag(name),
+      oneOf: (names, what) => tokens.oneOf(names, what),
+      count: () => tokens.count(),
+      triple: () => tokens.triple(),
       list: (item) => {
-        this.#expect('(');
-        return this.#list(')', item);
+        tokens.expect('(');
+        return tokens.list(')', item);
       },
-      name: () => this.#symbol(),
+      name: () => tokens.symbol(),
       value: () => this.#value(),
       memory: () => this.#memory(),
       tile: named(this.#tiles, 'a tile'),
@@ -320,97 +180,81 @@ class Parser {
   }
 
   #helper(): void {
-    const at = this.#token;
-    const name = this.#symbol();
-    this.#expect('(');
-    const params = this.#list(')', () => this.#definition());
-    this.#expect('->');
-    const result = this.#type();
+    const at = this.#tokens.next;
+    const name = this.#tokens.symbol();
+    this.#tokens.expect('(');
+    const params = this.#tokens.list(')', () => this.#definition());
+    this.#tokens.expect('->');
+    const result = this.#tokens.type();
     const body = this.#braced();
-    if (this.#helpers.has(name)) this.#fail('a helper not defined before', at);
+    if (this.#helpers.has(name)) this.#tokens.fail('a helper not defined before', at);
     this.#helpers.set(name, { name, params, result, body });
-  }
-
-  /** Items up to `close`, with commas between. */
-  #list<T>(close: string, item: () => T): T[] {
-    const items: T[] = [];
-    if (this.#accept(close)) return items;
-    do items.push(item());
-    while (this.#accept(','));
-    this.#expect(close);
-    return items;
   }
 
   // --- Values ---
 
   #range(): Range | undefined {
-    if (!this.#accept('[')) return undefined;
-    const min = this.#number();
-    this.#expect(',');
-    const max = this.#number();
-    this.#expect(']');
+    if (!this.#tokens.accept('[')) return undefined;
+    const min = this.#tokens.number();
+    this.#tokens.expect(',');
+    const max = this.#tokens.number();
+    this.#tokens.expect(']');
     return { min, max };
   }
 
   #definition(): KValue {
-    const token = this.#take('value', 'a value to define');
+    const token = this.#tokens.take('value', 'a value to define');
     const id = Number(token.text.slice(1));
-    this.#expect(':');
-    const type = this.#type();
+    this.#tokens.expect(':');
+    const type = this.#tokens.type();
     const range = this.#range();
     const value: KValue = range === undefined ? { id, type } : { id, type, range };
-    if (this.#values.has(id)) this.#fail('a value not defined before', token);
+    if (this.#values.has(id)) this.#tokens.fail('a value not defined before', token);
     this.#values.set(id, value);
     return value;
   }
 
   #value(): KValue {
-    const token = this.#take('value', 'a value');
-    return this.#values.get(Number(token.text.slice(1))) ?? this.#fail('a value defined before', token);
+    const token = this.#tokens.take('value', 'a value');
+    return this.#values.get(Number(token.text.slice(1))) ?? this.#tokens.fail('a value defined before', token);
   }
 
   #operand(): KValue {
-    this.#expect(',');
+    this.#tokens.expect(',');
     return this.#value();
   }
 
   #memory(): KMemory {
-    const at = this.#token;
-    const name = this.#symbol();
-    return this.#memories.get(name) ?? this.#fail('a buffer or array', at);
+    const at = this.#tokens.next;
+    const name = this.#tokens.symbol();
+    return this.#memories.get(name) ?? this.#tokens.fail('a buffer or array', at);
   }
 
   #place(): { readonly memory: KMemory; readonly index: KValue } {
     const memory = this.#memory();
-    this.#expect('[');
+    this.#tokens.expect('[');
     const index = this.#value();
-    this.#expect(']');
+    this.#tokens.expect(']');
     return { memory, index };
-  }
-
-  #flag(name: string): boolean {
-    if (!this.#accept('.')) return false;
-    this.#expect(name);
-    return true;
   }
 
   // --- Blocks and instructions ---
 
   #braced(): KBlock {
-    this.#expect('{');
+    this.#tokens.expect('{');
     const block = this.#block();
-    this.#expect('}');
+    this.#tokens.expect('}');
     return block;
   }
 
   #block(): KBlock {
-    if (++this.#depth > maxDepth) this.#fail(`at most ${maxDepth} nested blocks`);
+    if (++this.#depth > maxDepth) this.#tokens.fail(`at most ${maxDepth} nested blocks`);
     const instructions: KInst[] = [];
     const yields: KValue[] = [];
-    while (this.#token.text !== '}') {
-      if (this.#accept('yield')) {
+    while (this.#tokens.next.text !== '}') {
+      if (this.#tokens.accept('yield')) {
         do yields.push(this.#value());
-        while (this.#accept(','));
+        while (this.#tokens.accept(','));
         break;
       }
       instructions.push(this.#instruction());
@@ -420,74 +264,74 @@ class Parser {
   }
 
   #instruction(): KInst {
-    if (this.#token.kind === 'value') {
+    if (this.#tokens.next.kind === 'value') {
       const result = this.#definition();
-      this.#expect('=');
+      this.#tokens.expect('=');
       return this.#expression(result);
     }
-    if (this.#accept('store')) {
-      const aligned = this.#flag('aligned');
+    if (this.#tokens.accept('store')) {
+      const aligned = this.#tokens.flag('aligned');
       return { op: 'store', ...this.#place(), value: this.#operand(), aligned };
     }
-    if (this.#accept('barrier')) return { op: 'barrier' };
+    if (this.#tokens.accept('barrier')) return { op: 'barrier' };
     const engine = readEngine(this.#reader);
     if (engine) return engine;
-    if (this.#accept('for')) {
+    if (this.#tokens.accept('for')) {
       const index = this.#definition();
-      this.#expect('=');
+      this.#tokens.expect('=');
       const lower = this.#value();
-      this.#expect('to');
+      this.#tokens.expect('to');
       const upper = this.#value();
-      this.#expect('step');
-      const step = this.#count();
-      const unroll = this.#accept('unroll');
+      this.#tokens.expect('step');
+      const step = this.#tokens.count();
+      const unroll = this.#tokens.accept('unroll');
       const carried = this.#carried();
       const body = this.#braced();
       return { op: 'for', index, lower, upper, step, carried, body, ...(unroll ? { unroll } : {}) };
     }
-    if (this.#accept('loop')) {
+    if (this.#tokens.accept('loop')) {
       const carried = this.#carried();
       const body = this.#braced();
-      this.#expect('while');
+      this.#tokens.expect('while');
       return { op: 'loop', carried, body, condition: this.#value() };
     }
-    if (this.#accept('if')) {
+    if (this.#tokens.accept('if')) {
       const condition = this.#value();
       let results: KValue[] = [];
-      if (this.#accept('->')) {
-        this.#expect('(');
-        results = this.#list(')', () => this.#definition());
+      if (this.#tokens.accept('->')) {
+        this.#tokens.expect('(');
+        results = this.#tokens.list(')', () => this.#definition());
       }
       const yes = this.#braced();
-      const no = this.#accept('else') ? this.#braced() : { instructions: [], yields: [] };
+      const no = this.#tokens.accept('else') ? this.#braced() : { instructions: [], yields: [] };
       return { op: 'if', condition, then: yes, else: no, results };
     }
-    return this.#fail('an instruction');
+    return this.#tokens.fail('an instruction');
   }
 
   #carried(): Carried[] {
-    if (!this.#accept('carry')) return [];
-    this.#expect('(');
-    return this.#list(')', () => {
+    if (!this.#tokens.accept('carry')) return [];
+    this.#tokens.expect('(');
+    return this.#tokens.list(')', () => {
       const inner = this.#definition();
-      this.#expect('=');
+      this.#tokens.expect('=');
       const initial = this.#value();
-      this.#expect('->');
+      this.#tokens.expect('->');
       return { initial, inner, result: this.#definition() };
     });
   }
 
   #expression(result: KValue): KInst {
-    const at = this.#take('word', 'an operation');
+    const at = this.#tokens.take('word', 'an operation');
     const op = at.text;
     const unary = unaryFns.find((fn) => fn === op);
     if (unary !== undefined) {
-      const fast = this.#flag('fast');
+      const fast = this.#tokens.flag('fast');
       return { op: 'unary', result, fn: unary, a: this.#value(), ...(fast ? { fast } : {}) };
     }
     const binary = binaryFns.find((fn) => fn === op);
     if (binary !== undefined) {
-      const fast = this.#flag('fast');
+      const fast = this.#tokens.flag('fast');
       return { op: 'binary', result, fn: binary, a: this.#value(), b: this.#operand(), ...(fast ? { fast } : {}) };
     }
     const compare = compareFns.find((fn) => fn === op);
@@ -496,20 +340,24 @@ class Parser {
       case 'const':
         return { op, result, value: this.#constant(result.type.scalar) };
       case 'scalar': {
-        const name = this.#token;
-        return { op, result, param: this.#scalars.get(this.#symbol()) ?? this.#fail('a scalar parameter', name) };
+        const name = this.#tokens.next;
+        return {
+          op,
+          result,
+          param: this.#scalars.get(this.#tokens.symbol()) ?? this.#tokens.fail('a scalar parameter', name),
+        };
       }
       case 'builtin': {
-        const builtin = this.#oneOf(builtins, 'a builtin');
-        const dim = this.#token;
-        const n = this.#count();
-        if (n !== 0 && n !== 1 && n !== 2) return this.#fail('a dimension (0, 1 or 2)', dim);
+        const builtin = this.#tokens.oneOf(builtins, 'a builtin');
+        const dim = this.#tokens.next;
+        const n = this.#tokens.count();
+        if (n !== 0 && n !== 1 && n !== 2) return this.#tokens.fail('a dimension (0, 1 or 2)', dim);
         return { op, result, builtin, dim: n };
       }
       case 'fma':
         return { op, result, a: this.#value(), b: this.#operand(), c: this.#operand() };
       case 'dot4': {
-        const [left, right] = [this.#oneOf(byteTypes, 'i8 or u8'), this.#oneOf(byteTypes, 'i8 or u8')];
+        const [left, right] = [this.#tokens.oneOf(byteTypes, 'i8 or u8'), this.#tokens.oneOf(byteTypes, 'i8 or u8')];
         return { op, result, left, right, a: this.#value(), b: this.#operand(), c: this.#operand() };
       }
       case 'select':
@@ -521,50 +369,50 @@ class Parser {
         return { op, result, a: this.#value() };
       case 'extract': {
         const a = this.#value();
-        this.#expect(',');
-        return { op, result, a, lane: this.#count() };
+        this.#tokens.expect(',');
+        return { op, result, a, lane: this.#tokens.count() };
       }
       case 'build': {
         const elements = [this.#value()];
-        while (this.#accept(',')) elements.push(this.#value());
+        while (this.#tokens.accept(',')) elements.push(this.#value());
         return { op, result, elements };
       }
       case 'load': {
-        const aligned = this.#flag('aligned');
+        const aligned = this.#tokens.flag('aligned');
         return { op, result, ...this.#place(), aligned };
       }
       case 'atomic':
         return {
           op,
           result,
-          fn: this.#oneOf(atomicFns, 'an atomic operation'),
+          fn: this.#tokens.oneOf(atomicFns, 'an atomic operation'),
           ...this.#place(),
           value: this.#operand(),
         };
       case 'atomic_compare_exchange':
         return { op, result, ...this.#place(), expected: this.#operand(), value: this.#operand() };
       case 'subgroup': {
-        const fn = this.#oneOf(subgroupFns, 'a subgroup operation');
+        const fn = this.#tokens.oneOf(subgroupFns, 'a subgroup operation');
         const a = this.#value();
-        this.#expect(',');
-        return { op, result, fn, a, delta: this.#count() };
+        this.#tokens.expect(',');
+        return { op, result, fn, a, delta: this.#tokens.count() };
       }
       case 'call': {
-        const name = this.#token;
-        const callee = this.#helpers.get(this.#symbol()) ?? this.#fail('a helper defined before', name);
-        this.#expect('(');
-        return { op, result, callee, args: this.#list(')', () => this.#value()) };
+        const name = this.#tokens.next;
+        const callee = this.#helpers.get(this.#tokens.symbol()) ?? this.#tokens.fail('a helper defined before', name);
+        this.#tokens.expect('(');
+        return { op, result, callee, args: this.#tokens.list(')', () => this.#value()) };
       }
       default:
-        return this.#fail('an operation', at);
+        return this.#tokens.fail('an operation', at);
     }
   }
 
   #constant(scalar: ScalarType): number | bigint {
-    if (scalar === 'bool') return this.#oneOf(['true', 'false'], "'true' or 'false'") === 'true' ? 1 : 0;
-    if (isFloatScalar(scalar)) return this.#number();
-    const token = this.#take('number', 'an integer');
-    if (!/^-?[0-9]{1,20}$/.test(token.text)) return this.#fail('an integer', token);
+    if (scalar === 'bool') return this.#tokens.oneOf(['true', 'false'], "'true' or 'false'") === 'true' ? 1 : 0;
+    if (isFloatScalar(scalar)) return this.#tokens.number();
+    const token = this.#tokens.take('number', 'an integer');
+    if (!/^-?[0-9]{1,20}$/.test(token.text)) return this.#tokens.fail('an integer', token);
     return scalar === 'i64' || scalar === 'u64' ? BigInt(token.text) : Number(token.text) + 0;
   }
 }
