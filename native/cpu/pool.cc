@@ -25,15 +25,13 @@ constexpr double kWorthSharing = 4'000;
 constexpr double kWorthClaiming = 1'000;
 constexpr double kWorthWaking = 25'000;
 
-// Every so many steps of a wait, threads that the system has queued behind the one that waits go first: the one that
-// brings the work may be among them, and would wait for the end of a time slice (1.4 ms on Linux).
+// A thread without work lets threads go first that the system has queued behind it: the one that brings the work may be
+// among them, and would wait for the end of a time slice (1.4 ms on Linux). Not at once, for between the kernels of a run
+// the gaps are short, and where other processes compete it may be milliseconds until it is this thread's turn again.
+constexpr int kSpinsBeforeYield = 1'000;
 constexpr int kSpinsPerYield = 64;
 
-inline void relax(int step) {
-  if (step % kSpinsPerYield == 0) {
-    sched_yield();
-    return;
-  }
+inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -138,7 +136,7 @@ bool ThreadPool::share(const Job& job, uint64_t first, Cost& cost) {
   }
   int spins = 0;
   for (uint32_t pending; (pending = pending_.load(std::memory_order_acquire)) != 0;) {
-    if (++spins < kSpins) relax(spins);
+    if (++spins < kSpins) relax();
     else pending_.wait(pending, std::memory_order_acquire);
   }
   return !failed_.load(std::memory_order_relaxed);
@@ -206,7 +204,8 @@ void ThreadPool::work(Worker& self) {
       continue;
     }
     if (++idle < kSpins) {
-      relax(idle);
+      if (idle >= kSpinsBeforeYield && idle % kSpinsPerYield == 0) sched_yield();
+      else relax();
       continue;
     }
     // Announce first, look again, then sleep: `share` publishes first, then looks for sleepers.
