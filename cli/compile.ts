@@ -25,7 +25,7 @@ interface Flags extends ModelFlags {
 }
 
 const help = `
-Targets: cpu, cuda, vulkan, webgpu, each with an architecture if wanted (cuda:sm_90a). No device is needed for it.
+Targets: cpu, cuda, metal, vulkan, webgpu, each with an architecture if wanted (cuda:sm_90a). No device is needed for it.
 
 Examples:
   $ tutti compile model.onnx -o model.tutti
