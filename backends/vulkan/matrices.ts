@@ -10,7 +10,8 @@ import type { MatrixUnit, TileScalar } from '../../compiler/kernel/engines.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import type { DeviceInfo } from '../backend.js';
 
-export const matrixFeature = 'cooperativeMatrix:';
+const matrixFeature = 'cooperativeMatrix:';
+export const isMatrixFeature = (feature: string): boolean => feature.startsWith(matrixFeature);
 
 /** A unit, and how its driver counts sums of bytes: as signed integers where there is a choice. */
 export interface Matrix {
@@ -37,7 +38,7 @@ export function matricesOf({ features, limits, software }: DeviceInfo): readonly
   if (min !== max && (min < leastOfVarying || !has.has('subgroupSizeControl'))) return [];
   const best = new Map<string, Matrix>();
   for (const feature of features) {
-    const found = feature.startsWith(matrixFeature) ? parsed(feature.slice(matrixFeature.length)) : undefined;
+    const found = isMatrixFeature(feature) ? parsed(feature.slice(matrixFeature.length)) : undefined;
     if (!found || !isUsable(found.unit, has)) continue;
     const { a, b, accumulator } = found.unit;
     const key = `${a} ${b} ${accumulator}`;
@@ -112,12 +113,10 @@ export function hasUnsignedSums({ arch }: Target, a: TileScalar, b: TileScalar):
   return tiles.split(',').some((name) => name.endsWith(`:${a}:${b}:u32`));
 }
 
-/** The device without the matrices of some types, or without any. */
-export function withoutMatrices(info: DeviceInfo, units?: readonly MatrixUnit[]): DeviceInfo {
+/** The device without the matrices of some units' types. */
+export function withoutMatrices(info: DeviceInfo, units: readonly MatrixUnit[]): DeviceInfo {
   const isGone = (feature: string): boolean => {
-    if (!feature.startsWith(matrixFeature)) return false;
-    if (!units) return true;
-    const unit = parsed(feature.slice(matrixFeature.length))?.unit;
+    const unit = isMatrixFeature(feature) ? parsed(feature.slice(matrixFeature.length))?.unit : undefined;
     return units.some(({ a, b, accumulator }) => unit?.a === a && unit.b === b && unit.accumulator === accumulator);
   };
   return { ...info, features: info.features.filter((feature) => !isGone(feature)) };

@@ -18,6 +18,7 @@ const op = {
   memoryModel: 14,
   capability: 17,
   typeVoid: 19,
+  typeBool: 20,
   typeInt: 21,
   typeFloat: 22,
   typeVector: 23,
@@ -171,6 +172,9 @@ class Declarations {
   }
 }
 
+/** Products of one iteration: few iterations stay under llvmpipe's limit, few products compile fast. */
+const steps = 4;
+
 // Plain SPIR-V --------------------------------------------------------------------------------------------------------
 
 /** What is not yet where it is stored to: a matrix that an instruction made. */
@@ -220,7 +224,12 @@ class Emulation {
       else this.#late.push(inst);
     }
     for (const inst of this.#late) {
-      if (inst.op === op.typeVoid || inst.op === op.typePointer || inst.op === op.typeFunction || inst.op === 20)
+      if (
+        inst.op === op.typeVoid ||
+        inst.op === op.typePointer ||
+        inst.op === op.typeFunction ||
+        inst.op === op.typeBool
+      )
         this.#ids.set(this.#key(inst.op, inst.operands.slice(1)), inst.operands[0]);
     }
     const body = this.#functions(functions);
@@ -316,31 +325,31 @@ class Emulation {
     this.#value(op.functionCall, this.#type(this.#late, op.typeVoid), helper, ...operands);
   }
 
-  /** A loop over the rows of a matrix: drivers are slow to compile what is written out in full. */
-  #rows(count: number, body: (row: number) => void): void {
+  /** A loop over the rows (or columns) of a matrix: drivers are slow to compile what is written out in full. */
+  #loop(count: number, body: (index: number) => void): void {
     const word = this.#uintType();
     const [before, header, inner, next, merge] = [this.#id(), this.#id(), this.#id(), this.#id(), this.#id()];
-    const [row, following] = [this.#id(), this.#id()];
+    const [index, following] = [this.#id(), this.#id()];
     this.#emit(op.branch, before);
     this.#emit(op.label, before);
     this.#emit(op.branch, header);
     this.#emit(op.label, header);
-    this.#code.push({ op: op.phi, operands: [word, row, this.#uint(0), before, following, next] });
-    const isLess = this.#value(op.uLessThan, this.#type(this.#late, 20), row, this.#uint(count));
+    this.#code.push({ op: op.phi, operands: [word, index, this.#uint(0), before, following, next] });
+    const isLess = this.#value(op.uLessThan, this.#type(this.#late, op.typeBool), index, this.#uint(count));
     this.#emit(op.loopMerge, merge, next, 2 /* DontUnroll */);
     this.#emit(op.branchConditional, isLess, inner, merge);
     this.#emit(op.label, inner);
-    body(row);
+    body(index);
     this.#emit(op.branch, next);
     this.#emit(op.label, next);
-    this.#code.push({ op: op.iAdd, operands: [word, following, row, this.#uint(1)] });
+    this.#code.push({ op: op.iAdd, operands: [word, following, index, this.#uint(1)] });
     this.#emit(op.branch, header);
     this.#emit(op.label, merge);
   }
   #element(type: MatrixType, matrix: number, row: number, column: number): number {
     const word = this.#uintType();
     const start = this.#value(op.iMul, word, row, this.#uint(type.columns));
-    const at = this.#value(op.iAdd, word, start, this.#uint(column));
+    const at = this.#value(op.iAdd, word, start, column);
     return this.#value(op.accessChain, this.#pointer(storage.function, this.#elementType(type)), matrix, at);
   }
   #held(type: MatrixType): number {
@@ -359,10 +368,10 @@ class Emulation {
     const { scalar, lanes, storage: where } = this.#known.element(from.type);
     const word = this.#uintType();
     const pointer = this.#pointer(where, scalar.operands[0]);
-    this.#rows(type.rows, (row) => {
-      for (let column = 0; column < type.columns; column++) {
+    this.#loop(type.rows, (row) => {
+      this.#loop(type.columns, (column) => {
         // Rows (columns) begin `stride` elements of the array apart, of `lanes` matrix elements each.
-        const [line, within] = layout === 0 ? [row, this.#uint(column)] : [this.#uint(column), row];
+        const [line, within] = layout === 0 ? [row, column] : [column, row];
         const start = this.#value(op.iAdd, word, index, this.#value(op.iMul, word, line, this.#uint(stride)));
         const wide = this.#value(op.iMul, word, start, this.#uint(lanes));
         const at = this.#value(op.iAdd, word, wide, within);
@@ -370,7 +379,7 @@ class Emulation {
         const lane = lanes === 1 ? [] : [this.#value(op.uMod, word, at, this.#uint(lanes))];
         const outer = from.indices.slice(0, -1);
         body(this.#value(op.accessChain, pointer, from.variable, ...outer, place, ...lane), row, column);
-      }
+      });
     });
   }
 
@@ -438,19 +447,23 @@ class Emulation {
       name,
       [a, b, c, c].map((type) => this.#held(type)),
       (left, right, addend, sum) => {
-        this.#rows(c.rows, (row) => {
-          const lefts = Array.from({ length: a.columns }, (_, k) =>
-            factor(a, (signs & signedBits.a) !== 0, this.#element(a, left, row, k)),
-          );
-          for (let column = 0; column < c.columns; column++) {
-            let value = this.#value(op.load, element, this.#element(c, addend, row, column));
-            lefts.forEach((x, k) => {
-              const y = factor(b, (signs & signedBits.b) !== 0, this.#element(b, right, this.#uint(k), column));
-              const product = this.#value(isInteger ? op.iMul : op.fMul, element, x, y);
-              value = this.#value(isInteger ? op.iAdd : op.fAdd, element, value, product);
+        this.#loop(c.rows, (row) => {
+          this.#loop(c.columns, (column) => {
+            const place = this.#element(c, sum, row, column);
+            this.#emit(op.store, place, this.#value(op.load, element, this.#element(c, addend, row, column)));
+            this.#loop(a.columns / steps, (pass) => {
+              let value = this.#value(op.load, element, place);
+              const first = this.#value(op.iMul, this.#uintType(), pass, this.#uint(steps));
+              for (let step = 0; step < steps; step++) {
+                const k = this.#value(op.iAdd, this.#uintType(), first, this.#uint(step));
+                const x = factor(a, (signs & signedBits.a) !== 0, this.#element(a, left, row, k));
+                const y = factor(b, (signs & signedBits.b) !== 0, this.#element(b, right, k, column));
+                const product = this.#value(isInteger ? op.iMul : op.fMul, element, x, y);
+                value = this.#value(isInteger ? op.iAdd : op.fAdd, element, value, product);
+              }
+              this.#emit(op.store, place, value);
             });
-            this.#emit(op.store, this.#element(c, sum, row, column), value);
-          }
+          });
         });
       },
     );
@@ -480,9 +493,10 @@ class Emulation {
       else if (code === op.compositeConstruct && type) {
         if (operands.length !== 3) throw new Error('a matrix is made of one constituent');
         const helper = this.#helper(`fill ${type.id}`, [this.#held(type), this.#elementType(type)], (matrix, value) => {
-          this.#rows(type.rows, (row) => {
-            for (let column = 0; column < type.columns; column++)
+          this.#loop(type.rows, (row) => {
+            this.#loop(type.columns, (column) => {
               this.#emit(op.store, this.#element(type, matrix, row, column), value);
+            });
           });
         });
         made.set(operands[1], { type, write: (to) => this.#call(helper, to, operands[2]) });
@@ -557,7 +571,7 @@ export function inOlderTerms(words: Uint32Array): Uint32Array {
   const booleans = (): void => {
     if (bool === undefined) {
       bool = bound++;
-      out.push({ op: 20, operands: [bool] });
+      out.push({ op: op.typeBool, operands: [bool] });
     }
     out.push({ op: op.constantTrue, operands: [bool, yes] }, { op: op.constantFalse, operands: [bool, no] });
   };
@@ -580,7 +594,7 @@ export function inOlderTerms(words: Uint32Array): Uint32Array {
       isBody = true;
       booleans();
     }
-    if (code === 20) bool = operands[0];
+    if (code === op.typeBool) bool = operands[0];
     if (code === op.capability && operands[0] === capability.matrix)
       out.push({ op: code, operands: [capability.matrixNv] });
     else if (
