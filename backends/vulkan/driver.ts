@@ -14,7 +14,8 @@ import { type Failure, failingUnits } from './trial.js';
 /** What trials of this process found, by device and driver. */
 const trials = new Map<string, Promise<readonly Failure[]>>();
 
-async function opened(native: NativeGpu, handle: NativeDevice, info: DeviceInfo): Promise<VulkanDevice> {
+/** The device for an open handle, with the matrices that it passes a trial of. */
+export async function openVulkan(native: NativeGpu, handle: NativeDevice, info: DeviceInfo): Promise<VulkanDevice> {
   const device = new VulkanDevice(native, handle, info);
   if (device.target.matrixUnits === undefined) return device;
   const key = `${info.id} ${info.driver}`;
@@ -48,7 +49,7 @@ const api: GpuApi = {
   limits: { hostThreads: availableParallelism() },
   features: (found) =>
     process.env.TUTTI_VULKAN_COOPERATIVE_MATRIX === '0' ? found.filter((name) => !isMatrixFeature(name)) : found,
-  open: opened,
+  open: openVulkan,
 };
 
 export async function openDriver(options: DriverOptions): Promise<Driver> {

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { DeviceInfo } from '../../backends/backend.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
-import { withoutMatrices } from '../../backends/vulkan/matrices.js';
+import { isMatrixFeature, withoutMatrices } from '../../backends/vulkan/matrices.js';
 import { legalize } from '../../compiler/kernel/legalize.js';
 import type { KernelFunction } from '../../compiler/kernel/types.js';
 import { verify } from '../../compiler/kernel/verify.js';
@@ -14,6 +14,7 @@ import { schedules } from '../../compiler/schedule/contract/index.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
 import { built, byteCases, floatCases } from '../support/contractions.js';
 import { emulated, inOlderTerms } from '../support/cooperative_matrices.js';
+import { decodeModule, encodeModule } from '../support/spirv_modules.js';
 import { product, tileRuns } from '../support/tiles.js';
 
 const products = [
@@ -117,4 +118,98 @@ describe('modules with cooperative matrices', () => {
     },
     300_000,
   );
+});
+
+describe('what modules say', () => {
+  const mulAdd = 4459;
+  const signsOf = (a: 'i8' | 'u8', b: 'i8' | 'u8', list: readonly string[]): number | undefined => {
+    const target = vulkanBackend.describe(device(list));
+    const unit = target.matrixUnits?.find((candidate) => candidate.a === a && candidate.b === b);
+    if (!unit) return undefined;
+    const { kernel } = product(unit);
+    return decodeModule(wordsOf(legalize(kernel, target), target)).find(({ op }) => op === mulAdd)?.operands[5] ?? 0;
+  };
+  const squares = ['i8:i8', 'u8:u8', 'i8:u8', 'u8:i8'].map((types) => `16x16x16:${types}:i32`);
+
+  it('which integers are signed: of a, of b, of addends and sums', () => {
+    expect(signsOf('i8', 'i8', squares)).toBe(1 + 2 + 4 + 8);
+    expect(signsOf('u8', 'u8', squares)).toBe(4 + 8);
+    expect(signsOf('i8', 'u8', squares)).toBe(1 + 4 + 8);
+    expect(signsOf('u8', 'i8', squares)).toBe(2 + 4 + 8);
+    expect(signsOf('u8', 'u8', ['16x16x32:u8:u8:u32'])).toBe(0);
+    expect(signsOf('u8', 'u8', ['16x16x32:u8:u8:u32', '16x16x32:u8:u8:i32'])).toBe(4 + 8);
+    expect(signsOf('u8', 'i8', products)).toBeUndefined();
+  });
+
+  it('the checks of this file find what is wrong', (context) => {
+    const words = wordsOf(product(full.matrixUnits?.[0] as never).kernel);
+    const changed = (change: (op: number, operands: readonly number[]) => readonly number[]): Uint32Array =>
+      encodeModule(
+        words,
+        decodeModule(words).map(({ op, operands }) => ({ op, operands: change(op, operands) })),
+        words[3],
+      );
+    const swapped = changed((op, operands) => (op === mulAdd ? [0, 1, 3, 2, 4].map((i) => operands[i]) : operands));
+    expect(() => emulated(swapped)).toThrow('do not fit');
+    const memoryModel = 14;
+    const plain = changed((op, operands) => (op === memoryModel ? [0, 1] : operands));
+    expect(() => inOlderTerms(plain)).toThrow('memory model');
+    if (!hasValidator) return context.skip();
+    // A product whose sums are of the type of a.
+    const typed = changed((op, operands) => {
+      if (op !== mulAdd) return operands;
+      const load = decodeModule(words).find((inst) => inst.op === 61 && inst.operands[1] === operands[2]);
+      return [load?.operands[0] ?? 0, ...operands.slice(1)];
+    });
+    expect(complaints(inOlderTerms(typed))).not.toBe('');
+  });
+});
+
+describe('devices with cooperative matrices', () => {
+  const unitsOf = (info: DeviceInfo) =>
+    vulkanBackend.describe(info).matrixUnits?.map(({ m, n, k, a, b }) => `${m}x${n}x${k} ${a} ${b}`);
+
+  it('have a unit for each pair of types, of the best shape', () => {
+    expect(unitsOf(device())).toEqual(['16x16x16 f16 f16', '16x16x16 bf16 bf16', '16x16x32 i8 i8', '16x16x32 u8 u8']);
+    const shapes = ['8x8x16', '16x8x8', '16x16x64', '16x16x32', '16x16x8', '32x32x32'];
+    expect(unitsOf(device(shapes.map((shape) => `${shape}:i8:i8:i32`)))).toEqual(['16x16x32 i8 i8']);
+    expect(unitsOf(device(['16x8x8:f16:f16:f32', '16x8x16:f16:f16:f32']))).toEqual(['16x8x16 f16 f16']);
+  });
+
+  it('do not tell who holds what', () => {
+    expect(full.features).not.toContain('fragments');
+    expect(full.features).not.toContain('async_copy');
+  });
+
+  it('have none where the device lacks what kernels need', () => {
+    const without = (feature: string): DeviceInfo => ({
+      ...device(),
+      features: device().features.filter((name) => name !== feature),
+    });
+    expect(unitsOf(without('vulkanMemoryModel'))).toBeUndefined();
+    expect(unitsOf(without('subgroups'))).toBeUndefined();
+    expect(unitsOf(without('shaderInt8'))).toEqual(['16x16x16 f16 f16', '16x16x16 bf16 bf16']);
+    expect(unitsOf(without('shaderBFloat16CooperativeMatrix'))).not.toContain('16x16x16 bf16 bf16');
+    expect(unitsOf(device(products, { software: true }))).toBeUndefined();
+    expect(unitsOf(device(['16x16x16:f16:f16:f16', '12x12x12:f16:f16:f32', 'nonsense', '16x16:f16']))).toBeUndefined();
+  });
+
+  it('have none where the width of their subgroups is not known', () => {
+    const widths = (minSubgroupSize: number, maxSubgroupSize: number) =>
+      unitsOf(device(products, {}, { minSubgroupSize, maxSubgroupSize }));
+    expect(widths(32, 64)).toBeDefined();
+    expect(widths(16, 16)).toBeDefined();
+    expect(widths(8, 32)).toBeUndefined();
+    const info = device(products, {}, { minSubgroupSize: 32, maxSubgroupSize: 64 });
+    const fixed = info.features.filter((name) => name !== 'subgroupSizeControl');
+    expect(unitsOf({ ...info, features: fixed })).toBeUndefined();
+  });
+
+  it('lose the units that fail, and are another target then', () => {
+    const [half, , bytes] = full.matrixUnits ?? [];
+    const info = withoutMatrices(device(), [half, bytes]);
+    expect(unitsOf(info)).toEqual(['16x16x16 bf16 bf16', '16x16x32 u8 u8']);
+    expect(vulkanBackend.describe(info).arch).not.toBe(full.arch);
+    expect(info.features.filter(isMatrixFeature)).not.toContain('cooperativeMatrix:16x8x16:f16:f16:f32');
+  });
 });
