@@ -40,7 +40,7 @@ export async function openVulkan(native: NativeGpu, handle: NativeDevice, info: 
   );
 }
 
-const api: GpuApi = {
+export const vulkanApi: GpuApi = {
   name: 'vulkan',
   label: 'Vulkan',
   library: 'TUTTI_VULKAN_ICD',
@@ -53,5 +53,5 @@ const api: GpuApi = {
 };
 
 export async function openDriver(options: DriverOptions): Promise<Driver> {
-  return new GpuDriver(api, options);
+  return new GpuDriver(vulkanApi, options);
 }

@@ -2,7 +2,8 @@
  * Matrix tiles as cooperative matrices of a subgroup (VK_KHR_cooperative_matrix), each a variable of the function.
  *
  * Loads and stores take a pointer to an element of an array and a stride in elements of it; the element may be a vector,
- * as shared arrays have where all else that accesses them is aligned vectors. Modules with matrices must use the Vulkan
+ * as shared arrays have where all else that accesses them is aligned vectors. Vulkan demands that pointer and stride are
+ * aligned to 16 bytes or to a whole row (column), so accesses that promise less have no rendering. Modules with matrices must use the Vulkan
  * memory model. Written from the specifications; this code has not yet run on real hardware.
  */
 import {
@@ -40,9 +41,9 @@ export class TileRenderer {
     scope.asm.extension('SPV_KHR_cooperative_matrix');
   }
 
-  /** Notes how a memory is accessed: buffers, and where it is not aligned, as scalars; aligned arrays as others do. */
-  survey({ memory, aligned }: TileAccess): void {
-    if (aligned && memory.kind === 'array') return;
+  /** Notes how a memory is accessed: buffers as scalars, arrays as whatever else accesses them. */
+  survey({ memory }: TileAccess): void {
+    if (memory.kind === 'array') return;
     const { accesses } = this.#scope.survey;
     const known = accesses.get(memory);
     if (known) known.widths.add(1);
@@ -109,8 +110,9 @@ export class TileRenderer {
 
   #memory({ memory, index, stride, aligned }: TileAccess): { readonly pointer: Id; readonly stride: Id } {
     const scope = this.#scope;
-    // An array's one view; 16 bytes, which aligned accesses are multiples of, are whole vectors of every width.
-    const view = aligned && memory.kind === 'array' ? scope.names.memory(memory)[0] : viewOf(scope, memory, 1);
+    if (!aligned) throw unexpected(scope.kernel, 'vulkan', 'a tile of memory that is not aligned');
+    // An array's one view; 16 bytes, which index and stride are multiples of, are whole vectors of every width.
+    const view = memory.kind === 'array' ? scope.names.memory(memory)[0] : viewOf(scope, memory, 1);
     return { pointer: place(scope, memory, view, index), stride: scope.asm.uint(stride / view.lanes) };
   }
 

@@ -15,8 +15,8 @@ const products = 2;
 /** Elements that move together: shared memory is then one of vectors, as in the kernels that matter. */
 const lanes = 4;
 
-/** Elements between the lines of shared memory that are not the matrix's: multiples of 16 bytes in every type. */
-const padding = 16;
+/** Bits that lines of shared memory are whole multiples of, with at least as many between them. */
+const alignment = 128;
 
 /** bf16 lies in memory as u16. */
 const memoryScalar = (scalar: TileScalar): ScalarType =>
@@ -52,7 +52,7 @@ export function trialKernel(unit: MatrixUnit, width: number): KernelFunction {
   const matrix = (name: string, scalar: TileScalar, lines: number, length: number, access: 'read' | 'write') => {
     const of = memoryScalar(scalar);
     const buffer = b.buffer(name, of, lines * length, access);
-    const pitch = length + padding;
+    const pitch = ((Math.ceil((length * scalarBits[of]) / alignment) + 1) * alignment) / scalarBits[of];
     const shared = b.array(`shared_${name}`, 'shared', of, lines * pitch);
     const count = (lines * length) / lanes;
     const each = (body: (plain: KValue, padded: KValue) => void): void => {
@@ -65,7 +65,7 @@ export function trialKernel(unit: MatrixUnit, width: number): KernelFunction {
         });
       });
     };
-    return { buffer, shared, pitch, aligned: (pitch * scalarBits[of]) % 128 === 0, each };
+    return { buffer, shared, pitch, each };
   };
   const left = matrix('a', unit.a, subgroups * m, k, 'read');
   const right = matrix('b', unit.b, n, k, 'read');
@@ -77,8 +77,8 @@ export function trialKernel(unit: MatrixUnit, width: number): KernelFunction {
     b.tile({ name: role, role, m, n, k, scalar: unit[role] }),
   );
   const row = b.mulc(b.divc(local, width), m);
-  const place = ({ shared, pitch, aligned }: typeof left, line: KValue) =>
-    ({ memory: shared, index: b.mulc(line, pitch), stride: pitch, aligned }) as const;
+  const place = ({ shared, pitch }: typeof left, line: KValue) =>
+    ({ memory: shared, index: b.mulc(line, pitch), stride: pitch, aligned: true }) as const;
   const zero = b.constant(0, unit.accumulator === 'i32' ? 'i32' : 'f32');
   b.engine({ op: 'tile_fill', tile: sums, value: zero });
   b.engine({ op: 'tile_load', tile: a, ...place(left, row), layout: 'row' });

@@ -436,7 +436,7 @@ class Emulation {
   #multiply(a: MatrixType, b: MatrixType, c: MatrixType, signs: number): number {
     const isInteger = c.component === 'int32';
     const element = this.#elementType(c);
-    const factor = (type: MatrixType, isSigned: boolean, pointer: number): number => {
+    const factor = (isSigned: boolean, pointer: number): number => {
       const value = this.#value(op.load, element, pointer);
       if (!isInteger || !isSigned) return value;
       const sign = this.#uint(0x80);
@@ -456,8 +456,8 @@ class Emulation {
               const first = this.#value(op.iMul, this.#uintType(), pass, this.#uint(steps));
               for (let step = 0; step < steps; step++) {
                 const k = this.#value(op.iAdd, this.#uintType(), first, this.#uint(step));
-                const x = factor(a, (signs & signedBits.a) !== 0, this.#element(a, left, row, k));
-                const y = factor(b, (signs & signedBits.b) !== 0, this.#element(b, right, k, column));
+                const x = factor((signs & signedBits.a) !== 0, this.#element(a, left, row, k));
+                const y = factor((signs & signedBits.b) !== 0, this.#element(b, right, k, column));
                 const product = this.#value(isInteger ? op.iMul : op.fMul, element, x, y);
                 value = this.#value(isInteger ? op.iAdd : op.fAdd, element, value, product);
               }

@@ -242,14 +242,14 @@ function values(scalar: MatrixUnit['a'], length: number, seed: number): Uint8Arr
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
 
-/** Every unit of the target in every layout, from both memories, aligned and not, legal for it. */
-export function tileRuns(target: Target): Run[] {
+/** Every unit of the target in every layout, from both memories, legal for it; aligned and, by default, not. */
+export function tileRuns(target: Target, paddings: readonly number[] = [16, 3]): Run[] {
   const found: Run[] = [];
   for (const unit of target.matrixUnits ?? []) {
     for (const layoutA of layouts) {
       for (const layoutB of layouts) {
         for (const space of ['buffer', 'shared'] as const) {
-          for (const padding of [16, 3]) {
+          for (const padding of paddings) {
             const layoutC = layoutA === layoutB ? 'row' : 'column';
             const width = target.subgroup.max;
             const made = product(unit, { layoutA, layoutB, layoutC, space, padding, subgroups: 2, width });

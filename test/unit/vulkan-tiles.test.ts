@@ -5,15 +5,19 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { DeviceInfo } from '../../backends/backend.js';
+import { vulkanApi } from '../../backends/vulkan/driver.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
 import { isMatrixFeature, withoutMatrices } from '../../backends/vulkan/matrices.js';
 import { legalize } from '../../compiler/kernel/legalize.js';
 import type { KernelFunction } from '../../compiler/kernel/types.js';
 import { verify } from '../../compiler/kernel/verify.js';
+import { forms } from '../../compiler/schedule/attend/index.js';
 import { schedules } from '../../compiler/schedule/contract/index.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
+import { built as attention, attentionCases } from '../support/attentions.js';
 import { built, byteCases, floatCases } from '../support/contractions.js';
 import { emulated, inOlderTerms } from '../support/cooperative_matrices.js';
+import { withEnvironment } from '../support/environment.js';
 import { decodeModule, encodeModule } from '../support/spirv_modules.js';
 import { product, tileRuns } from '../support/tiles.js';
 
@@ -56,6 +60,7 @@ const device = (
   limits: {
     subgroupSize: 32,
     maxComputeSharedMemorySize: 48 << 10,
+    maxPerStageDescriptorStorageBuffers: 64,
     maxComputeWorkGroupInvocations: 1024,
     maxComputeWorkGroupSizeX: 1024,
     ...limits,
@@ -101,7 +106,7 @@ describe('modules with cooperative matrices', () => {
     'are valid in older terms and when emulated',
     () => {
       const kernels = [
-        ...tileRuns(full).map(({ kernel }) => kernel),
+        ...tileRuns(full, [16]).map(({ kernel }) => kernel),
         ...kernelsOf(floatCases('f16')),
         ...kernelsOf(floatCases('bf16').slice(0, 3)),
         ...kernelsOf(byteCases),
@@ -139,6 +144,11 @@ describe('what modules say', () => {
     expect(signsOf('u8', 'u8', ['16x16x32:u8:u8:u32'])).toBe(0);
     expect(signsOf('u8', 'u8', ['16x16x32:u8:u8:u32', '16x16x32:u8:u8:i32'])).toBe(4 + 8);
     expect(signsOf('u8', 'i8', products)).toBeUndefined();
+  });
+
+  it('nothing of tiles that are not aligned, which Vulkan does not load', () => {
+    const { kernel } = product(full.matrixUnits?.[0] as never, { padding: 3 });
+    expect(() => wordsOf(kernel)).toThrow('not aligned');
   });
 
   it('the checks of this file find what is wrong', (context) => {
@@ -179,6 +189,13 @@ describe('devices with cooperative matrices', () => {
   it('do not tell who holds what', () => {
     expect(full.features).not.toContain('fragments');
     expect(full.features).not.toContain('async_copy');
+    const [group] = fuse(attention(attentionCases[0].build, 'f16').graph, full).filter(
+      ({ family }) => family === 'attend',
+    );
+    const names = forms(group, full).map(({ name }) => name);
+    expect(names).toContain('shared');
+    expect(names).not.toContain('tiles');
+    expect(names).not.toContain('warpgroups');
   });
 
   it('have none where the device lacks what kernels need', () => {
@@ -192,6 +209,14 @@ describe('devices with cooperative matrices', () => {
     expect(unitsOf(without('shaderBFloat16CooperativeMatrix'))).not.toContain('16x16x16 bf16 bf16');
     expect(unitsOf(device(products, { software: true }))).toBeUndefined();
     expect(unitsOf(device(['16x16x16:f16:f16:f16', '12x12x12:f16:f16:f32', 'nonsense', '16x16:f16']))).toBeUndefined();
+  });
+
+  it('have none where the environment says so', () => {
+    const found = device().features;
+    const used = (value: string | undefined) =>
+      withEnvironment({ TUTTI_VULKAN_COOPERATIVE_MATRIX: value }, () => vulkanApi.features?.(found));
+    expect(used('1')).toEqual(found);
+    expect(used('0')).toEqual(features);
   });
 
   it('have none where the width of their subgroups is not known', () => {
