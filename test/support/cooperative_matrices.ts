@@ -1,181 +1,25 @@
 /**
- * Modules with cooperative matrices, for drivers and validators without them.
- *
- * `emulated` rewrites SPV_KHR_cooperative_matrix as plain SPIR-V, read from the extension's specification and apart from
- * the renderer: every invocation holds whole matrices as arrays of f32 or u32, and loads, multiplies and stores all of
- * their elements. What a subgroup does together is so done by each of its invocations, with the same result; barriers
- * of a subgroup become those of the workgroup, since the driver's subgroups may be narrower than the module assumes.
- *
- * `inOlderTerms` says the same in SPV_NV_cooperative_matrix, which validators of before 2023 know.
- *
- * Both throw where a module is not as the extension demands.
+ * Modules with cooperative matrices as plain SPIR-V, for drivers without them: every invocation holds whole matrices as
+ * arrays of f32 or u32, and loads, multiplies and stores all of their elements. What a subgroup does together is so done
+ * by each of its invocations, with the same result; barriers of a subgroup become those of the workgroup, since the
+ * driver's subgroups may be narrower than the module assumes. Throws where a module is not as the extension demands.
  */
-import { decodeModule, encodeModule, type Instruction, textOf } from './spirv_modules.js';
-
-/** Numbers of the unified SPIR-V specification. */
-const op = {
-  extension: 10,
-  memoryModel: 14,
-  capability: 17,
-  typeVoid: 19,
-  typeBool: 20,
-  typeInt: 21,
-  typeFloat: 22,
-  typeVector: 23,
-  typeArray: 28,
-  typeRuntimeArray: 29,
-  typeStruct: 30,
-  typePointer: 32,
-  typeFunction: 33,
-  constantTrue: 41,
-  constantFalse: 42,
-  constant: 43,
-  function: 54,
-  functionParameter: 55,
-  functionEnd: 56,
-  functionCall: 57,
-  variable: 59,
-  load: 61,
-  store: 62,
-  accessChain: 65,
-  compositeConstruct: 80,
-  uConvert: 113,
-  fConvert: 115,
-  bitcast: 124,
-  iAdd: 128,
-  fAdd: 129,
-  iSub: 130,
-  iMul: 132,
-  fMul: 133,
-  uDiv: 134,
-  uMod: 137,
-  uLessThan: 176,
-  shiftLeft: 196,
-  xor: 198,
-  controlBarrier: 224,
-  phi: 245,
-  loopMerge: 246,
-  label: 248,
-  branch: 249,
-  branchConditional: 250,
-  return: 253,
-  typeMatrix: 4456,
-  matrixLoad: 4457,
-  matrixStore: 4458,
-  matrixMulAdd: 4459,
-  typeMatrixNv: 5358,
-  matrixLoadNv: 5359,
-  matrixStoreNv: 5360,
-  matrixMulAddNv: 5361,
-} as const;
-const capability = {
-  shader: 1,
-  bfloat16: 5116,
-  bfloat16Matrix: 5118,
-  vulkanMemoryModel: 5345,
-  matrixNv: 5357,
-  matrix: 6022,
-};
-const scope = { workgroup: 2, subgroup: 3 };
-const storage = { workgroup: 4, function: 7, storageBuffer: 12 };
-const nonPrivatePointer = 0x20;
-const signedBits = { a: 1, b: 2, c: 4, result: 8 };
-
-type Component = 'f16' | 'bf16' | 'f32' | 'int8' | 'int32';
-interface MatrixType {
-  readonly id: number;
-  readonly component: Component;
-  readonly rows: number;
-  readonly columns: number;
-  /** 0: a, 1: b, 2: accumulator. */
-  readonly use: number;
-}
-interface Pointer {
-  readonly type: number;
-  readonly variable: number;
-  readonly indices: readonly number[];
-}
-
-/** What a module declares before its functions. */
-class Declarations {
-  readonly instructions: readonly Instruction[];
-  readonly uints = new Map<number, number>();
-  readonly types = new Map<number, Instruction>();
-  readonly matrices = new Map<number, MatrixType>();
-  /** Variables of the module, with the ids of their pointer types. */
-  readonly variables = new Map<number, number>();
-
-  constructor(words: Uint32Array) {
-    this.instructions = decodeModule(words);
-    for (const inst of this.instructions) {
-      const { op: code, operands } = inst;
-      if (code === op.constant) this.uints.set(operands[1], operands[2]);
-      else if (code === op.variable) this.variables.set(operands[1], operands[0]);
-      else if (code >= op.typeVoid && code <= op.typeFunction) this.types.set(operands[0], inst);
-      else if (code === op.typeMatrix) {
-        const [id, component, ...numbers] = operands;
-        const [within, rows, columns, use] = numbers.map((constant) => this.#uint(constant));
-        if (numbers.length !== 4 || within !== scope.subgroup || use > 2)
-          throw new Error(`a matrix type of ${numbers}`);
-        this.matrices.set(id, { id, component: this.#component(component), rows, columns, use });
-      }
-    }
-    this.#demand();
-  }
-
-  /** Capabilities and memory model that the extension asks for. */
-  #demand(): void {
-    const isDeclared = (code: number, holds: (operands: readonly number[]) => boolean): boolean =>
-      this.instructions.some((inst) => inst.op === code && holds(inst.operands));
-    const demanded: readonly (readonly [string, boolean])[] = [
-      ['capability', isDeclared(op.capability, ([name]) => name === capability.matrix)],
-      ['extension', isDeclared(op.extension, (text) => textOf(text) === 'SPV_KHR_cooperative_matrix')],
-      ['memory model', isDeclared(op.capability, ([name]) => name === capability.vulkanMemoryModel)],
-      ['memory model', isDeclared(op.memoryModel, ([, model]) => model === 3)],
-      ['memory model', isDeclared(op.extension, (text) => textOf(text) === 'SPV_KHR_vulkan_memory_model')],
-    ];
-    for (const [what, holds] of demanded) if (!holds) throw new Error(`the ${what} is missing`);
-  }
-
-  #uint(constant: number): number {
-    const value = this.uints.get(constant);
-    if (value === undefined) throw new Error(`%${constant} is no constant`);
-    return value;
-  }
-  uint = (constant: number): number => this.#uint(constant);
-
-  #component(type: number): Component {
-    const { op: code, operands } = this.types.get(type) as Instruction;
-    const bits = operands[1];
-    if (code === op.typeFloat) return operands.length > 2 ? 'bf16' : bits === 16 ? 'f16' : 'f32';
-    if (code !== op.typeInt || operands[2] !== 0) throw new Error(`matrices of %${type}`);
-    return bits === 8 ? 'int8' : 'int32';
-  }
-
-  /** The matrix type of which this is a pointer to one. */
-  pointee(pointer: number): MatrixType | undefined {
-    return this.matrices.get((this.types.get(pointer) as Instruction)?.operands[2]);
-  }
-
-  /** Element type and lanes of what a pointer points to. */
-  element(pointer: number): { readonly scalar: Instruction; readonly lanes: number; readonly storage: number } {
-    const [, where, pointee] = (this.types.get(pointer) as Instruction).operands;
-    const type = this.types.get(pointee) as Instruction;
-    if (type.op !== op.typeVector) return { scalar: type, lanes: 1, storage: where };
-    return { scalar: this.types.get(type.operands[1]) as Instruction, lanes: type.operands[2], storage: where };
-  }
-
-  /** Throws unless a product is of matrices that fit. */
-  product(a: MatrixType, b: MatrixType, c: MatrixType): void {
-    const fits = a.rows === c.rows && b.columns === c.columns && a.columns === b.rows;
-    if (!fits || a.use !== 0 || b.use !== 1 || c.use !== 2) throw new Error('a product of matrices that do not fit');
-  }
-}
+import {
+  type Component,
+  capability,
+  Declarations,
+  type MatrixType,
+  nonPrivatePointer,
+  op,
+  type Pointer,
+  scope,
+  signedBits,
+  storage,
+} from './matrix_modules.js';
+import { encodeModule, type Instruction, textOf } from './spirv_modules.js';
 
 /** Products of one iteration: few iterations stay under llvmpipe's limit, few products compile fast. */
 const steps = 4;
-
-// Plain SPIR-V --------------------------------------------------------------------------------------------------------
 
 /** What is not yet where it is stored to: a matrix that an instruction made. */
 interface Made {
@@ -546,83 +390,3 @@ class Emulation {
 }
 
 export const emulated = (words: Uint32Array): Uint32Array => new Emulation(words).run();
-
-// SPV_NV_cooperative_matrix -------------------------------------------------------------------------------------------
-
-/** As older validators understand it; matrices of bf16 as those of f16, which they do not tell from one another. */
-export function inOlderTerms(words: Uint32Array): Uint32Array {
-  const known = new Declarations(words);
-  let bound = words[3];
-  const [yes, no] = [bound++, bound++];
-  /** Types that differed in their use only. */
-  const same = new Map<number, number>();
-  const ids = new Map<string, number>();
-  const out: Instruction[] = [];
-  let bool: number | undefined;
-  const once = (code: number, operands: readonly number[]): void => {
-    const [id, ...rest] = operands;
-    const key = `${code}:${rest}`;
-    const first = ids.get(key);
-    if (first === undefined) {
-      ids.set(key, id);
-      out.push({ op: code, operands: [id, ...rest] });
-    } else same.set(id, first);
-  };
-  const booleans = (): void => {
-    if (bool === undefined) {
-      bool = bound++;
-      out.push({ op: op.typeBool, operands: [bool] });
-    }
-    out.push({ op: op.constantTrue, operands: [bool, yes] }, { op: op.constantFalse, operands: [bool, no] });
-  };
-  /** Types are what instructions begin with, and what types are made of. */
-  const renamed = ({ op: code, operands }: Instruction): readonly number[] => {
-    const isType = (i: number): boolean => {
-      if (code < op.typeVoid) return false;
-      if (code === op.typeStruct || code === op.typeFunction) return i > 0;
-      if (code === op.typePointer) return i === 2;
-      return code < op.typePointer || code === op.typeMatrix ? i === 1 && code > op.typeFloat : i === 0;
-    };
-    return operands.map((id, i) => (isType(i) ? (same.get(id) ?? id) : id));
-  };
-  let isBody = false;
-  for (const inst of known.instructions) {
-    const { op: code } = inst;
-    const operands = renamed(inst);
-    const column = (layout: number): number => (known.uint(layout) === 1 ? yes : no);
-    if (code === op.function && !isBody) {
-      isBody = true;
-      booleans();
-    }
-    if (code === op.typeBool) bool = operands[0];
-    if (code === op.capability && operands[0] === capability.matrix)
-      out.push({ op: code, operands: [capability.matrixNv] });
-    else if (
-      code === op.capability &&
-      (operands[0] === capability.bfloat16 || operands[0] === capability.bfloat16Matrix)
-    )
-      // Once, and Float16 where it is not there for another reason.
-      out.push({ op: code, operands: [9] });
-    else if (code === op.extension && textOf(operands) === 'SPV_KHR_cooperative_matrix')
-      out.push({ op: code, operands: textWords('SPV_NV_cooperative_matrix') });
-    else if (code === op.extension && textOf(operands) === 'SPV_KHR_bfloat16') continue;
-    else if (code === op.typeFloat) once(code, operands.slice(0, 2));
-    else if (code === op.typePointer || code === op.typeFunction) once(code, operands);
-    else if (code === op.typeMatrix) once(op.typeMatrixNv, operands.slice(0, 5));
-    else if (code === op.matrixLoad) {
-      const [type, id, pointer, layout, stride, ...memory] = operands;
-      out.push({ op: op.matrixLoadNv, operands: [type, id, pointer, stride, column(layout), ...memory] });
-    } else if (code === op.matrixStore) {
-      const [pointer, object, layout, stride, ...memory] = operands;
-      out.push({ op: op.matrixStoreNv, operands: [pointer, object, stride, column(layout), ...memory] });
-    } else if (code === op.matrixMulAdd) out.push({ op: op.matrixMulAddNv, operands: operands.slice(0, 5) });
-    else out.push({ op: code, operands });
-  }
-  return encodeModule(words, out, bound);
-}
-
-function textWords(text: string): number[] {
-  const bytes = new Uint8Array(Math.ceil((text.length + 1) / 4) * 4);
-  bytes.set(new TextEncoder().encode(text));
-  return [...new Uint32Array(bytes.buffer)];
-}
