@@ -30,7 +30,8 @@ Examples:
   $ tutti tune model.onnx --budget 30                    measure forms of kernels, keep the fastest
 
 Exit codes: 0 done, 1 the answer is no (mismatch, unsupported, bad model), 2 wrong usage, 3 internal.
-Environment: TUTTI_DEVICE (default device), TUTTI_CACHE, TUTTI_THREADS, TUTTI_LOG, TUTTI_VULKAN_ICD.`;
+Environment: TUTTI_DEVICE (default device), TUTTI_CACHE, TUTTI_THREADS, TUTTI_LOG, TUTTI_VULKAN_ICD,
+TUTTI_VULKAN_COOPERATIVE_MATRIX (0: no matrix units on Vulkan).`;
 
 function version(): string {
   const root = packageRoot();

@@ -18,7 +18,9 @@ export interface GpuApi {
   readonly staging?: string;
   /** Limits that native code does not know. */
   readonly limits?: Readonly<Record<string, number>>;
-  open(native: NativeGpu, device: NativeDevice, info: DeviceInfo): Device;
+  /** Which of the features that native code found count; all if absent. */
+  features?(found: readonly string[]): readonly string[];
+  open(native: NativeGpu, device: NativeDevice, info: DeviceInfo): Device | Promise<Device>;
 }
 
 export class GpuDriver implements Driver {
@@ -92,7 +94,7 @@ export class GpuDriver implements Driver {
       virtual,
       software: software || virtual,
       memoryBytes,
-      features,
+      features: this.#api.features?.(features) ?? features,
       limits: { ...limits, ...this.#api.limits },
     };
   }

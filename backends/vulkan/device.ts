@@ -1,6 +1,7 @@
 /** An open Vulkan device: what differs from other devices of the add-on. */
 import { TuttiError } from '../../compiler/error.js';
 import type { Command, CommandList, DeviceInfo, KernelCode } from '../backend.js';
+import { closedInOrder } from '../common/exit.js';
 import { GpuDevice, type NativeGpu } from '../common/gpu_device.js';
 import type { NativeDevice } from '../common/resources.js';
 import { describe } from './target.js';
@@ -8,6 +9,11 @@ import { describe } from './target.js';
 export class VulkanDevice extends GpuDevice {
   constructor(native: NativeGpu, device: NativeDevice, info: DeviceInfo) {
     super(native, device, info, describe(info), { name: 'SPIR-V', form: 'words' });
+  }
+
+  /** Leaves its handle to another object, which closes the device. Nothing may be on it. */
+  abdicate(): void {
+    closedInOrder(this);
   }
 
   protected override check(code: KernelCode): void {

@@ -1,7 +1,7 @@
 /** Who an invocation is, and what its subgroup does together. */
 import { isFloatScalar, isSignedScalar, type KInst, ktype } from '../../compiler/kernel/types.js';
 import type { Scope } from './scope.js';
-import { BuiltIn, type Id, Op, Scope as SpirvScope } from './spirv.js';
+import { BuiltIn, type Id, Op, MemorySemantics as Semantics, Scope as SpirvScope } from './spirv.js';
 import { broadcastsByShuffle } from './target.js';
 
 const u32 = ktype('u32');
@@ -33,6 +33,16 @@ export function builtin(scope: Scope, { builtin, dim }: Extract<KInst, { op: 'bu
     default:
       return builtin satisfies never;
   }
+}
+
+/** All arrive, and see what the others wrote to the memory that they share. */
+export function barrier({ asm }: Scope, among: 'Workgroup' | 'Subgroup'): void {
+  const { AcquireRelease, UniformMemory, WorkgroupMemory, MakeAvailable, MakeVisible } = Semantics;
+  if (among === 'Subgroup') asm.capability('GroupNonUniform');
+  const memory = among === 'Subgroup' ? WorkgroupMemory : UniformMemory | WorkgroupMemory;
+  const shown = asm.isVulkanMemoryModel ? MakeAvailable | MakeVisible : 0;
+  const members = asm.uint(SpirvScope[among]);
+  asm.emit(Op.ControlBarrier, [members, members, asm.uint(AcquireRelease | memory | shown)]);
 }
 
 export function subgroup(scope: Scope, inst: Extract<KInst, { op: 'subgroup' }>): Id {

@@ -16,7 +16,7 @@ import {
   scalarBits,
 } from '../../compiler/kernel/types.js';
 import type { Scope } from './scope.js';
-import { type Id, Op, Scope as SpirvScope, StorageClass } from './spirv.js';
+import { type Id, MemoryOperand, Op, Scope as SpirvScope, StorageClass } from './spirv.js';
 
 type Inst<O extends KInst['op']> = Extract<KInst, { op: O }>;
 
@@ -39,7 +39,14 @@ export interface View {
   readonly lanes: Lanes;
 }
 
-function viewOf(scope: Scope, memory: KMemory, lanes: number): View {
+/** What a load or store of a memory says in the Vulkan memory model: whether other invocations take part. */
+export function sharing(scope: Scope, memory: KMemory): readonly number[] {
+  if (!scope.asm.isVulkanMemoryModel) return [];
+  const isShared = memory.kind === 'array' ? memory.space === 'shared' : memory.access === 'readwrite';
+  return isShared ? [MemoryOperand.NonPrivatePointer] : [];
+}
+
+export function viewOf(scope: Scope, memory: KMemory, lanes: number): View {
   const views = scope.names.memory(memory);
   const view = views.find((candidate) => candidate.lanes === lanes) ?? views.find((candidate) => candidate.lanes === 1);
   if (!view) throw new Error(`kernel ${scope.kernel.name}: ${memory.name} is not accessed by ${lanes} lanes`);
@@ -47,7 +54,7 @@ function viewOf(scope: Scope, memory: KMemory, lanes: number): View {
 }
 
 /** Pointer to the view's element that holds scalar element `index + offset`. */
-function place(scope: Scope, memory: KMemory, view: View, index: KValue, offset = 0): Id {
+export function place(scope: Scope, memory: KMemory, view: View, index: KValue, offset = 0): Id {
   const asm = scope.asm;
   let at: Id;
   const constant = scope.constants.get(index);
@@ -118,12 +125,13 @@ export function load(scope: Scope, inst: Inst<'load'>): Id {
   const stored = ktype(memoryScalar(inst.memory), type.lanes);
   const view = viewOf(scope, inst.memory, inst.aligned ? type.lanes : 1);
   const element = scope.math.type(ktype(stored.scalar, view.lanes));
+  const operands = sharing(scope, inst.memory);
+  const read = (lane?: number): Id =>
+    asm.value(Op.Load, element, [place(scope, inst.memory, view, inst.index, lane), ...operands]);
   let value: Id;
-  if (view.lanes === type.lanes) value = asm.value(Op.Load, element, [place(scope, inst.memory, view, inst.index)]);
+  if (view.lanes === type.lanes) value = read();
   else {
-    const parts = Array.from({ length: type.lanes }, (_, lane) =>
-      asm.value(Op.Load, element, [place(scope, inst.memory, view, inst.index, lane)]),
-    );
+    const parts = Array.from({ length: type.lanes }, (_, lane) => read(lane));
     value = asm.value(Op.CompositeConstruct, scope.math.type(stored), parts);
   }
   return scope.math.convert(stored, type, { id: value });
@@ -135,21 +143,24 @@ export function store(scope: Scope, inst: Inst<'store'>): void {
   const stored = ktype(memoryScalar(inst.memory), type.lanes);
   const value = scope.math.convert(type, stored, scope.operand(inst.value));
   const view = viewOf(scope, inst.memory, inst.aligned ? type.lanes : 1);
+  const operands = sharing(scope, inst.memory);
   if (view.lanes === type.lanes) {
-    asm.emit(Op.Store, [place(scope, inst.memory, view, inst.index), value]);
+    asm.emit(Op.Store, [place(scope, inst.memory, view, inst.index), value, ...operands]);
     return;
   }
   const element = scope.math.type(ktype(stored.scalar));
   for (let lane = 0; lane < type.lanes; lane++) {
     const part = asm.value(Op.CompositeExtract, element, [value, lane]);
-    asm.emit(Op.Store, [place(scope, inst.memory, view, inst.index, lane), part]);
+    asm.emit(Op.Store, [place(scope, inst.memory, view, inst.index, lane), part, ...operands]);
   }
 }
 
 function atomicPlace(scope: Scope, memory: KMemory, index: KValue, type: KType): [pointer: Id, scope: Id] {
   if (type.scalar !== 'i32' && type.scalar !== 'u32') throw new Error(`atomic on ${type.scalar}`);
-  const sharing = memory.kind === 'buffer' ? SpirvScope.Device : SpirvScope.Workgroup;
-  return [place(scope, memory, viewOf(scope, memory, 1), index), scope.asm.uint(sharing)];
+  // In the Vulkan memory model the device's scope is a feature of its own; one queue is all there is.
+  const widest = scope.asm.isVulkanMemoryModel ? SpirvScope.QueueFamily : SpirvScope.Device;
+  const among = memory.kind === 'buffer' ? widest : SpirvScope.Workgroup;
+  return [place(scope, memory, viewOf(scope, memory, 1), index), scope.asm.uint(among)];
 }
 
 export function declareBuffer(
@@ -176,7 +187,8 @@ export function declareBuffer(
     asm.decorate(variable, widths.size > 1 ? 'Aliased' : 'Restrict');
     if (buffer.access === 'read') asm.decorate(variable, 'NonWritable');
     // What one invocation wrote before a barrier, others of its workgroup read after it.
-    if (buffer.access === 'readwrite' && scope.survey.barriers) asm.decorate(variable, 'Coherent');
+    if (buffer.access === 'readwrite' && scope.survey.barriers && !asm.isVulkanMemoryModel)
+      asm.decorate(variable, 'Coherent');
     asm.name(variable, lanes === 1 ? buffer.name : `${buffer.name}_x${lanes}`);
     views.push({ variable, pointer: asm.typePointer('StorageBuffer', element), lanes: lanes as Lanes });
   }

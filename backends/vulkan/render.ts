@@ -5,6 +5,7 @@
  * used with aligned accesses (a vec4 load is then one load). Scalar parameters are push constants. Control flow
  * is SPIR-V's structured form with phis (control.ts).
  */
+import { isBulkInst } from '../../compiler/kernel/bulk.js';
 import { type EngineInst, isEngineInst } from '../../compiler/kernel/engines.js';
 import {
   type HelperFunction,
@@ -26,7 +27,7 @@ import { unexpanded, unexpected } from '../common/names.js';
 import type { Operand } from './arithmetic.js';
 import { ControlFlow } from './control.js';
 import { fmaHelper } from './fma.js';
-import { builtin, subgroup } from './groups.js';
+import { barrier, builtin, subgroup } from './groups.js';
 import {
   atomic,
   compareExchange,
@@ -38,10 +39,9 @@ import {
   store,
 } from './memory.js';
 import { Scope } from './scope.js';
-import { type Id, Op, Scope as SpirvScope } from './spirv.js';
+import { type Id, Op } from './spirv.js';
 import { floatControlsOf } from './target.js';
-
-const acquireReleaseAll = 0x8 | 0x40 | 0x100; // AcquireRelease | UniformMemory | WorkgroupMemory
+import { TileRenderer } from './tiles.js';
 
 export function render(kernel: KernelFunction, target: Target): KernelCode {
   return new Renderer(kernel, target).render();
@@ -52,6 +52,7 @@ class Renderer {
   readonly #frame: Frame;
   readonly #scope: Scope;
   readonly #control: ControlFlow;
+  readonly #tiles: TileRenderer;
   /** Float remainders, which need a loop. */
   readonly #fmods = new Map<ScalarType, HelperFunction>();
   /** Fused multiply-adds for targets without; by type, as `f32x4`. */
@@ -63,6 +64,7 @@ class Renderer {
     this.#frame = frameOf(kernel);
     this.#scope = new Scope(kernel, target);
     this.#control = new ControlFlow(this.#scope, (block) => this.#body(block));
+    this.#tiles = new TileRenderer(this.#scope);
   }
 
   render(): KernelCode {
@@ -93,6 +95,7 @@ class Renderer {
     const voidType = asm.typeVoid();
     this.#open(main, voidType, asm.typeFunction(voidType, []));
     for (const array of this.#frame.private) declarePrivate(scope, array, survey.accesses.get(array)?.widths);
+    this.#tiles.declare();
     this.#body(kernel.body);
     asm.emit(Op.Return);
     asm.emit(Op.FunctionEnd);
@@ -108,7 +111,8 @@ class Renderer {
   #survey(block: KBlock, remainders: Set<'f32' | 'f64'>): void {
     const { survey, target } = this.#scope;
     survey.add(block, (inst) => {
-      if (inst.op === 'binary' && inst.fn === 'rem' && isFloatScalar(inst.result.type.scalar)) {
+      if (inst.op === 'tile_load' || inst.op === 'tile_store') this.#tiles.survey(inst);
+      else if (inst.op === 'binary' && inst.fn === 'rem' && isFloatScalar(inst.result.type.scalar)) {
         remainders.add(inst.result.type.scalar === 'f64' ? 'f64' : 'f32');
       } else if (inst.op === 'fma' && !target.features.has('fma')) {
         const { type } = inst.result;
@@ -173,8 +177,7 @@ class Renderer {
 
   #instruction(inst: KInst) {
     const scope = this.#scope;
-    const { asm } = scope;
-    if (isEngineInst(inst)) throw unexpected(scope.kernel, 'vulkan', inst.op);
+    if (isEngineInst(inst)) return this.#engine(inst);
     switch (inst.op) {
       case 'for':
         return this.#control.for(inst);
@@ -184,11 +187,8 @@ class Renderer {
         return this.#control.if(inst);
       case 'store':
         return store(scope, inst);
-      case 'barrier': {
-        const workgroup = asm.uint(SpirvScope.Workgroup);
-        asm.emit(Op.ControlBarrier, [workgroup, workgroup, asm.uint(acquireReleaseAll)]);
-        return;
-      }
+      case 'barrier':
+        return barrier(scope, 'Workgroup');
       case 'const':
         scope.constants.set(inst.result, inst.value);
         scope.names.setValue(inst.result, scope.math.constant(inst.result.type, inst.value));
@@ -201,6 +201,20 @@ class Renderer {
       }
       default:
         scope.names.setValue(inst.result, this.#value(inst));
+    }
+  }
+
+  #engine(inst: EngineInst) {
+    if (isBulkInst(inst)) throw unexpected(this.#kernel, 'vulkan', inst.op);
+    switch (inst.op) {
+      case 'tile_unpack':
+      case 'tile_pack':
+      case 'async_copy':
+      case 'async_commit':
+      case 'async_wait':
+        throw unexpected(this.#kernel, 'vulkan', inst.op);
+      default:
+        return this.#tiles.render(inst);
     }
   }
 

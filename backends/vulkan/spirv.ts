@@ -2,7 +2,8 @@
  * A SPIR-V assembler: collects words by the sections that the specification orders, hands out ids, and gives equal
  * types and constants one id. Knows nothing of Kernel IR.
  *
- * Numbers are those of the "SPIR-V Specification" 1.3 (unified1), sections 3.3 (decorations) to 3.42 (instructions).
+ * Numbers are those of the "SPIR-V Specification" 1.3 (unified1), sections 3.3 (decorations) to 3.42 (instructions), and of
+ * the extensions SPV_KHR_cooperative_matrix, SPV_KHR_bfloat16 and SPV_KHR_vulkan_memory_model.
  */
 
 export const Op = {
@@ -126,6 +127,10 @@ export const Op = {
   GroupNonUniformUMin: 354,
   GroupNonUniformSMax: 356,
   GroupNonUniformUMax: 357,
+  TypeCooperativeMatrix: 4456,
+  CooperativeMatrixLoad: 4457,
+  CooperativeMatrixStore: 4458,
+  CooperativeMatrixMulAdd: 4459,
 } as const;
 
 export const Capability = {
@@ -144,6 +149,10 @@ export const Capability = {
   StorageBuffer8BitAccess: 4448,
   SignedZeroInfNanPreserve: 4466,
   RoundingModeRTE: 4467,
+  BFloat16Type: 5116,
+  BFloat16CooperativeMatrix: 5118,
+  VulkanMemoryModel: 5345,
+  CooperativeMatrix: 6022,
 } as const;
 
 export const Decoration = {
@@ -169,7 +178,19 @@ export const BuiltIn = {
 } as const;
 export const StorageClass = { Input: 1, Workgroup: 4, Function: 7, PushConstant: 9, StorageBuffer: 12 } as const;
 export const ExecutionMode = { LocalSize: 17, SignedZeroInfNanPreserve: 4461, RoundingModeRTE: 4462 } as const;
-export const Scope = { Device: 1, Workgroup: 2, Subgroup: 3 } as const;
+export const Scope = { Device: 1, Workgroup: 2, Subgroup: 3, QueueFamily: 5 } as const;
+export const MemorySemantics = {
+  AcquireRelease: 0x8,
+  UniformMemory: 0x40,
+  WorkgroupMemory: 0x100,
+  MakeAvailable: 0x2000,
+  MakeVisible: 0x4000,
+} as const;
+export const MemoryOperand = { NonPrivatePointer: 0x20 } as const;
+export const MatrixUse = { A: 0, B: 1, Accumulator: 2 } as const;
+export const MatrixLayout = { Row: 0, Column: 1 } as const;
+/** Of a product of cooperative matrices: which of them hold signed integers. */
+export const MatrixSigned = { A: 1, B: 2, C: 4, Result: 8 } as const;
 export const LoopControl = { None: 0, Unroll: 1 } as const;
 
 /** GLSL.std.450 */
@@ -232,6 +253,7 @@ export class Assembler {
   readonly #uints = new Map<number, Id>();
   readonly #glsl: Id;
   #bound = 1;
+  #isVulkanMemoryModel = false;
 
   constructor() {
     this.capability('Shader');
@@ -246,6 +268,18 @@ export class Assembler {
   }
   extension(name: string): void {
     this.#extensions.add(name);
+  }
+  /**
+   * Turns the module to Vulkan's memory model: variables that invocations share are then accessed as `NonPrivatePointer`,
+   * and barriers make writes available and visible. Nothing may be Coherent.
+   */
+  useVulkanMemoryModel(): void {
+    this.#isVulkanMemoryModel = true;
+    this.capability('VulkanMemoryModel');
+    this.extension('SPV_KHR_vulkan_memory_model');
+  }
+  get isVulkanMemoryModel(): boolean {
+    return this.#isVulkanMemoryModel;
   }
   name(target: Id, name: string): void {
     this.#names.instruction(Op.Name, [target, ...stringWords(name)]);
@@ -297,6 +331,14 @@ export class Assembler {
   }
   typeFloat(bits: number): Id {
     return this.#shared(Op.TypeFloat, [bits]);
+  }
+  typeBfloat16(): Id {
+    return this.#shared(Op.TypeFloat, [16, 0 /* BFloat16KHR */]);
+  }
+  /** A matrix that a subgroup holds. */
+  typeCooperativeMatrix(component: Id, rows: number, columns: number, use: keyof typeof MatrixUse): Id {
+    const [scope, of] = [this.uint(Scope.Subgroup), this.uint(MatrixUse[use])];
+    return this.#shared(Op.TypeCooperativeMatrix, [component, scope, this.uint(rows), this.uint(columns), of]);
   }
   typeVector(component: Id, lanes: number): Id {
     return lanes === 1 ? component : this.#shared(Op.TypeVector, [component, lanes]);
@@ -410,7 +452,7 @@ export class Assembler {
     for (const capability of this.#capabilities) head.instruction(Op.Capability, [capability]);
     for (const extension of this.#extensions) head.instruction(Op.Extension, stringWords(extension));
     head.instruction(Op.ExtInstImport, [this.#glsl, ...stringWords('GLSL.std.450')]);
-    head.instruction(Op.MemoryModel, [0 /* Logical */, 1 /* GLSL450 */]);
+    head.instruction(Op.MemoryModel, [0 /* Logical */, this.#isVulkanMemoryModel ? 3 /* Vulkan */ : 1 /* GLSL450 */]);
     const sections = [head, this.#entry, this.#names, this.#annotations, this.#globals, this.#code];
     const module = new Uint32Array(sections.reduce((sum, section) => sum + section.length, 5));
     module.set([0x07230203, 0x00010300, 0, this.#bound, 0]);

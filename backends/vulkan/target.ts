@@ -21,6 +21,7 @@
 import type { Feature, Target } from '../../compiler/kernel/target.js';
 import type { ScalarType } from '../../compiler/kernel/types.js';
 import type { DeviceInfo } from '../backend.js';
+import { archOfMatrices, matricesOf } from './matrices.js';
 
 /** Float controls that a renderer may ask for, by float width in bits. */
 export interface FloatControls {
@@ -84,9 +85,10 @@ export function describe(info: DeviceInfo): Target {
 
   const lavapipe = info.software && info.name.includes('llvmpipe');
   const subgroup = limit('subgroupSize', 1);
+  const matrices = matricesOf(info);
   return {
     backend: 'vulkan',
-    arch: archOf(has) + (lavapipe ? '+loops65000+shuffle' : ''),
+    arch: archOf(has) + (lavapipe ? '+loops65000+shuffle' : '') + archOfMatrices(matrices),
     style: info.software ? 'software-gpu' : 'simt',
     limits: {
       workgroupInvocations: limit('maxComputeWorkGroupInvocations', 128),
@@ -112,6 +114,7 @@ export function describe(info: DeviceInfo): Target {
     storage,
     vectorLanes: 4,
     vectorRegisters: lavapipe ? 32 : 16,
+    ...(matrices.length > 0 ? { matrixUnits: matrices.map(({ unit }) => unit) } : {}),
     subgroup: { min: limit('minSubgroupSize', subgroup), max: limit('maxSubgroupSize', subgroup) },
     caches: info.software
       ? [

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../common/driver.h"
+#include "matrices.h"
 
 namespace tutti::vulkan {
 
@@ -45,6 +46,8 @@ struct Instance {
   VkInstance handle = VK_NULL_HANDLE;
   uint32_t loaderVersion = VK_API_VERSION_1_0;
   TUTTI_VK_INSTANCE_FUNCTIONS(TUTTI_VK_MEMBER)
+  /** Null where no driver has it. */
+  TUTTI_VK_MEMBER(vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)
 };
 
 struct DeviceFunctions {
@@ -63,7 +66,10 @@ struct DeviceFacts : gpu::DeviceFacts {  // id: deviceUUID in hex
   uint32_t vendorId = 0;
   uint32_t deviceId = 0;
   uint8_t cacheUuid[VK_UUID_SIZE] = {};
-  bool subgroupSizeControl = false;};
+  bool subgroupSizeControl = false;
+  /** Workgroups of whole subgroups can be asked for. */
+  bool fullSubgroups = false;
+};
 
 /**
  * The instance for an ICD file, or for all that the loader finds where `icd` is empty. Throws Error E_DEVICE with the

@@ -100,6 +100,9 @@ std::vector<VkExtensionProperties> deviceExtensions(const Instance& vk, VkPhysic
   return list;
 }
 
+/** For what no version took in. */
+constexpr uint32_t kNoVersion = UINT32_MAX;
+
 /** The optional features we may use, as a chain for vkGetPhysicalDeviceFeatures2 and for vkCreateDevice. */
 struct FeatureChain {
   VkPhysicalDeviceFeatures2 core{};
@@ -107,6 +110,9 @@ struct FeatureChain {
   VkPhysicalDevice8BitStorageFeatures storage8{};
   VkPhysicalDeviceShaderFloat16Int8Features float16Int8{};
   VkPhysicalDeviceSubgroupSizeControlFeatures subgroupSize{};
+  VkPhysicalDeviceVulkanMemoryModelFeatures memoryModel{};
+  VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix{};
+  VkPhysicalDeviceShaderBfloat16FeaturesKHR bfloat16{};
   std::vector<const char*> extensions;
 
   FeatureChain(const std::vector<VkExtensionProperties>& offered, uint32_t apiVersion) {
@@ -115,6 +121,9 @@ struct FeatureChain {
     storage8.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_8BIT_STORAGE_FEATURES;
     float16Int8.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES;
     subgroupSize.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES;
+    memoryModel.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES;
+    matrix.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
+    bfloat16.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_BFLOAT16_FEATURES_KHR;
     void** next = &core.pNext;
     const auto link = [&next](auto& features) {
       *next = &features;
@@ -131,6 +140,11 @@ struct FeatureChain {
     if (offers(VK_API_VERSION_1_2, VK_KHR_8BIT_STORAGE_EXTENSION_NAME)) link(storage8);
     if (offers(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME)) link(float16Int8);
     if (offers(VK_API_VERSION_1_3, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME)) link(subgroupSize);
+    if (offers(VK_API_VERSION_1_2, VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME)) link(memoryModel);
+    if (offers(kNoVersion, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME)) {
+      link(matrix);
+      if (offers(kNoVersion, VK_KHR_SHADER_BFLOAT16_EXTENSION_NAME)) link(bfloat16);
+    }
     offers(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT_CONTROLS_EXTENSION_NAME);
     if (hasExtension(offered, "VK_KHR_portability_subset")) extensions.push_back("VK_KHR_portability_subset");
   }
@@ -143,6 +157,55 @@ uint32_t effectiveVersion(const Instance& vk, const VkPhysicalDeviceProperties& 
 std::string versionText(uint32_t version) {
   return std::to_string(VK_API_VERSION_MAJOR(version)) + "." + std::to_string(VK_API_VERSION_MINOR(version)) + "." +
          std::to_string(VK_API_VERSION_PATCH(version));
+}
+
+/** As features name an element type; null for those that are not used. */
+const char* componentName(VkComponentTypeKHR type) {
+  switch (static_cast<int64_t>(type)) {
+    case VK_COMPONENT_TYPE_FLOAT16_KHR: return "f16";
+    case VK_COMPONENT_TYPE_FLOAT32_KHR: return "f32";
+    case VK_COMPONENT_TYPE_BFLOAT16_KHR: return "bf16";
+    case VK_COMPONENT_TYPE_SINT8_KHR: return "i8";
+    case VK_COMPONENT_TYPE_UINT8_KHR: return "u8";
+    case VK_COMPONENT_TYPE_SINT32_KHR: return "i32";
+    case VK_COMPONENT_TYPE_UINT32_KHR: return "u32";
+    default: return nullptr;
+  }
+}
+
+/** `cooperativeMatrix:16x16x16:f16:f16:f32` and the like: products that subgroups of compute shaders can multiply. */
+std::vector<std::string> matrixFeatures(const Instance& vk, VkPhysicalDevice device) {
+  const auto list = vk.vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR;
+  VkPhysicalDeviceCooperativeMatrixPropertiesKHR stages{};
+  stages.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
+  VkPhysicalDeviceProperties2 properties{};
+  properties.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2;
+  properties.pNext = &stages;
+  vk.vkGetPhysicalDeviceProperties2(device, &properties);
+  uint32_t count = 0;
+  if (!(stages.cooperativeMatrixSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) || list == nullptr ||
+      list(device, &count, nullptr) != VK_SUCCESS)
+    return {};
+  VkCooperativeMatrixPropertiesKHR empty{};
+  empty.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
+  std::vector<VkCooperativeMatrixPropertiesKHR> products(count, empty);
+  if (list(device, &count, products.data()) < 0) return {};
+  products.resize(count);
+  std::vector<std::string> names;
+  for (const VkCooperativeMatrixPropertiesKHR& product : products) {
+    const char* types[] = {componentName(product.AType), componentName(product.BType), componentName(product.CType)};
+    if (product.scope != VK_SCOPE_SUBGROUP_KHR || product.saturatingAccumulation || product.CType != product.ResultType)
+      continue;
+    std::string name = "cooperativeMatrix:" + std::to_string(product.MSize) + "x" + std::to_string(product.NSize) +
+                       "x" + std::to_string(product.KSize);
+    bool known = true;
+    for (const char* type : types) {
+      known = known && type != nullptr;
+      if (known) name += std::string(":") + type;
+    }
+    if (known) names.push_back(std::move(name));
+  }
+  return names;
 }
 
 /** Fills `facts`; false where the device cannot serve (older than 1.1, or no compute queue). */
@@ -249,6 +312,12 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
   facts.subgroupSizeControl = chain.subgroupSize.subgroupSizeControl &&
                               (subgroupSizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT);
   feature("subgroupSizeControl", facts.subgroupSizeControl);
+  facts.fullSubgroups = chain.subgroupSize.computeFullSubgroups;
+  feature("vulkanMemoryModel", chain.memoryModel.vulkanMemoryModel);
+  feature("shaderBFloat16CooperativeMatrix",
+          chain.bfloat16.shaderBFloat16Type && chain.bfloat16.shaderBFloat16CooperativeMatrix);
+  if (chain.matrix.cooperativeMatrix)
+    for (const std::string& name : matrixFeatures(vk, device)) feature(name.c_str(), true);
 
   const auto limit = [&facts](const char* name, auto value) {
     facts.limit(name, static_cast<double>(value));
@@ -332,6 +401,9 @@ std::shared_ptr<Instance> instanceFor(const std::string& icd) {
   if (instance->name == nullptr) throw Error("E_DEVICE", "the Vulkan driver has no " #name);
   TUTTI_VK_INSTANCE_FUNCTIONS(TUTTI_VK_LOAD)
 #undef TUTTI_VK_LOAD
+  instance->vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR =
+      reinterpret_cast<PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR>(
+          loader.get(instance->handle, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
   instances->emplace(icd, instance);
   return instance;
 }
@@ -366,13 +438,16 @@ VkDevice createDevice(const Instance& vk, const DeviceFacts& facts, DeviceFuncti
   wanted.shaderFloat64 = chain.core.features.shaderFloat64;
   wanted.shaderInt16 = chain.core.features.shaderInt16;
   chain.core.features = wanted;
-  // Only what kernels use: uniform and push-constant small types, and full subgroups, stay off.
+  // Only what kernels use: uniform and push-constant small types, for instance, stay off.
   chain.storage16.uniformAndStorageBuffer16BitAccess = VK_FALSE;
   chain.storage16.storagePushConstant16 = VK_FALSE;
   chain.storage16.storageInputOutput16 = VK_FALSE;
   chain.storage8.uniformAndStorageBuffer8BitAccess = VK_FALSE;
   chain.storage8.storagePushConstant8 = VK_FALSE;
-  chain.subgroupSize.computeFullSubgroups = VK_FALSE;
+  chain.memoryModel.vulkanMemoryModelDeviceScope = VK_FALSE;
+  chain.memoryModel.vulkanMemoryModelAvailabilityVisibilityChains = VK_FALSE;
+  chain.matrix.cooperativeMatrixRobustBufferAccess = VK_FALSE;
+  chain.bfloat16.shaderBFloat16DotProduct = VK_FALSE;
 
   const float priority = 1;
   VkDeviceQueueCreateInfo queue{};

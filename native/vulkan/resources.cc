@@ -110,6 +110,9 @@ Kernel::Kernel(const std::shared_ptr<Device>& device, const gpu::KernelSource& s
     create.stage.module = module;
     create.stage.pName = source.entry.c_str();
     if (source.subgroupSize != 0 && c.facts.subgroupSizeControl) create.stage.pNext = &subgroup;
+    // Invocations belong to subgroups in order, with none left out.
+    if (source.subgroupSize != 0 && c.facts.fullSubgroups && source.workgroup[0] % source.subgroupSize == 0)
+      create.stage.flags |= VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT;
     create.layout = layout;
     check(c.vk.vkCreateComputePipelines(c.device, c.pipelineCache, 1, &create, nullptr, &pipeline),
           "creating a compute pipeline");

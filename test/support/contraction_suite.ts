@@ -38,7 +38,7 @@ export interface ContractionOptions {
   /** Which forms: `warpgroups` are skipped where the device has none. */
   readonly kind?: 'matrix' | 'warpgroups';
   /** Default: the device's own. */
-  readonly target?: Target;
+  readonly target?: Target | (() => Target);
 }
 
 /** Registers a test for each case: its first form of a kind on the device, against the reference. */
@@ -52,7 +52,8 @@ export function testContractions(
   const { operands, kind = 'matrix' } = options;
   for (const example of cases) {
     it(`${suite}: ${example.name}`, async (context) => {
-      const target = options.target ?? device().target;
+      const given = typeof options.target === 'function' ? options.target() : options.target;
+      const target = given ?? device().target;
       const { matrixUnits = [], features } = target;
       if (kind === 'warpgroups' && !features.has(kind)) return context.skip('no warpgroups');
       if (operands && !matrixUnits.some(({ a }) => a === operands)) return context.skip(`no unit takes ${operands}`);

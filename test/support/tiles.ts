@@ -3,7 +3,13 @@ import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import type { KTile, MatrixUnit, TileLayout, TileScalar } from '../../compiler/kernel/engines.js';
 import { legalize } from '../../compiler/kernel/legalize.js';
 import type { Target } from '../../compiler/kernel/target.js';
-import type { KernelFunction, KMemory, KValue, ScalarType } from '../../compiler/kernel/types.js';
+import {
+  type KernelFunction,
+  type KMemory,
+  type KValue,
+  type ScalarType,
+  scalarBits,
+} from '../../compiler/kernel/types.js';
 import { verify } from '../../compiler/kernel/verify.js';
 import { f32ToBf16, f32ToF16 } from '../../compiler/numeric.js';
 import type { Run } from './kernel_runs.js';
@@ -64,6 +70,8 @@ interface ProductOptions {
   readonly layoutB?: TileLayout;
   readonly layoutC?: TileLayout;
   readonly subgroups?: number;
+  /** Invocations of one. */
+  readonly width?: number;
   /** Elements between the rows (columns) of each matrix; 16 keeps every type aligned. */
   readonly padding?: number;
   /** Where the tiles are loaded from and stored to. */
@@ -78,13 +86,14 @@ export function product(
     layoutB = 'row',
     layoutC = 'row',
     subgroups = 1,
+    width = 32,
     padding = 16,
     space = 'buffer',
   }: ProductOptions = {},
 ) {
   const { m, n, k } = unit;
   const b = new KernelBuilder();
-  const local = b.builtin('local_id', 0, 32 * subgroups);
+  const local = b.builtin('local_id', 0, width * subgroups);
   const aligned = padding % 16 === 0;
   /** A padded matrix; the memory that tiles use, and how to bring a shared one there or back. */
   const matrix = (name: string, scalar: TileScalar, rows: number, columns: number, layout: TileLayout, out = false) => {
@@ -93,9 +102,9 @@ export function product(
     const buffer = b.buffer(name, memoryScalar(scalar), length, out ? 'readwrite' : 'read');
     const memory = space === 'shared' ? b.array(`own_${name}`, 'shared', buffer.scalar, length) : buffer;
     const move = (from: KMemory, to: KMemory) =>
-      b.for(0, Math.ceil(length / (32 * subgroups)), 1, [], (i) => {
-        const at = b.min(b.add(b.mulc(i, 32 * subgroups), local), b.constant(length - 1));
-        b.if(b.compare('eq', at, b.add(b.mulc(i, 32 * subgroups), local)), () => {
+      b.for(0, Math.ceil(length / (width * subgroups)), 1, [], (i) => {
+        const at = b.min(b.add(b.mulc(i, width * subgroups), local), b.constant(length - 1));
+        b.if(b.compare('eq', at, b.add(b.mulc(i, width * subgroups), local)), () => {
           b.store(to, at, b.load(from, at));
         });
       });
@@ -112,10 +121,13 @@ export function product(
   const [ta, tb, tc] = (['a', 'b', 'accumulator'] as const).map((role) =>
     b.tile({ name: `t${role}`, role, m, n, k, scalar: unit[role] }),
   );
-  const row = b.mulc(b.divc(local, 32), m);
+  const row = b.mulc(b.divc(local, width), m);
   const from = ({ layout, stride }: typeof left) => (layout === 'row' ? b.mulc(row, stride) : row);
-  const move = (op: 'tile_load' | 'tile_store', tile: KTile, of: typeof left, index: KValue) =>
-    b.engine({ op, tile, memory: of.memory, index, stride: of.stride, layout: of.layout, aligned });
+  const move = (op: 'tile_load' | 'tile_store', tile: KTile, of: typeof left, index: KValue) => {
+    // Columns of less than 16 bytes put the second subgroup's where nothing is aligned.
+    const whole = of.layout === 'row' || (m * scalarBits[of.memory.scalar]) % 128 === 0;
+    b.engine({ op, tile, memory: of.memory, index, stride: of.stride, layout: of.layout, aligned: aligned && whole });
+  };
   move('tile_load', ta, left, from(left));
   move('tile_load', tb, right, b.constant(0));
   move('tile_load', tc, initial, from(initial));
@@ -125,7 +137,12 @@ export function product(
     b.barrier();
     out.move(out.memory, out.buffer);
   }
-  const kernel = b.finish({ name: 'product', grid: [1, 1, 1], workgroup: [32 * subgroups, 1, 1], subgroupSize: 32 });
+  const kernel = b.finish({
+    name: 'product',
+    grid: [1, 1, 1],
+    workgroup: [width * subgroups, 1, 1],
+    subgroupSize: width,
+  });
   const [strideA, strideB, strideC] = [left.stride, right.stride, initial.stride];
   return { kernel, strideA, strideB, strideC, lengthA: left.length, lengthB: right.length, lengthC: initial.length };
 }
@@ -225,16 +242,17 @@ function values(scalar: MatrixUnit['a'], length: number, seed: number): Uint8Arr
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
 
-/** Every unit of the target in every layout, from both memories, aligned and not, legal for it. */
-export function tileRuns(target: Target): Run[] {
+/** Every unit of the target in every layout, from both memories, legal for it; aligned and, by default, not. */
+export function tileRuns(target: Target, paddings: readonly number[] = [16, 3]): Run[] {
   const found: Run[] = [];
   for (const unit of target.matrixUnits ?? []) {
     for (const layoutA of layouts) {
       for (const layoutB of layouts) {
         for (const space of ['buffer', 'shared'] as const) {
-          for (const padding of [16, 3]) {
+          for (const padding of paddings) {
             const layoutC = layoutA === layoutB ? 'row' : 'column';
-            const made = product(unit, { layoutA, layoutB, layoutC, space, padding, subgroups: 2 });
+            const width = target.subgroup.max;
+            const made = product(unit, { layoutA, layoutB, layoutC, space, padding, subgroups: 2, width });
             const kernel = legalize(made.kernel, target);
             verify(kernel, { stage: 'legal', target });
             found.push({
