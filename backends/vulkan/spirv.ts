@@ -126,6 +126,9 @@ export const Op = {
   GroupNonUniformUMin: 354,
   GroupNonUniformSMax: 356,
   GroupNonUniformUMax: 357,
+  SDot: 4450,
+  UDot: 4451,
+  SUDot: 4452,
 } as const;
 
 export const Capability = {
@@ -144,6 +147,8 @@ export const Capability = {
   StorageBuffer8BitAccess: 4448,
   SignedZeroInfNanPreserve: 4466,
   RoundingModeRTE: 4467,
+  DotProductInput4x8BitPacked: 6018,
+  DotProduct: 6019,
 } as const;
 
 export const Decoration = {

@@ -107,6 +107,7 @@ struct FeatureChain {
   VkPhysicalDevice8BitStorageFeatures storage8{};
   VkPhysicalDeviceShaderFloat16Int8Features float16Int8{};
   VkPhysicalDeviceSubgroupSizeControlFeatures subgroupSize{};
+  VkPhysicalDeviceShaderIntegerDotProductFeatures integerDots{};
   std::vector<const char*> extensions;
 
   FeatureChain(const std::vector<VkExtensionProperties>& offered, uint32_t apiVersion) {
@@ -115,6 +116,7 @@ struct FeatureChain {
     storage8.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_8BIT_STORAGE_FEATURES;
     float16Int8.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES;
     subgroupSize.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES;
+    integerDots.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES;
     void** next = &core.pNext;
     const auto link = [&next](auto& features) {
       *next = &features;
@@ -131,6 +133,7 @@ struct FeatureChain {
     if (offers(VK_API_VERSION_1_2, VK_KHR_8BIT_STORAGE_EXTENSION_NAME)) link(storage8);
     if (offers(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME)) link(float16Int8);
     if (offers(VK_API_VERSION_1_3, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME)) link(subgroupSize);
+    if (offers(VK_API_VERSION_1_3, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME)) link(integerDots);
     offers(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT_CONTROLS_EXTENSION_NAME);
     if (hasExtension(offered, "VK_KHR_portability_subset")) extensions.push_back("VK_KHR_portability_subset");
   }
@@ -172,6 +175,8 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
       facts.apiVersion >= VK_API_VERSION_1_2 || hasExtension(extensions, VK_KHR_DRIVER_PROPERTIES_EXTENSION_NAME);
   const bool subgroupControlOffered = facts.apiVersion >= VK_API_VERSION_1_3 ||
                                       hasExtension(extensions, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
+  const bool integerDotsOffered = facts.apiVersion >= VK_API_VERSION_1_3 ||
+                                  hasExtension(extensions, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
 
   VkPhysicalDeviceProperties2 properties{};
   properties.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2;
@@ -187,6 +192,8 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
   driver.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES;
   VkPhysicalDeviceSubgroupSizeControlProperties subgroupSizes{};
   subgroupSizes.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES;
+  VkPhysicalDeviceShaderIntegerDotProductProperties integerDots{};
+  integerDots.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES;
   properties.pNext = &identity;
   identity.pNext = &subgroup;
   subgroup.pNext = &allocation;
@@ -194,6 +201,7 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
   if (floatControlsOffered) *next = &floats, next = &floats.pNext;
   if (driverNamed) *next = &driver, next = &driver.pNext;
   if (subgroupControlOffered) *next = &subgroupSizes, next = &subgroupSizes.pNext;
+  if (integerDotsOffered) *next = &integerDots, next = &integerDots.pNext;
   vk.vkGetPhysicalDeviceProperties2(device, &properties);
   const VkPhysicalDeviceProperties& core = properties.properties;
 
@@ -240,6 +248,12 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
   feature("roundingModeRTE16", floats.shaderRoundingModeRTEFloat16);
   feature("roundingModeRTE32", floats.shaderRoundingModeRTEFloat32);
   feature("denormPreserve32", floats.shaderDenormPreserveFloat32);
+  feature("shaderIntegerDotProduct", chain.integerDots.shaderIntegerDotProduct);
+  feature("integerDotProduct4x8BitPackedSignedAccelerated", integerDots.integerDotProduct4x8BitPackedSignedAccelerated);
+  feature("integerDotProduct4x8BitPackedUnsignedAccelerated",
+          integerDots.integerDotProduct4x8BitPackedUnsignedAccelerated);
+  feature("integerDotProduct4x8BitPackedMixedSignednessAccelerated",
+          integerDots.integerDotProduct4x8BitPackedMixedSignednessAccelerated);
   feature("timestamps", facts.timestampBits > 0);
   const VkSubgroupFeatureFlags all = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
                                      VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT |

@@ -42,11 +42,10 @@ export async function compareRuns(
   device: Device,
   runs: readonly Run[],
   tolerance: Tolerance = {},
+  target = device.target,
 ): Promise<string[]> {
   const complaints: string[] = [];
-  const kernels = await device.loadKernels(
-    runs.map(({ kernel }) => backend.render(legalize(kernel, device.target), device.target)),
-  );
+  const kernels = await device.loadKernels(runs.map(({ kernel }) => backend.render(legalize(kernel, target), target)));
   for (const [n, { what, kernel, inputs, scalars = [], types }] of runs.entries()) {
     const contents = buffersOf(kernel).map((buffer, i) => {
       const bytes = new Uint8Array(Math.ceil(bytesOf(buffer) / 8) * 8);

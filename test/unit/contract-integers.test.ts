@@ -3,9 +3,17 @@ import { describe, expect, test } from 'vitest';
 import type { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import { elementsOf, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
-import type { Value } from '../../compiler/graph/types.js';
 import type { ByteMix, Target } from '../../compiler/kernel/target.js';
-import { built, byteCases, type ContractionCase, interpreted, type Make, runForm } from '../support/contractions.js';
+import {
+  built,
+  byteCases,
+  type ContractionCase,
+  centred,
+  interpreted,
+  type Make,
+  randomByteCase,
+  runForm,
+} from '../support/contractions.js';
 import { runReference } from '../support/run_groups.js';
 import { minimumTarget, testTargets } from '../support/targets.js';
 
@@ -21,12 +29,6 @@ const targets: Readonly<Record<string, Target>> = {
   'of one signedness, GPU with 32-bit types': withDots(['i8·i8', 'u8·u8'], { ...minimumTarget, style: 'simt' }),
   'of one signedness, software GPU': withDots(['i8·i8', 'u8·u8'], testTargets.software),
 };
-
-/** Bytes less a zero point, held in f32. */
-function centred(b: GraphBuilder, bytes: Value, zero: number): Value {
-  const point = b.constant(tensorOfNumbers('i32', [], [zero]));
-  return c.cast(b, c.sub(b, c.cast(b, bytes, 'i32'), point), 'f32');
-}
 
 const productCase = (m: number, n: number, k: number, zeros: readonly [number, number]): ContractionCase => ({
   name: `${m}×${n}×${k} less ${zeros}`,
@@ -144,3 +146,24 @@ for (const [kind, target] of Object.entries(targets)) {
     }
   });
 }
+
+describe('random products of bytes', () => {
+  const some = Object.entries(targets).filter(([, { style }]) => style !== 'cpu');
+  for (const seed of Array.from({ length: 36 }, (_, i) => i)) {
+    const example = randomByteCase(seed);
+    test(example.name, async () => {
+      const [, target] = some[seed % some.length];
+      const made = built(example);
+      const want = [...elementsOf(runReference(made.graph, made.inputs).get('y') as never)].map(Number);
+      let form = '';
+      const choose: Parameters<typeof runForm>[2] = (forms) => {
+        const own = forms.filter(({ name }) => name.startsWith('bytes'));
+        const chosen = own[seed % Math.max(1, own.length)] ?? forms[0];
+        form = chosen.name;
+        return chosen;
+      };
+      const got = await runForm(made, target, choose, interpreted);
+      expect(got && [...elementsOf(got)].map(Number), form).toEqual(want);
+    });
+  }
+});
