@@ -96,5 +96,15 @@ describe('ptxas takes every block without spills', () => {
       },
       300_000,
     );
+    it.skipIf(ptxasMissing !== undefined || !ptxasKnows(arch))(
+      `words of bytes for ${arch}`,
+      async () => {
+        const codes = codesOf(byteCases.slice(1), targetOf(arch), 'bytes');
+        expect(codes.filter(({ text }) => text?.includes('dp4a')).length).toBeGreaterThan(10);
+        // A word or two of the largest tiles may be spilled where operands come byte by byte.
+        expect(await assemble(codes, arch)).toEqual([]);
+      },
+      300_000,
+    );
   }
 });
