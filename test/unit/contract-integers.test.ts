@@ -106,6 +106,28 @@ const cases: readonly ContractionCase[] = [
   convCase('groups of six channels', { x: [1, 12, 6, 6], w: [8, 6, 3, 3], pads: [1, 1], groups: 2 }),
   convCase('dilated', { x: [1, 4, 12, 12], w: [3, 4, 3, 3], pads: [2, 2], dilations: [2, 2] }),
   convCase('one dimension, stride 3', { x: [2, 5, 50], w: [7, 5, 4], pads: [2], strides: [3] }),
+  {
+    name: 'rows of words on both sides',
+    build: (b, x) =>
+      c.matmul(
+        b,
+        centred(b, x('u8', [2, 20, 32]), 7),
+        c.transpose(b, centred(b, x('u8', [2, 24, 32]), 200), [0, 2, 1]),
+      ),
+  },
+  {
+    name: 'rows of words of odd length in vectors',
+    build: (b, x) =>
+      c.matmul(b, c.cast(b, x('u8', [9, 36]), 'i32'), c.transpose(b, c.cast(b, x('i8', [17, 36]), 'i32'), [1, 0])),
+  },
+  {
+    name: '1×1 in groups by weights that are computed',
+    build: (b, x) => {
+      const attrs = { strides: [1, 1], padLow: [0, 0], padHigh: [0, 0], dilations: [1, 1], inputDilation: [1, 1] };
+      const sides = [centred(b, x('u8', [3, 16, 5, 6]), 33), centred(b, x('i8', [10, 8, 1, 1]), -4)];
+      return b.op('conv', sides, { ...attrs, groups: 2, dtype: 'f32' })[0];
+    },
+  },
   quantised('u8', [0.37, 1.9], 3),
   quantised('i8', [0.25, 3], -128),
   quantised('u8', [0.5, 4], 17),

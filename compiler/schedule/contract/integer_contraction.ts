@@ -8,19 +8,21 @@
  * What zero points add to the sums, −β Σ a for rows and −α Σ b for columns, is added to finished tiles: constants are
  * summed when they are uploaded, operands in memory by a kernel of their own.
  */
+import type { Value } from '../../graph/types.js';
 import type { Target } from '../../kernel/target.js';
 import type { ByteType, KBuffer, KValue, Lanes } from '../../kernel/types.js';
 import { ktype } from '../../kernel/types.js';
+import { sizeOf } from '../../tensor.js';
 import { Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel, Temporary } from '../lowered.js';
 import { Lowering } from '../lowering.js';
-import { range } from '../tensors.js';
+import { range, shapeOf } from '../tensors.js';
 import type { Contraction, Operand, Place, StoredPlace } from './contraction.js';
 import { trimmed } from './copy.js';
 import { addBytes, flipWord, joinBytes, packedSums, packedWords } from './integer_words.js';
 import { type ByteProduct, type ByteSide, byteProduct, paddingOf, seeThrough } from './integers.js';
-import { type Reading, stridesOf } from './packing.js';
+import { type Reading, type Strides, stridesOf } from './packing.js';
 import { vector } from './tiling.js';
 
 /** What each row of an operand adds to its sums: [batch][row] of i32. */
@@ -41,6 +43,8 @@ export interface WordProduct {
   readonly lhs: WordSide;
   readonly rhs: WordSide;
   readonly bytes: ByteProduct;
+  /** What is read as words, in the kernels' memory too. */
+  readonly sources: ReadonlySet<Value>;
 }
 
 /** How steps of k are words: `quads` of channels for each of `taps`. */
@@ -65,10 +69,12 @@ export function wordContraction(group: Group, target: Target, contraction: Contr
   if (channels < 2) return undefined;
   const steps: Steps = { k, taps, channels, quads };
   const { lhs, rhs } = bytes;
+  const rows = new Map([lhs, rhs].flatMap((side) => entryOf(side, rowsOfWords(group, side, steps))));
   const words: WordProduct = {
     lhs: { type: lhs.type, share: shareOf(lhs, rhs, k, k * lhs.zero * rhs.zero) },
     rhs: { type: rhs.type, share: shareOf(rhs, lhs, k, 0) },
     bytes,
+    sources: new Set([...rows.values()].map(({ source }) => source)),
   };
   const buffers = group.reads.length + group.writes.length;
   const more = [words.lhs.share, words.rhs.share].filter((share) => share !== undefined).length;
@@ -81,8 +87,8 @@ export function wordContraction(group: Group, target: Target, contraction: Contr
     accumulator: 'i32',
     scalar: 'u32',
     words,
-    lhs: wordOperand(group, lhs, rhs, steps),
-    rhs: wordOperand(group, rhs, lhs, steps),
+    lhs: wordOperand(group, lhs, rhs, steps, rows.get(lhs)),
+    rhs: wordOperand(group, rhs, lhs, steps, rows.get(rhs)),
   };
 }
 
@@ -103,16 +109,36 @@ export function loweringOf(
   { words }: Contraction,
   derived?: ReadonlyMap<number, DerivedConstant>,
 ): Lowering {
-  const lowering = new Lowering(group, target, derived);
+  const lowering = new Lowering(group, target, derived, words?.sources);
   if (words) seeThrough(lowering, words.bytes);
   return lowering;
 }
 
 // --- operands ----------------------------------------------------------------------------------------------------------
 
-function wordOperand(group: Group, side: ByteSide, other: ByteSide, steps: Steps): Operand {
+/** An operand whose rows are words in memory: `source` has word k of a row at their sum. */
+interface WordRows extends Strides {
+  readonly source: Value;
+}
+
+const entryOf = <K, V>(key: K, value: V | undefined): [K, V][] => (value === undefined ? [] : [[key, value]]);
+
+/** Rows of words where the operand is alone in reading its memory, or undefined. */
+function rowsOfWords(group: Group, side: ByteSide, { k, taps }: Steps): WordRows | undefined {
+  const strides = bytesInMemory(group, side, k);
+  if (!strides || side.from.kind !== 'memory' || taps > 1 || group.loop) return undefined;
+  const { source } = side.from.narrow;
+  const readers = group.nodes.flatMap(({ inputs }) => inputs.filter((input) => input === source)).length;
+  const inWords = (value: number) => value / 4;
+  const { batch, row, offset } = strides;
+  const isWhole = [batch, row, offset, k, sizeOf(shapeOf(source))].every((value) => value % 4 === 0);
+  if (strides.k !== 1 || readers !== 1 || !isWhole) return undefined;
+  return { source, batch: inWords(batch), row: inWords(row), offset: inWords(offset), k: 1 };
+}
+
+function wordOperand(group: Group, side: ByteSide, other: ByteSide, steps: Steps, rows: WordRows | undefined): Operand {
   const { operand, from } = side;
-  const { k, taps, channels, quads } = steps;
+  const { taps, channels, quads } = steps;
   const { point } = operand;
   if (from.kind === 'constant') {
     const order = (word: number) => {
@@ -129,6 +155,7 @@ function wordOperand(group: Group, side: ByteSide, other: ByteSide, steps: Steps
     };
   }
   const reader = new WordReader(side, other, steps);
+  if (rows) return operandOfRows(side, rows, quads);
   const element: Operand['element'] = (lowering, batch, row, word, lanes) =>
     word.mentionsLane()
       ? lowering.b.build(range(lanes).map((lane) => reader.word(lowering, { batch, row, k: word.atLane(lane) }, 1)))
@@ -137,7 +164,7 @@ function wordOperand(group: Group, side: ByteSide, other: ByteSide, steps: Steps
     value: operand.value,
     index: operand.index,
     padded: operand.padded,
-    reading: wordsReading(group, side, k, taps),
+    reading: wordsReading(group, side, steps),
     element,
     stored: (lowering, { batch, row, k: word }, lanes) => element(lowering, batch, row, word, lanes),
     ...(point && {
@@ -151,7 +178,31 @@ function wordOperand(group: Group, side: ByteSide, other: ByteSide, steps: Steps
   };
 }
 
-/** Words of an operand in memory. */
+function operandOfRows(side: ByteSide, { source, ...strides }: WordRows, words: number): Operand {
+  const { operand } = side;
+  const element: Operand['element'] = (lowering, batch, row, word, lanes) => {
+    const { b } = lowering;
+    const buffer = lowering.buffer(source);
+    if (!buffer) throw new Error(`${source.name} is not bound`);
+    const first = side.batchOf(batch).scale(strides.batch).add(strides.offset);
+    const at = first.add(row.scale(strides.row)).add(word);
+    const load = (address: Affine, width: Lanes): KValue =>
+      b.load(buffer, address.emit(b), width, width > 1 && address.divisor() % width === 0);
+    const loaded =
+      lanes === 1 || at.laneCoefficient() === 1
+        ? load(at.atLane(0), lanes)
+        : b.build(range(lanes).map((lane) => load(at.atLane(lane), 1)));
+    return flipWord(b, loaded, side);
+  };
+  const aligned = [words, strides.batch, strides.row, strides.offset].every((value) => value % vector === 0);
+  return {
+    ...{ value: operand.value, index: operand.index, padded: false, element },
+    reading: aligned ? 'along-k' : 'element',
+    stored: (lowering, { batch, row, k: word }, lanes) => element(lowering, batch, row, word, lanes),
+  };
+}
+
+/** Words of an operand in memory whose bytes lie anywhere. */
 class WordReader {
   constructor(
     readonly side: ByteSide,
@@ -203,16 +254,21 @@ class WordReader {
 }
 
 /** How four words along k, or words of four rows, are read in vectors of bytes. */
-function wordsReading(group: Group, { operand, batches, rows, from }: ByteSide, k: number, taps: number): Reading {
-  if (from.kind !== 'memory' || from.narrow.top !== operand.value || !group.reads.includes(from.narrow.source))
-    return 'element';
-  const strides = stridesOf(operand, { batches, rows, k, width: 1 });
+function wordsReading(group: Group, side: ByteSide, { k, taps }: Steps): Reading {
+  const strides = bytesInMemory(group, side, k);
   if (!strides) return 'element';
   const aligned = (to: number, ...values: number[]) => values.every((value) => value % to === 0);
   const { batch, row, offset } = strides;
   if (strides.k === 1 && taps === 1 && aligned(4 * vector, offset, batch, row, k)) return 'along-k';
-  if (row === 1 && aligned(vector, offset, batch, strides.k, rows)) return 'along-row';
+  if (row === 1 && aligned(vector, offset, batch, strides.k, side.rows)) return 'along-row';
   return 'element';
+}
+
+/** Where the bytes of an operand lie in the tensor that is behind it, if that is so simple. */
+function bytesInMemory(group: Group, { operand, batches, rows, from }: ByteSide, k: number): Strides | undefined {
+  if (from.kind !== 'memory' || from.narrow.top !== operand.value || !group.reads.includes(from.narrow.source))
+    return undefined;
+  return stridesOf(operand, { batches, rows, k, width: 1 });
 }
 
 // --- zero points -------------------------------------------------------------------------------------------------------
