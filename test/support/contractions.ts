@@ -230,6 +230,13 @@ export function boxCases(dtype: 'f16' | 'bf16'): readonly ContractionCase[] {
   ];
 }
 
+/** Bytes less a zero point, held in f32 or i32. */
+export function centred(b: GraphBuilder, bytes: Value, zero: number, held: 'f32' | 'i32' = 'f32'): Value {
+  const point = b.constant(tensorOfNumbers('i32', [], [zero]));
+  const less = c.sub(b, c.cast(b, bytes, 'i32'), point);
+  return held === 'i32' ? less : c.cast(b, less, held);
+}
+
 /** Products and convolutions of bytes, with i32 results and as quantised models hold them. */
 export const byteCases: readonly ContractionCase[] = [
   ...[
@@ -280,13 +287,6 @@ export const byteCases: readonly ContractionCase[] = [
       ),
   },
 ];
-
-/** Bytes less a zero point, held in f32 or i32. */
-export function centred(b: GraphBuilder, bytes: Value, zero: number, held: 'f32' | 'i32' = 'f32'): Value {
-  const point = b.constant(tensorOfNumbers('i32', [], [zero]));
-  const less = c.sub(b, c.cast(b, bytes, 'i32'), point);
-  return held === 'i32' ? less : c.cast(b, less, held);
-}
 
 /** Products and convolutions of bytes of any signedness, zero points, shapes and paddings; the seed says which. */
 export function randomByteCase(seed: number): ContractionCase {

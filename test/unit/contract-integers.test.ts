@@ -1,5 +1,6 @@
 /** Contractions of bytes on vector lanes and on GPUs: every form, signedness and zero point against the reference. */
 import { describe, expect, test } from 'vitest';
+import { cudaBackend } from '../../backends/cuda/index.js';
 import type { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose.js';
 import { elementsOf, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
@@ -168,6 +169,23 @@ for (const [kind, target] of Object.entries(targets)) {
     }
   });
 }
+
+describe('bytes whose wide form is read beside the product', () => {
+  const example: ContractionCase = {
+    name: 'added to what was multiplied',
+    build: (b, x, w) => {
+      const values = centred(b, x('u8', [20, 32]), 9);
+      return c.add(b, c.matmul(b, values, w('f32', [32, 32])), values);
+    },
+  };
+  const all = { ...targets, 'CUDA, with matrix units': cudaBackend.target('sm_80') as Target };
+  test.for(Object.entries(all))('%s', async ([, target]) => {
+    const made = built(example);
+    const want = [...elementsOf(runReference(made.graph, made.inputs).get('y') as never)].map(Number);
+    const got = await runForm(made, target, ([best]) => best, interpreted);
+    expect(got && [...elementsOf(got)].map(Number)).toEqual(want);
+  });
+});
 
 describe('random products of bytes', () => {
   const some = Object.entries(targets).filter(([, { style }]) => style !== 'cpu');

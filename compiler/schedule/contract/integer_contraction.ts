@@ -23,6 +23,7 @@ import { trimmed } from './copy.js';
 import { addBytes, flipWord, joinBytes, packedSums, packedWords } from './integer_words.js';
 import { type ByteProduct, type ByteSide, byteProduct, paddingOf, seeThrough } from './integers.js';
 import { type Reading, type Strides, stridesOf } from './packing.js';
+import { limited } from './sharing.js';
 import { vector } from './tiling.js';
 
 /** What each row of an operand adds to its sums: [batch][row] of i32. */
@@ -71,7 +72,7 @@ export function wordContraction(group: Group, target: Target, contraction: Contr
   const { lhs, rhs } = bytes;
   const rows = new Map([lhs, rhs].flatMap((side) => entryOf(side, rowsOfWords(group, side, steps))));
   const words: WordProduct = {
-    lhs: { type: lhs.type, share: shareOf(lhs, rhs, k, k * lhs.zero * rhs.zero) },
+    lhs: { type: lhs.type, share: shareOf(lhs, rhs, k, (k * lhs.zero * rhs.zero) | 0) },
     rhs: { type: rhs.type, share: shareOf(rhs, lhs, k, 0) },
     bytes,
     sources: new Set([...rows.values()].map(({ source }) => source)),
@@ -233,22 +234,15 @@ class WordReader {
     const { channels } = this.steps;
     const first = quad.scale(4);
     const whole = Math.floor(channels / 4);
-    const limited = (at: Affine): Affine =>
-      at.range.max < channels ? at : Affine.of(b.min(at.emit(b), b.constant(channels - 1)), b);
-    const word = joinBytes(
-      lowering,
-      range(4).map((i) => byte(limited(first.add(i)))),
-      this.side,
-    );
+    const count = quad.isConstant ? Math.min(4, channels - first.constant) : 4;
+    const bytes = range(count).map((i) => byte(limited(lowering, first.add(i), channels - 1)));
+    const word = joinBytes(lowering, bytes, this.side);
     // Constants have zeros there already.
     const masks = this.other.from.kind === 'memory' || this.other.zero !== 0;
     if (!masks || quad.range.max < whole) return word;
-    const all = 0xffffffff;
-    const rest = 2 ** (8 * (channels % 4)) - 1;
-    const mask =
-      quad.range.min >= whole
-        ? b.constant(rest, 'u32')
-        : b.select(b.compare('lt', quad.emit(b), b.constant(whole)), b.constant(all, 'u32'), b.constant(rest, 'u32'));
+    const rest = b.constant(2 ** (8 * (channels % 4)) - 1, 'u32');
+    const all = b.constant(0xffffffff, 'u32');
+    const mask = quad.isConstant ? rest : b.select(b.compare('lt', quad.emit(b), b.constant(whole)), all, rest);
     return b.and(word, lowering.widen(mask, lanes));
   }
 }
