@@ -9,6 +9,7 @@
 
 import {
   type BinaryFn,
+  type ByteType,
   type CompareFn,
   type ExactUnaryFn,
   isFloatScalar,
@@ -66,6 +67,9 @@ const compareOps: Readonly<Record<CompareFn, readonly [float: number, signed: nu
 };
 
 const nonNegative = (operand: Operand): boolean => operand.range !== undefined && operand.range.min >= 0;
+
+/** Four bytes in each word: the packed vector format of dot products. */
+const packed4x8 = 0;
 
 export class Arithmetic {
   readonly #asm: Assembler;
@@ -335,6 +339,31 @@ export class Arithmetic {
     const ordered = asm.value(fn === 'min' ? Op.FOrdLessThan : Op.FOrdGreaterThan, bool, [a.id, b.id]);
     const nan = asm.value(Op.FUnordNotEqual, bool, [a.id, a.id]);
     return asm.value(Op.Select, id, [asm.value(Op.LogicalOr, bool, [ordered, nan]), a.id, b.id]);
+  }
+
+  /** c + the products of the bytes of two words; what is added wraps, so nothing may saturate. */
+  dot4(type: KType, left: ByteType, right: ByteType, a: Id, b: Id, c: Id): Id {
+    const asm = this.#asm;
+    asm.extension('SPV_KHR_integer_dot_product');
+    asm.capability('DotProduct');
+    asm.capability('DotProductInput4x8BitPacked');
+    const op = left !== right ? Op.SUDot : left === 'i8' ? Op.SDot : Op.UDot;
+    // The signed one comes first.
+    const words = left === 'u8' && right === 'i8' ? [b, a] : [a, b];
+    const one = this.type(ktype(type.scalar));
+    const dot = (lane?: number): Id => {
+      const parts = lane === undefined ? words : words.map((word) => asm.value(Op.CompositeExtract, one, [word, lane]));
+      return asm.value(op, one, [...parts, packed4x8]);
+    };
+    const products =
+      type.lanes === 1
+        ? dot()
+        : asm.value(
+            Op.CompositeConstruct,
+            this.type(type),
+            Array.from({ length: type.lanes }, (_, lane) => dot(lane)),
+          );
+    return asm.value(Op.IAdd, this.type(type), [c, products]);
   }
 
   fma(type: KType, a: Id, b: Id, c: Id): Id {

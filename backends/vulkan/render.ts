@@ -250,7 +250,7 @@ class Renderer {
         return asm.value(Op.FunctionCall, math.type(type), [scope.names.helper(helper), ...operands]);
       }
       case 'dot4':
-        throw unexpected(scope.kernel, 'vulkan', 'dot4');
+        return math.dot4(type, inst.left, inst.right, scope.id(inst.a), scope.id(inst.b), scope.id(inst.c));
       case 'compare':
         return math.compare(inst.fn, inst.a.type, scope.operand(inst.a), scope.operand(inst.b));
       case 'select':

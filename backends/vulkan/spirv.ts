@@ -131,6 +131,9 @@ export const Op = {
   CooperativeMatrixLoad: 4457,
   CooperativeMatrixStore: 4458,
   CooperativeMatrixMulAdd: 4459,
+  SDot: 4450,
+  UDot: 4451,
+  SUDot: 4452,
 } as const;
 
 export const Capability = {
@@ -153,6 +156,8 @@ export const Capability = {
   BFloat16CooperativeMatrix: 5118,
   VulkanMemoryModel: 5345,
   CooperativeMatrix: 6022,
+  DotProductInput4x8BitPacked: 6018,
+  DotProduct: 6019,
 } as const;
 
 export const Decoration = {

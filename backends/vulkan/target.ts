@@ -18,7 +18,7 @@
  * - lavapipe stops an invocation's loops after 65,535 iterations in all (see loops.ts): prefer more invocations with less each.
  * - Both: loops over private arrays with run-time indices spill to memory; keep tiles in carried values.
  */
-import type { Feature, Target } from '../../compiler/kernel/target.js';
+import type { ByteMix, Feature, Target } from '../../compiler/kernel/target.js';
 import type { ScalarType } from '../../compiler/kernel/types.js';
 import type { DeviceInfo } from '../backend.js';
 import { archOfMatrices, matricesOf } from './matrices.js';
@@ -31,9 +31,22 @@ export interface FloatControls {
   readonly roundToEven: ReadonlySet<number>;
 }
 
-/** `arch` is `spirv1.3`, then what float controls there are: `+preserve16+preserve32+rte16`. */
+/** Products of four bytes, with the property that says whether they are an instruction. */
+const byteDots: readonly (readonly [property: string, mix: ByteMix])[] = [
+  ['integerDotProduct4x8BitPackedSignedAccelerated', 'i8·i8'],
+  ['integerDotProduct4x8BitPackedUnsignedAccelerated', 'u8·u8'],
+  ['integerDotProduct4x8BitPackedMixedSignednessAccelerated', 'i8·u8'],
+];
+
+/** Software drivers take them apart, into more than the multiplications of floats that they replace. */
+const byteDotsOf = (features: ReadonlySet<string>): readonly ByteMix[] =>
+  features.has('shaderIntegerDotProduct')
+    ? byteDots.filter(([property]) => features.has(property)).map(([, mix]) => mix)
+    : [];
+
+/** `arch` is `spirv1.3`, then what float controls and dot products there are: `+preserve16+preserve32+rte16+i8·i8`. */
 function archOf(features: ReadonlySet<string>): string {
-  let arch = 'spirv1.3';
+  let arch = ['spirv1.3', ...byteDotsOf(features)].join('+');
   for (const width of [16, 32, 64]) if (features.has(`signedZeroInfNanPreserve${width}`)) arch += `+preserve${width}`;
   for (const width of [16, 32, 64]) if (features.has(`roundingModeRTE${width}`)) arch += `+rte${width}`;
   return arch;
@@ -83,6 +96,7 @@ export function describe(info: DeviceInfo): Target {
   if (has.has('subgroups')) features.add('subgroups');
   if (has.has('timestamps')) features.add('timestamps');
 
+  const mixes = byteDotsOf(has);
   const lavapipe = info.software && info.name.includes('llvmpipe');
   const subgroup = limit('subgroupSize', 1);
   const matrices = matricesOf(info);
@@ -112,6 +126,7 @@ export function describe(info: DeviceInfo): Target {
     features,
     arithmetic,
     storage,
+    ...(mixes.length === 0 ? {} : { byteDots: new Set(mixes) }),
     vectorLanes: 4,
     vectorRegisters: lavapipe ? 32 : 16,
     ...(matrices.length > 0 ? { matrixUnits: matrices.map(({ unit }) => unit) } : {}),

@@ -2,7 +2,7 @@
 import { TuttiError } from '../../compiler/error.js';
 import type { Device, DeviceInfo, Driver, DriverOptions } from '../backend.js';
 import { WebGpuDevice } from './device.js';
-import { defaultLimits, describeWebGpu } from './target.js';
+import { byteDotFeature, defaultLimits, describeWebGpu } from './target.js';
 
 /** Where adapters come from. */
 export interface GpuSource {
@@ -93,7 +93,7 @@ class BorrowedDriver implements Driver {
 
   constructor(gpu: GPUDevice) {
     this.#gpu = gpu;
-    this.#info = infoOf(gpu, gpu.adapterInfo, {});
+    this.#info = infoOf(gpu, gpu.adapterInfo, { gpu: (globalThis.navigator as Navigator | undefined)?.gpu });
   }
 
   async probe(): Promise<{ readonly ok: true }> {
@@ -125,11 +125,13 @@ function limitsOf({ limits }: { readonly limits: GPUSupportedLimits }): Record<s
 function infoOf(
   holder: { readonly limits: GPUSupportedLimits; readonly features: GPUSupportedFeatures },
   info: GPUAdapterInfo | undefined,
-  { memoryBytes, threads }: Omit<GpuSource, 'gpu'>,
+  { gpu, memoryBytes, threads }: Partial<GpuSource>,
 ): DeviceInfo {
   const { vendor = '', architecture = '', device = '', description = '' } = info ?? {};
   const words = `${vendor} ${architecture} ${device} ${description}`.toLowerCase();
   const software = info?.isFallbackAdapter === true || /swiftshader|llvmpipe|lavapipe|basic render/.test(words);
+  // Metal has no such instruction: there the language's function is a dozen others.
+  const multipliesBytes = gpu?.wgslLanguageFeatures?.has(byteDotFeature) === true && vendor !== 'apple';
   const limits = limitsOf(holder);
   if (info?.subgroupMinSize !== undefined) limits.subgroupMinSize = info.subgroupMinSize;
   if (info?.subgroupMaxSize !== undefined) limits.subgroupMaxSize = info.subgroupMaxSize;
@@ -144,7 +146,7 @@ function infoOf(
     software,
     memoryBytes:
       software && memoryBytes !== undefined ? memoryBytes : (limits.maxBufferSize ?? defaultLimits.maxBufferSize),
-    features: [...holder.features].sort(),
+    features: [...holder.features, ...(multipliesBytes ? [byteDotFeature] : [])].sort(),
     limits,
   };
 }

@@ -28,6 +28,7 @@ import { commentText, type Syntax, writeFor, writeIf, writeLoop } from '../commo
 import { binary, compare, convert, unary } from './arithmetic.js';
 import { atomic, compareExchange, load, store } from './memory.js';
 import { Scope } from './scope.js';
+import { byteDotFeature } from './target.js';
 import { components, isVector, literal } from './wgsl.js';
 
 const subgroupFunctions: Readonly<Record<SubgroupFn, string>> = {
@@ -114,6 +115,7 @@ class Renderer {
       shared: shared.map((array) => this.#arrayType(array)),
     };
     if (this.#scope.usesF16) globals.push('enable f16;');
+    if (this.#builtins.has(byteDotFeature)) globals.push(`requires ${byteDotFeature};`);
     if (this.#builtins.has('subgroups')) {
       // Control flow around subgroup ops is the producer's promise; the analysis is too coarse for it.
       globals.push('enable subgroups;', 'diagnostic(off, subgroup_uniformity);');
@@ -191,7 +193,7 @@ class Renderer {
         return scope.define(inst.result, `${scope.use('fma', inst.a.type)}(${args})`);
       }
       case 'dot4':
-        throw unexpected(scope.kernel, 'webgpu', 'dot4');
+        return scope.define(inst.result, this.#dot4(inst));
       case 'compare':
         return scope.define(inst.result, compare(scope, inst.fn, inst.a, inst.b));
       case 'select':
@@ -254,6 +256,27 @@ class Renderer {
       default:
         return inst satisfies never;
     }
+  }
+
+  /** c + the products of the bytes of two words: there is one of signed bytes and one of unsigned. */
+  #dot4(inst: Extract<KInst, { op: 'dot4' }>): string {
+    const scope = this.#scope;
+    if (inst.left !== inst.right) throw unexpected(scope.kernel, 'webgpu', `dot4 of ${inst.left} and ${inst.right}`);
+    this.#builtins.add(byteDotFeature);
+    const signed = inst.left === 'i8';
+    const { type } = inst.result;
+    const [a, b] = [scope.runtime(inst.a), scope.runtime(inst.b)];
+    const of = (part: string): string => {
+      const dot = `dot4${signed ? 'I' : 'U'}8Packed(${a}${part}, ${b}${part})`;
+      return signed ? dot : `i32(${dot})`;
+    };
+    const products = isVector(type)
+      ? `${scope.type(type)}(${components
+          .slice(0, type.lanes)
+          .map((name) => of(`.${name}`))
+          .join(', ')})`
+      : of('');
+    return `${scope.value(inst.c)} + ${products}`;
   }
 
   #builtin(inst: Extract<KInst, { op: 'builtin' }>): void {

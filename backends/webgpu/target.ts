@@ -17,7 +17,7 @@
  *   subgroupBroadcast makes 512³ twice as fast (6 to 7 GFLOP/s with tiles of 64 sums). Loads by atomics are no better.
  */
 
-import type { Feature, Target } from '../../compiler/kernel/target.js';
+import type { ByteMix, Feature, Target } from '../../compiler/kernel/target.js';
 import type { ScalarType } from '../../compiler/kernel/types.js';
 import type { DeviceInfo } from '../backend.js';
 
@@ -37,6 +37,9 @@ export const defaultLimits: Readonly<Record<string, number>> = {
   maxComputeWorkgroupStorageSize: 16_384,
 };
 
+/** WGSL's language feature for products of four bytes: in `DeviceInfo.features` of devices that have it. */
+export const byteDotFeature = 'packed_4x8_integer_dot_product';
+
 interface Facts {
   readonly limits: Readonly<Record<string, number>>;
   readonly features: ReadonlySet<string>;
@@ -47,13 +50,13 @@ interface Facts {
 export const describeWebGpu = (info: DeviceInfo): Target =>
   targetOf({ limits: info.limits, features: new Set(info.features), software: info.software });
 
-/** `wgsl`, optionally with `+f16`: the specification's default limits on an unknown GPU. */
+/** `wgsl`, optionally with `+f16` and `+dot` (products of bytes): the specification's default limits on an unknown GPU. */
 export function webGpuTarget(arch = 'wgsl'): Target | undefined {
   const [base, ...options] = arch.split('+');
-  if (base !== 'wgsl' || options.some((option) => option !== 'f16')) return undefined;
+  if (base !== 'wgsl' || options.some((option) => option !== 'f16' && option !== 'dot')) return undefined;
   return targetOf({
     limits: defaultLimits,
-    features: new Set(options.length > 0 ? ['shader-f16'] : []),
+    features: new Set(options.map((option) => (option === 'f16' ? 'shader-f16' : byteDotFeature))),
     software: false,
   });
 }
@@ -61,6 +64,7 @@ export function webGpuTarget(arch = 'wgsl'): Target | undefined {
 function targetOf({ limits, features, software }: Facts): Target {
   const limit = (name: string): number => limits[name] ?? defaultLimits[name] ?? 0;
   const f16 = features.has('shader-f16');
+  const dots = features.has(byteDotFeature) && !software;
   const subgroup = { min: limits.subgroupMinSize ?? 0, max: limits.subgroupMaxSize ?? 0 };
   // WGSL cannot ask for a width, so subgroup ops need a device that has only one.
   const subgroups = features.has('subgroups') && subgroup.min > 0 && subgroup.min === subgroup.max;
@@ -72,7 +76,7 @@ function targetOf({ limits, features, software }: Facts): Target {
   const count = limit('maxComputeWorkgroupsPerDimension');
   return {
     backend: 'webgpu',
-    arch: `wgsl${f16 ? '+f16' : ''}${subgroups ? `+subgroups${subgroup.min}` : ''}`,
+    arch: `wgsl${f16 ? '+f16' : ''}${dots ? '+dot' : ''}${subgroups ? `+subgroups${subgroup.min}` : ''}`,
     style: software ? 'software-gpu' : 'simt',
     limits: {
       workgroupInvocations: limit('maxComputeInvocationsPerWorkgroup'),
@@ -90,6 +94,8 @@ function targetOf({ limits, features, software }: Facts): Target {
       scalarBytes: limit('maxUniformBufferBindingSize'),
     },
     features: enabled,
+    // Software takes them apart, into more than the multiplications of floats that they replace.
+    ...(dots ? { byteDots: new Set<ByteMix>(['i8·i8', 'u8·u8']) } : {}),
     arithmetic,
     storage: new Set<ScalarType>(['i32', 'u32', 'f32']),
     vectorLanes: 4,

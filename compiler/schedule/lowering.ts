@@ -55,8 +55,16 @@ export class Lowering {
   /** Set while a schedule computes a tile, row by row. */
   tile: Tile | undefined;
 
-  /** @param derived Constants that are bound in a form of their own instead of the value with that id. */
-  constructor(group: Group, target: Target, derived: ReadonlyMap<number, DerivedConstant> = new Map()) {
+  /**
+   * @param derived Constants that are bound in a form of their own instead of the value with that id.
+   * @param words Values of bytes that the schedule reads by itself, as u32.
+   */
+  constructor(
+    group: Group,
+    target: Target,
+    derived: ReadonlyMap<number, DerivedConstant> = new Map(),
+    words: ReadonlySet<Value> = new Set(),
+  ) {
     this.group = group;
     this.target = target;
     for (const node of group.nodes) for (const output of node.outputs) this.#producers.set(output.id, node);
@@ -67,7 +75,7 @@ export class Lowering {
       if (!memory) continue;
       const known = shared.get(memory.id);
       if (known) this.#buffers.set(value.id, known);
-      else shared.set(memory.id, this.#declare(value, derived.get(value.id) ?? memory, 'read'));
+      else shared.set(memory.id, this.#declare(value, derived.get(value.id) ?? memory, 'read', words.has(value)));
     }
     for (const value of group.writes) this.#declare(value, memoryOf(group, value) as Value, 'write');
     if (group.loop) this.#declareIterations(group, group.loop);
@@ -78,12 +86,14 @@ export class Lowering {
     return this.#bindings;
   }
 
-  #declare(value: Value, binding: Value | DerivedConstant, access: 'read' | 'write'): KBuffer {
+  #declare(value: Value, binding: Value | DerivedConstant, access: 'read' | 'write', asWords = false): KBuffer {
     const { dtype } = 'kind' in binding ? binding.data : value.type;
     const length = sizeOf('kind' in binding ? binding.data.shape : shapeOf(binding));
     const prefix = access === 'read' ? 'in' : 'out';
     const name = `${prefix}${this.#bindings.length}`;
-    const buffer = this.b.buffer(name, memoryScalar(dtype), memoryLength(dtype, length), access);
+    const buffer = asWords
+      ? this.b.buffer(name, 'u32', length / 4, access)
+      : this.b.buffer(name, memoryScalar(dtype), memoryLength(dtype, length), access);
     this.#buffers.set(value.id, buffer);
     this.#bindings.push(binding);
     return buffer;

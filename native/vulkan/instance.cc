@@ -113,6 +113,7 @@ struct FeatureChain {
   VkPhysicalDeviceVulkanMemoryModelFeatures memoryModel{};
   VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix{};
   VkPhysicalDeviceShaderBfloat16FeaturesKHR bfloat16{};
+  VkPhysicalDeviceShaderIntegerDotProductFeatures integerDots{};
   std::vector<const char*> extensions;
 
   FeatureChain(const std::vector<VkExtensionProperties>& offered, uint32_t apiVersion) {
@@ -124,6 +125,7 @@ struct FeatureChain {
     memoryModel.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES;
     matrix.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
     bfloat16.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_BFLOAT16_FEATURES_KHR;
+    integerDots.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES;
     void** next = &core.pNext;
     const auto link = [&next](auto& features) {
       *next = &features;
@@ -145,6 +147,7 @@ struct FeatureChain {
       link(matrix);
       if (offers(kNoVersion, VK_KHR_SHADER_BFLOAT16_EXTENSION_NAME)) link(bfloat16);
     }
+    if (offers(VK_API_VERSION_1_3, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME)) link(integerDots);
     offers(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT_CONTROLS_EXTENSION_NAME);
     if (hasExtension(offered, "VK_KHR_portability_subset")) extensions.push_back("VK_KHR_portability_subset");
   }
@@ -235,6 +238,8 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
       facts.apiVersion >= VK_API_VERSION_1_2 || hasExtension(extensions, VK_KHR_DRIVER_PROPERTIES_EXTENSION_NAME);
   const bool subgroupControlOffered = facts.apiVersion >= VK_API_VERSION_1_3 ||
                                       hasExtension(extensions, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
+  const bool integerDotsOffered = facts.apiVersion >= VK_API_VERSION_1_3 ||
+                                  hasExtension(extensions, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
 
   VkPhysicalDeviceProperties2 properties{};
   properties.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2;
@@ -250,6 +255,8 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
   driver.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES;
   VkPhysicalDeviceSubgroupSizeControlProperties subgroupSizes{};
   subgroupSizes.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES;
+  VkPhysicalDeviceShaderIntegerDotProductProperties integerDots{};
+  integerDots.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES;
   properties.pNext = &identity;
   identity.pNext = &subgroup;
   subgroup.pNext = &allocation;
@@ -257,6 +264,7 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
   if (floatControlsOffered) *next = &floats, next = &floats.pNext;
   if (driverNamed) *next = &driver, next = &driver.pNext;
   if (subgroupControlOffered) *next = &subgroupSizes, next = &subgroupSizes.pNext;
+  if (integerDotsOffered) *next = &integerDots, next = &integerDots.pNext;
   vk.vkGetPhysicalDeviceProperties2(device, &properties);
   const VkPhysicalDeviceProperties& core = properties.properties;
 
@@ -303,6 +311,12 @@ bool describe(const Instance& vk, VkPhysicalDevice device, DeviceFacts& facts) {
   feature("roundingModeRTE16", floats.shaderRoundingModeRTEFloat16);
   feature("roundingModeRTE32", floats.shaderRoundingModeRTEFloat32);
   feature("denormPreserve32", floats.shaderDenormPreserveFloat32);
+  feature("shaderIntegerDotProduct", chain.integerDots.shaderIntegerDotProduct);
+  feature("integerDotProduct4x8BitPackedSignedAccelerated", integerDots.integerDotProduct4x8BitPackedSignedAccelerated);
+  feature("integerDotProduct4x8BitPackedUnsignedAccelerated",
+          integerDots.integerDotProduct4x8BitPackedUnsignedAccelerated);
+  feature("integerDotProduct4x8BitPackedMixedSignednessAccelerated",
+          integerDots.integerDotProduct4x8BitPackedMixedSignednessAccelerated);
   feature("timestamps", facts.timestampBits > 0);
   const VkSubgroupFeatureFlags all = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
                                      VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT |

@@ -96,5 +96,14 @@ describe('ptxas takes every block without spills', () => {
       },
       300_000,
     );
+    it.skipIf(ptxasMissing !== undefined || !ptxasKnows(arch))(
+      `words of bytes for ${arch}`,
+      async () => {
+        const codes = codesOf(byteCases.slice(1), targetOf(arch), 'bytes');
+        expect(codes.filter(({ text }) => text?.includes('dp4a')).length).toBeGreaterThan(10);
+        expect(await assemble(codes, arch, strictly)).toEqual([]);
+      },
+      300_000,
+    );
   }
 });

@@ -15,6 +15,7 @@ import { fuse } from '../../compiler/schedule/fuse.js';
 import type { Group } from '../../compiler/schedule/group.js';
 import type { Binding } from '../../compiler/schedule/lowered.js';
 import { bytesOfTensor, emptyTensor, type HostTensor, sizeOf } from '../../compiler/tensor.js';
+import { seeded } from './kernel_data.js';
 
 export type Make = (dtype: DType, shape: readonly number[]) => Value;
 export interface ContractionCase {
@@ -229,6 +230,13 @@ export function boxCases(dtype: 'f16' | 'bf16'): readonly ContractionCase[] {
   ];
 }
 
+/** Bytes less a zero point, held in f32 or i32. */
+export function centred(b: GraphBuilder, bytes: Value, zero: number, held: 'f32' | 'i32' = 'f32'): Value {
+  const point = b.constant(tensorOfNumbers('i32', [], [zero]));
+  const less = c.sub(b, c.cast(b, bytes, 'i32'), point);
+  return held === 'i32' ? less : c.cast(b, less, held);
+}
+
 /** Products and convolutions of bytes, with i32 results and as quantised models hold them. */
 export const byteCases: readonly ContractionCase[] = [
   ...[
@@ -279,3 +287,48 @@ export const byteCases: readonly ContractionCase[] = [
       ),
   },
 ];
+
+/** Products and convolutions of bytes of any signedness, zero points, shapes and paddings; the seed says which. */
+export function randomByteCase(seed: number): ContractionCase {
+  const { int } = seeded(seed);
+  const one = <T>(...list: readonly T[]): T => list[int(0, list.length - 1)];
+  const types = [one<'u8' | 'i8'>('u8', 'i8'), one<'u8' | 'i8'>('u8', 'i8')] as const;
+  const zeros = types.map((type) => (int(0, 2) === 0 ? 0 : type === 'u8' ? int(0, 255) : int(-128, 127)));
+  const held = one<'f32' | 'i32'>('f32', 'i32');
+  const isWeights = int(0, 2) > 0;
+  if (int(0, 1) === 0) {
+    const [batch, m, n, k] = [int(1, 2), int(4, 40), int(4, 40), int(2, 70)];
+    const order = (turned: boolean, rows: number, columns: number) =>
+      turned ? [batch, columns, rows] : [batch, rows, columns];
+    const turned = [int(0, 1) === 1, int(0, 1) === 1] as const;
+    return {
+      name: `${seed}: ${batch}×${m}×${n}×${k} of ${types} less ${zeros}, turned ${turned}, ${isWeights ? 'weights' : 'inputs'}`,
+      build: (b, x, w) => {
+        const side = (at: 0 | 1, make: Make, rows: number, columns: number) => {
+          const bytes = centred(b, make(types[at], order(turned[at], rows, columns)), zeros[at], held);
+          return turned[at] ? c.transpose(b, bytes, [0, 2, 1]) : bytes;
+        };
+        return c.matmul(b, side(0, x, m, k), side(1, isWeights ? w : x, k, n));
+      },
+    };
+  }
+  const groups = one(1, 1, 2);
+  const [channels, outputs] = [groups * int(2, 7), groups * int(1, 12)];
+  const kernel = [int(1, 3), int(1, 3)];
+  const strides = [int(1, 2), int(1, 2)];
+  const dilations = [int(1, 2), int(1, 2)];
+  const [padLow, padHigh] = [kernel, kernel].map((extents) => extents.map((extent) => int(0, extent - 1)));
+  const input = [int(1, 2), channels, int(5, 12), int(5, 24)];
+  return {
+    name: `${seed}: ${types} less ${zeros}, conv of ${input} by ${outputs}×${kernel}/${strides}, ${groups} groups`,
+    build: (b, x, w) => {
+      const weights = (isWeights ? w : x)(types[1], [outputs, channels / groups, ...kernel]);
+      const attrs = { strides, padLow, padHigh, dilations, inputDilation: [1, 1], groups, dtype: held };
+      return b.op(
+        'conv',
+        [centred(b, x(types[0], input), zeros[0], held), centred(b, weights, zeros[1], held)],
+        attrs,
+      )[0];
+    },
+  };
+}

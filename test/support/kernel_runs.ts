@@ -42,11 +42,10 @@ export async function compareRuns(
   device: Device,
   runs: readonly Run[],
   tolerance: Tolerance = {},
+  target = device.target,
 ): Promise<string[]> {
   const complaints: string[] = [];
-  const kernels = await device.loadKernels(
-    runs.map(({ kernel }) => backend.render(legalize(kernel, device.target), device.target)),
-  );
+  const kernels = await device.loadKernels(runs.map(({ kernel }) => backend.render(legalize(kernel, target), target)));
   for (const [n, { what, kernel, inputs, scalars = [], types }] of runs.entries()) {
     const contents = buffersOf(kernel).map((buffer, i) => {
       const bytes = new Uint8Array(Math.ceil(bytesOf(buffer) / 8) * 8);
@@ -148,17 +147,7 @@ export function arithmeticRuns(scalar: NumberType, types: readonly NumberType[])
     add(fn, [x, right], (b, [a, c]) => b.binary(fn, a, c));
   }
   if (float) add('fma', [x, y, z], (b, [p, q, r]) => b.fma(p, q, r));
-  if (scalar === 'u32') {
-    for (const [left, right] of [
-      ['i8', 'i8'],
-      ['u8', 'u8'],
-      ['u8', 'i8'],
-      ['i8', 'u8'],
-    ] as const)
-      add(`dot4 of ${left} and ${right}`, [x, y, z], (b, [p, q, r]) =>
-        b.bitcast(b.dot4(p, q, b.bitcast(r, ktype('i32', r.type.lanes)), left, right), r.type),
-      );
-  }
+  if (scalar === 'u32') for (const { name, body } of dot4Outputs) add(name, [x, y, z], body);
   for (const fn of ['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const) {
     add(fn, [x, y], (b, [a, c]) => b.convert(b.compare(fn, a, c), 'u8'), 'u8');
   }
@@ -182,6 +171,22 @@ export function arithmeticRuns(scalar: NumberType, types: readonly NumberType[])
     ),
   );
 }
+
+const dot4Outputs: readonly Output[] = (['i8', 'u8'] as const).flatMap((left) =>
+  (['i8', 'u8'] as const).map((right) => ({
+    name: `dot4 of ${left} and ${right}`,
+    scalar: 'u32',
+    body: (b, [p, q, r]) => b.bitcast(b.dot4(p, q, b.bitcast(r, ktype('i32', r.type.lanes)), left, right), r.type),
+  })),
+);
+
+/** Products of four bytes alone, of all types. */
+export const dot4Runs = (): Run[] =>
+  ([1, 2, 4] as const).map((lanes) => ({
+    what: `dot4 x${lanes}`,
+    kernel: elementwiseAll(['u32', 'u32', 'u32'], lanes, dot4Outputs),
+    inputs: [1, 2, 3].map((seed) => data('u32', seed)),
+  }));
 
 /** Results of one kernel, so that it has no more buffers than every GPU takes. */
 const mostOutputs = 12;

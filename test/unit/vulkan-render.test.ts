@@ -9,7 +9,7 @@ import { vulkanBackend } from '../../backends/vulkan/index.js';
 import { Assembler, Capability, Op } from '../../backends/vulkan/spirv.js';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import type { Target } from '../../compiler/kernel/target.js';
-import type { KernelFunction } from '../../compiler/kernel/types.js';
+import type { ByteType, KernelFunction, Lanes } from '../../compiler/kernel/types.js';
 import { numberTypes } from '../support/kernel_data.js';
 import { controlAndMemory, everyOpOn, registerTile, renderMilliseconds } from '../support/rendered_kernels.js';
 
@@ -43,6 +43,8 @@ const everything = [
 ];
 const full = vulkanBackend.describe(device(everything));
 const storageOnly = vulkanBackend.describe(device(['storageBuffer16BitAccess', 'storageBuffer8BitAccess']));
+const signedDots = ['Signed', 'MixedSignedness'].map((kind) => `integerDotProduct4x8BitPacked${kind}Accelerated`);
+const dots = vulkanBackend.describe(device(['shaderIntegerDotProduct', ...signedDots]));
 const least = vulkanBackend.target('spirv') as Target;
 
 const hasValidator = spawnSync('spirv-val', ['--version']).status === 0;
@@ -185,6 +187,37 @@ describe('SPIR-V renderer', () => {
     expect(vulkanBackend.render(long(2 ** 30), full).words?.length).toBeLessThan(1000);
   });
 
+  it('multiplies four bytes by one instruction for each word, the signed ones first', () => {
+    const render = (left: ByteType, right: ByteType, lanes: Lanes): Instruction[] => {
+      const b = new KernelBuilder();
+      const [x, y] = [b.buffer('x', 'u32', 64, 'read'), b.buffer('y', 'u32', 64, 'read')];
+      const out = b.buffer('out', 'i32', 64, 'readwrite');
+      const i = b.mulc(b.builtin('local_id', 0, 16), 4);
+      const [p, q] = [b.load(x, i, lanes, true), b.load(y, i, lanes, true)];
+      b.store(out, i, b.dot4(p, q, b.load(out, i, lanes, true), left, right), true);
+      const code = vulkanBackend.render(b.finish({ name: 'dot', grid: [1, 1, 1], workgroup: [16, 1, 1] }), dots);
+      validate(code);
+      expect(capabilities(code)).toEqual(
+        new Set([Capability.Shader, Capability.DotProduct, Capability.DotProductInput4x8BitPacked]),
+      );
+      return decode(code);
+    };
+    for (const lanes of [1, 2, 4] as const) {
+      for (const [op, left, right] of [
+        [Op.SDot, 'i8', 'i8'],
+        [Op.UDot, 'u8', 'u8'],
+        [Op.SUDot, 'i8', 'u8'],
+        [Op.SUDot, 'u8', 'i8'],
+      ] as const)
+        expect(render(left, right, lanes).filter((inst) => inst.op === op)).toHaveLength(lanes);
+    }
+    const operands = (left: ByteType, right: ByteType) =>
+      render(left, right, 1)
+        .find(({ op }) => op === Op.SUDot)
+        ?.operands.slice(2, 4);
+    expect(operands('u8', 'i8')?.reverse()).toEqual(operands('i8', 'u8'));
+  });
+
   it('refuses math functions that were not expanded', () => {
     const b = new KernelBuilder();
     const x = b.buffer('x', 'f32', 8, 'readwrite');
@@ -211,6 +244,14 @@ describe('targets', () => {
     expect(full.features.has('subgroups')).toBe(true);
     expect(vulkanBackend.describe({ ...device([]), software: true }).style).toBe('software-gpu');
     expect(vulkanBackend.target('sm_90a')).toBeUndefined();
+  });
+
+  it('multiplies bytes where that is an instruction', () => {
+    expect(dots.byteDots).toEqual(new Set(['i8·i8', 'i8·u8']));
+    expect(full.byteDots).toBeUndefined();
+    expect(vulkanBackend.describe(device(signedDots)).byteDots).toBeUndefined();
+    expect(vulkanBackend.describe(device(['shaderIntegerDotProduct'])).byteDots).toBeUndefined();
+    expect(dots.arch).not.toBe(vulkanBackend.describe(device([])).arch);
   });
 });
 

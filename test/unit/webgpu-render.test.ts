@@ -5,7 +5,7 @@ import { memoryViews } from '../../backends/webgpu/views.js';
 import { f32Bits, literal } from '../../backends/webgpu/wgsl.js';
 import { KernelBuilder } from '../../compiler/kernel/builder.js';
 import type { Target } from '../../compiler/kernel/target.js';
-import { type KBuffer, type KValue, ktype, type Lanes } from '../../compiler/kernel/types.js';
+import { type ByteType, type KBuffer, type KValue, ktype, type Lanes } from '../../compiler/kernel/types.js';
 
 const target = webgpuBackend.target('wgsl') as Target;
 const one = { name: 'k', grid: [1, 1, 1], workgroup: [1, 1, 1] } as const;
@@ -196,6 +196,38 @@ describe('the text', () => {
     const c = lanes.buffer('c', 'f32', 8, 'readwrite');
     lanes.store(c, lanes.constant(0), lanes.load(c, lanes.constant(0), 8, true), true);
     expect(() => textOf(lanes)).toThrow(/8 lanes/);
+  });
+});
+
+describe('products of four bytes', () => {
+  const render = (left: ByteType, right: ByteType, lanes: Lanes): string => {
+    const k = new KernelBuilder();
+    const [x, y] = [k.buffer('x', 'u32', 4, 'read'), k.buffer('y', 'u32', 4, 'read')];
+    const out = k.buffer('out', 'i32', 4, 'readwrite');
+    const i = k.constant(0);
+    const sums = k.load(out, i, lanes, true);
+    k.store(out, i, k.dot4(k.load(x, i, lanes, true), k.load(y, i, lanes, true), sums, left, right), true);
+    return textOf(k);
+  };
+
+  it('are functions of the language, which the module asks for', () => {
+    expect(textOf(new KernelBuilder())).not.toContain('requires');
+    const text = render('i8', 'i8', 1);
+    expect(text.indexOf('requires packed_4x8_integer_dot_product;')).toBeLessThan(text.indexOf('var<storage'));
+    expect(text.match(/dot4I8Packed\(/g)).toHaveLength(1);
+    expect(render('u8', 'u8', 4).match(/i32\(dot4U8Packed\(\w+\.[xyzw], \w+\.[xyzw]\)\)/g)).toHaveLength(4);
+    expect(() => render('i8', 'u8', 1)).toThrow(/dot4 of i8 and u8/);
+  });
+
+  it('are for devices that have the instruction', () => {
+    const same = new Set(['i8·i8', 'u8·u8']);
+    expect(target.byteDots).toBeUndefined();
+    expect(webgpuBackend.target('wgsl+dot')?.byteDots).toEqual(same);
+    const info = { id: 'webgpu:x', backend: 'webgpu', name: 'x', driver: 'x', virtual: false, memoryBytes: 1 };
+    const features = ['packed_4x8_integer_dot_product'];
+    const of = (software: boolean) => webgpuBackend.describe({ ...info, software, features, limits: {} });
+    expect(of(false).byteDots).toEqual(same);
+    expect(of(true).byteDots).toBeUndefined();
   });
 });
 

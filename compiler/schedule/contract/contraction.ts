@@ -10,9 +10,12 @@ import { sizeOf } from '../../tensor.js';
 import { type Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
 import { inside } from '../inside.js';
+import type { DerivedConstant } from '../lowered.js';
 import type { Lowering } from '../lowering.js';
 import { accumulatorOf } from '../reduce.js';
 import { type Index, scalarOf, shapeOf } from '../tensors.js';
+import type { WordProduct } from './integer_contraction.js';
+import type { Reading } from './packing.js';
 
 /** Flat coordinates; at most one of m, n, k may mention the lane. */
 export interface Place {
@@ -28,8 +31,14 @@ export interface Contraction {
   readonly m: number;
   readonly n: number;
   readonly k: number;
+  /** Extents of the contracted dims, outermost first. */
+  readonly extents: readonly number[];
   /** Type of the accumulators. */
   readonly accumulator: ScalarType;
+  /** Type that elements are multiplied in: the accumulators', but for words of bytes. */
+  readonly scalar: ScalarType;
+  /** Set where elements are words of four bytes. */
+  readonly words?: WordProduct;
   readonly lhs: Operand;
   readonly rhs: Operand;
   /** Batches that the lhs differs in (weights of a convolution differ by group, not by image), and which one it is. */
@@ -51,6 +60,12 @@ export interface Operand {
   element(lowering: Lowering, batch: Affine, row: Affine, k: Affine, lanes: Lanes): KValue;
   /** The same before it is converted to the accumulators' type; `padding` is what lies outside, by default zero. */
   stored(lowering: Lowering, place: StoredPlace, lanes: Lanes, padding?: KValue): KValue;
+  /** Of a convolution's input: the element at a position that may lie outside, by its channel over all groups. */
+  point?(lowering: Lowering, image: Affine, channel: Affine, position: Index, padding?: KValue): KValue;
+  /** How vectors are read where that is not for the strides of `value` to say. */
+  readonly reading?: Reading;
+  /** Of a constant that is bound in packed form only: see `packing.ts`. */
+  packed?(width: number): DerivedConstant;
 }
 
 /** Flat coordinates of an operand's element. */
@@ -124,7 +139,9 @@ function dotContraction(node: NodeOf<'dot'>, group: Group): Contraction {
     m: sizeOf(pick(lhs, lhsFree)),
     n: sizeOf(pick(rhs, rhsFree)),
     k: sizeOf(contractShape),
+    extents: contractShape,
     accumulator,
+    scalar: accumulator,
     lhsBatches: sizeOf(batchShape),
     lhsBatch: (batch) => batch,
     rhsBatches: sizeOf(batchShape),
@@ -204,6 +221,12 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
         ? undilated(lowering, at, bounds, inputDilation, lanes, read, outside)
         : inside(lowering, at, bounds, lanes, read, outside);
     },
+    point(lowering, image, channel, position, padding) {
+      const scalar = scalarOf(x, node);
+      const outside = () => padding ?? lowering.b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar);
+      const read = (index: Index) => lowering.value(x, index, 1);
+      return inside(lowering, [image, channel, ...position], shapeOf(x), 1, read, outside);
+    },
   };
   return {
     node,
@@ -211,7 +234,9 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
     m,
     n: sizeOf(positions),
     k: perGroup * sizeOf(kernel),
+    extents: [perGroup, ...kernel],
     accumulator,
+    scalar: accumulator,
     lhs: weights,
     rhs: input,
     lhsBatches: groups,
@@ -256,13 +281,6 @@ function undilated(
   return lowering.perLane(at, lanes, one);
 }
 
-/** Extents of the contracted dims, outermost first. */
-export function kernelExtents(node: Node): readonly number[] {
-  if (node.op === 'conv') return shapeOf(node.inputs[1]).slice(1);
-  if (node.op === 'dot') return node.attrs.lhsContract.map((d) => shapeOf(node.inputs[0])[d]);
-  throw new Error(`${node.op} is not a contraction`);
-}
-
 /** The same contraction with lhs and rhs, m and n exchanged. */
 export const transposed = (contraction: Contraction): Contraction => ({
   ...contraction,
@@ -275,13 +293,15 @@ export const transposed = (contraction: Contraction): Contraction => ({
   rhsBatches: contraction.lhsBatches,
   rhsBatch: contraction.lhsBatch,
   result: ({ batch, m, n }) => contraction.result({ batch, m: n, n: m }),
+  ...(contraction.words && { words: { ...contraction.words, lhs: contraction.words.rhs, rhs: contraction.words.lhs } }),
 });
 
-/** acc + x·y: fused where the target does that as fast. */
-export function multiplyAdd(lowering: Lowering, x: KValue, y: KValue, sum: KValue): KValue {
+/** acc + x·y: fused where the target does that as fast. Of words, x is the lhs'. */
+export function multiplyAdd(lowering: Lowering, x: KValue, y: KValue, sum: KValue, words?: WordProduct): KValue {
   const { b } = lowering;
   const lanes = sum.type.lanes;
   const [p, q] = [lowering.widen(x, lanes), lowering.widen(y, lanes)];
+  if (words) return b.dot4(p, q, sum, words.lhs.type, words.rhs.type);
   if (isFloatScalar(sum.type.scalar) && lowering.target.features.has('fma')) return b.fma(p, q, sum);
   return b.add(sum, b.mul(p, q));
 }

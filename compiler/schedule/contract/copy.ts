@@ -7,12 +7,12 @@ import { type KernelFunction, type KMemory, scalarBits } from '../../kernel/type
 import { memoriesOf, visitKernel } from '../../kernel/walk.js';
 import { Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
-import { inside } from '../inside.js';
 import type { Binding, LoweredKernel, Temporary } from '../lowered.js';
-import { Lowering } from '../lowering.js';
-import { range, scalarOf, shapeOf } from '../tensors.js';
+import type { Lowering } from '../lowering.js';
+import { range } from '../tensors.js';
 import type { Contraction } from './contraction.js';
 import type { Dim, Geometry } from './geometry.js';
+import { loweringOf } from './integer_contraction.js';
 import { vector } from './tiling.js';
 
 export interface Copy {
@@ -46,13 +46,13 @@ export function copyPlanes(
   { h, w, spatial }: Geometry,
   columns: number,
 ): PlanesCopy {
-  const { rhs } = contraction;
-  const bounds = shapeOf(rhs.value);
-  const [images, channels] = bounds;
+  const { rhs, batch, k, lhsBatches: groups } = contraction;
+  const [images, channels] = [batch / groups, (groups * k) / (h.kernel * w.kernel)];
   const rows = h.extent + h.maxShift - h.minShift;
   const pitch = roundUp(columns + w.maxShift - w.minShift, vector);
   const [phasesH, phasesW] = [regular(h), regular(w)];
   const shape = [images, channels, phasesH.length, phasesW.length, rows, pitch / vector];
+  const point = rhs.point as NonNullable<typeof rhs.point>;
   const phaseOf = (phases: readonly number[], at: Affine) =>
     at.scale(phases.length > 1 ? phases[1] - phases[0] : 0).add(phases[0]);
   return copyOf(
@@ -63,8 +63,6 @@ export function copyPlanes(
     shape,
     (lowering, [image, channel, ph, pw, row, column]) => {
       const { b } = lowering;
-      const zero = () =>
-        b.constant(scalarOf(rhs.value) === 'i64' || scalarOf(rhs.value) === 'u64' ? 0n : 0, scalarOf(rhs.value));
       return b.build(
         range(vector).map((lane) => {
           const y = row.add(h.minShift).scale(h.stride).add(phaseOf(phasesH, ph));
@@ -73,14 +71,7 @@ export function copyPlanes(
             .add(lane + w.minShift)
             .scale(w.stride)
             .add(phaseOf(phasesW, pw));
-          return inside(
-            lowering,
-            [image, channel, ...spatial(y, x)],
-            bounds,
-            1,
-            (at) => lowering.value(rhs.value, at, 1),
-            zero,
-          );
+          return point(lowering, image, channel, spatial(y, x));
         }),
       );
     },
@@ -121,21 +112,21 @@ function copyOf<Extra extends object>(
   element: (lowering: Lowering, index: readonly Affine[]) => ReturnType<Lowering['value']>,
   extra: Extra,
 ): Copy & Extra {
-  const { accumulator } = contraction;
+  const { scalar } = contraction;
   const length = shape.reduce((product, extent) => product * extent, 1) * vector;
   const memory: Temporary = {
     kind: 'temporary',
     name: `${contraction.rhs.value.name}.copy`,
-    bytes: (length * scalarBits[accumulator]) / 8,
+    bytes: (length * scalarBits[scalar]) / 8,
   };
-  const lowering = new Lowering(group, target);
+  const lowering = loweringOf(group, target, contraction);
   const { b } = lowering;
-  const buffer = b.buffer('copy', accumulator, length, 'write');
+  const buffer = b.buffer('copy', scalar, length, 'write');
   const workgroup = Math.min(target.style === 'simt' ? 128 : 64, target.limits.workgroupInvocations);
   const local = Affine.of(b.builtin('local_id', 0, workgroup), b);
   const grid = lowering.workgroups(Math.ceil(length / vector / workgroup), (at) => {
     lowering.guarded(at.scale(workgroup).add(local), length / vector, (flat) => {
-      const value = b.convert(element(lowering, delinearize(flat, shape)), accumulator);
+      const value = b.convert(element(lowering, delinearize(flat, shape)), scalar);
       b.store(buffer, flat.scale(vector).emit(b), value, true);
     });
   });

@@ -19,6 +19,7 @@ import { lowerBlocks } from './dequantise_blocks.js';
 import { lowerHalves } from './dequantise_halves.js';
 import { lowerDirect } from './direct.js';
 import { filtersMinimally, hasImageForm, lowerFiltered, lowerImage, writesChannelsLast } from './image/index.js';
+import { sumKernels, wordContraction } from './integer_contraction.js';
 import { lowerIntegerPanels } from './integer_panels.js';
 import { lowerIntegerPlanes } from './integer_planes.js';
 import { byteProduct } from './integers.js';
@@ -157,22 +158,33 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
 }
 
 function onGpu(group: Group, target: Target, contraction: Contraction): Schedule[] {
-  const { batch, m, n, k } = contraction;
+  const words = wordContraction(group, target, contraction);
+  return [...tilesOnGpu(group, target, contraction), ...(words ? tilesOnGpu(group, target, words) : [])];
+}
+
+/** Tiles of elements, or of words of four bytes: a `dot4` counts as one multiply-add. */
+function tilesOnGpu(group: Group, target: Target, contraction: Contraction): Schedule[] {
+  const { batch, m, n, k, words } = contraction;
   // Each operation of an emulated type is hundreds of instructions: a tile of them would not compile.
   if (!target.arithmetic.has(contraction.accumulator)) return [];
-  if (k < 4 || Math.max(m, n) < 4) return [];
-  const plan = planRegisters(group, target);
+  if ((k < 4 && !words) || Math.max(m, n) < 4) return [];
+  const prefix = words ? 'bytes ' : '';
+  const plan = planRegisters(group, target, contraction);
   // Few rows pay where columns come in vectors.
   const streaming = plan.reading !== 'element' || group.constants.has(plan.contraction.rhs.value.id);
   if (Math.min(m, n) < 4 && !plan.geometry && !streaming) return [];
+  const lowered = (kernels: () => readonly LoweredKernel[]) => () => [
+    ...sumKernels(group, target, contraction),
+    ...kernels(),
+  ];
   const candidates: Schedule[] = [
     {
-      name: `registers ${plan.tile.rows}×${plan.tile.columns}`,
+      name: `${prefix}registers ${plan.tile.rows}×${plan.tile.columns}`,
       cost: timeOf(contraction, target, 1 / plan.tile.cost),
-      lower: () => lowerRegisters(group, target, plan),
+      lower: lowered(() => lowerRegisters(group, target, plan)),
     },
   ];
-  const windows = planWindows(group, target, contraction);
+  const windows = words ? undefined : planWindows(group, target, contraction);
   if (windows) {
     candidates.push({
       name: `windows ${windows.lines}×${windows.columns}`,
@@ -191,9 +203,9 @@ function onGpu(group: Group, target: Target, contraction: Contraction): Schedule
     const tiles = batch * down * across;
     const waves = (Math.ceil(tiles / target.parallelism) * target.parallelism) / tiles;
     candidates.push({
-      name: `shared ${block.blockM}×${block.blockN}×${legal.blockK}`,
+      name: `${prefix}shared ${block.blockM}×${block.blockN}×${legal.blockK}`,
       cost: timeOf(contraction, target, share / (waste * waves)),
-      lower: () => [lowerShared(group, target, contraction, legal)],
+      lower: lowered(() => [lowerShared(group, target, contraction, legal)]),
     });
   }
   return candidates;

@@ -1,5 +1,5 @@
 /**
- * Contractions of 8-bit integers on the lanes of a CPU: what `dot4` is given.
+ * Contractions of 8-bit integers on the lanes of a CPU or GPU: what `dot4` is given.
  *
  * Four neighbours along k are the bytes of a word. Operands are the integers behind casts and zero points
  * (`narrow.ts`); those whose signedness the target's instruction does not take have their top bit flipped where they are
@@ -17,7 +17,7 @@ import type { Affine } from '../affine.js';
 import type { Group } from '../group.js';
 import type { Lowering } from '../lowering.js';
 import type { Contraction, Operand } from './contraction.js';
-import { integersOf, type Narrow, narrowOf } from './narrow.js';
+import { integersOf, type Narrow, narrowOperand } from './narrow.js';
 import { type Strides, stridesOf } from './packing.js';
 
 /** One operand: rows (m or n) of k bytes. */
@@ -95,11 +95,7 @@ function sideOf(
     const { scalar, zero } = integers;
     return { ...common, stored: scalar, type: scalar, zero, from: { kind: 'constant', data, strides, offset: zero } };
   }
-  const narrow = narrowOf(
-    operand.value,
-    (value) => group.nodes.find((node) => node.outputs[0] === value),
-    group.scalars,
-  );
+  const narrow = narrowOperand(group, operand.value);
   if (!narrow) return undefined;
   const { scalar, zero } = narrow;
   return { ...common, stored: scalar, type: scalar, zero, from: { kind: 'memory', narrow } };

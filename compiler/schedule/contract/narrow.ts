@@ -5,6 +5,7 @@
 import { elementsOf } from '../../graph/ops/reference/data.js';
 import type { ConstantData, Node, Value } from '../../graph/types.js';
 import type { Target } from '../../kernel/target.js';
+import { type Group, isView } from '../group.js';
 
 /** value = source - zero, element by element. */
 export interface Narrow {
@@ -18,8 +19,23 @@ export interface Narrow {
 /** Types that hold all of the integers between -255 and 255. */
 const wide: ReadonlySet<string> = new Set(['i16', 'i32', 'i64', 'f32', 'f64']);
 
+/** The integers behind an operand of the group's contraction, if nothing else reads what was made of them. */
+export function narrowOperand(group: Group, operand: Value): Narrow | undefined {
+  const producerOf = (value: Value): Node | undefined => group.nodes.find((node) => node.outputs[0] === value);
+  const narrow = narrowOf(operand, producerOf, group.scalars);
+  return narrow && isForAnchor(group, narrow.top) ? narrow : undefined;
+}
+
+/** Whether only the anchor reads the value, be it through views: its elements become the small integers. */
+const isForAnchor = (group: Group, value: Value): boolean =>
+  !group.writes.includes(value) &&
+  group.nodes.every(
+    (node) =>
+      node === group.anchor || !node.inputs.includes(value) || (isView(node.op) && isForAnchor(group, node.outputs[0])),
+  );
+
 /** The integers of 8 bits behind `value`, seen through views; undefined where there are none. */
-export function narrowOf(
+function narrowOf(
   value: Value,
   producerOf: (value: Value) => Node | undefined,
   scalars: ReadonlyMap<number, ConstantData>,

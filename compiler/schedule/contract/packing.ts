@@ -98,6 +98,7 @@ function packedOperand(
   shape: PackedShape,
 ): DerivedConstant | undefined {
   const { value } = operand;
+  if (operand.packed) return operand.packed(shape.width);
   const own = group.constants.get(value.id);
   if (!own || scalarOf(value) !== accumulator || !group.reads.includes(value)) return undefined;
   if (group.nodes.some((node) => node !== group.anchor && node.inputs.includes(value))) return undefined;
@@ -110,6 +111,7 @@ export type Reading = 'along-k' | 'along-row' | 'element';
 
 /** How an operand's memory can be read in vectors. */
 export function readingOf(group: Group, operand: Operand, batches: number, rows: number, k: number): Reading {
+  if (operand.reading) return operand.reading;
   const strides = group.reads.includes(operand.value) ? stridesOf(operand, { batches, rows, k, width: 1 }) : undefined;
   if (!strides) return 'element';
   const aligned = (...values: number[]) => values.every((value) => value % vector === 0);

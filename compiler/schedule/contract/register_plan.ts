@@ -7,7 +7,7 @@ import { scalarBits } from '../../kernel/types.js';
 import { sizeOf } from '../../tensor.js';
 import type { Group } from '../group.js';
 import { shapeOf } from '../tensors.js';
-import { type Contraction, contractionOf, transposed } from './contraction.js';
+import { type Contraction, transposed } from './contraction.js';
 import { type Geometry, geometryOf } from './geometry.js';
 import { type Reading, readingOf } from './packing.js';
 import { sharingOf } from './sharing.js';
@@ -121,8 +121,7 @@ export interface RegisterPlan {
   readonly tile: Tile;
 }
 
-export function planRegisters(group: Group, target: Target): RegisterPlan {
-  const plain = contractionOf(group);
+export function planRegisters(group: Group, target: Target, plain: Contraction): RegisterPlan {
   // Vectors run along n: the problem is turned round where n is too short for them.
   const contraction = plain.n < vector && plain.m > plain.n ? transposed(plain) : plain;
   const { n, k, rhs, rhsBatches } = contraction;

@@ -9,11 +9,12 @@ import type { KBuffer, KValue, Lanes } from '../../kernel/types.js';
 import { Affine, delinearize, linearize } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
-import { Lowering } from '../lowering.js';
+import type { Lowering } from '../lowering.js';
 import { range, scalarOf } from '../tensors.js';
-import { type Contraction, kernelExtents, multiplyAdd, type Operand } from './contraction.js';
+import { type Contraction, multiplyAdd, type Operand } from './contraction.js';
 import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed } from './copy.js';
 import { type Dim, type Geometry, progressions, type Tap } from './geometry.js';
+import { loweringOf, Shares } from './integer_contraction.js';
 import { packedLhs, packedRhs, type Reading, readingOf } from './packing.js';
 import type { RegisterPlan, Space, Tile } from './register_plan.js';
 import { limited, sharedPieces, sharingOf } from './sharing.js';
@@ -63,6 +64,7 @@ class RegisterTiles {
   readonly #copied: KBuffer | undefined;
   /** Invocations that read factors for each other; 1 where each reads its own. */
   readonly #sharing: number;
+  readonly #shares: Shares;
   readonly #isSoftware: boolean;
 
   constructor(group: Group, target: Target, contraction: Contraction, space: Space, tile: Tile, source: Source) {
@@ -71,7 +73,7 @@ class RegisterTiles {
     this.#space = space;
     this.#tile = tile;
     this.#source = source;
-    const { lhs, lhsBatches, m, k, accumulator } = contraction;
+    const { lhs, lhsBatches, m, k, accumulator, scalar } = contraction;
     this.#isSoftware = target.style === 'software-gpu';
     this.#sharing = sharingOf(target, tile.along, accumulator);
     this.#packed = packedLhs(group, contraction, tile.rows);
@@ -79,13 +81,14 @@ class RegisterTiles {
     const derived = new Map<number, DerivedConstant>();
     if (this.#packed) derived.set(lhs.value.id, this.#packed);
     if (source.kind === 'constant') derived.set(contraction.rhs.value.id, source.data);
-    this.#lowering = new Lowering(group, target, derived);
+    this.#lowering = loweringOf(group, target, contraction, derived);
     this.#copied =
       source.kind === 'operand'
         ? undefined
         : source.kind === 'constant'
           ? this.#lowering.buffer(contraction.rhs.value)
-          : this.#lowering.b.buffer('copy', accumulator, source.copy.length, 'read');
+          : this.#lowering.b.buffer('copy', scalar, source.copy.length, 'read');
+    this.#shares = new Shares(this.#lowering, contraction);
   }
 
   lower(): LoweredKernel {
@@ -140,7 +143,7 @@ class RegisterTiles {
     const kernel = lowering.finish(grid, [along * across * slices, 1, 1], sharing);
     const bindings: Binding[] = [...lowering.bindings];
     if (this.#source.kind === 'planes' || this.#source.kind === 'rows') bindings.push(this.#source.copy.memory);
-    return trimmed(kernel, bindings);
+    return trimmed(kernel, [...bindings, ...this.#shares.bindings]);
   }
 
   // --- sums --------------------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ class RegisterTiles {
   }
 
   #sums(batch: Affine, tileM: Affine, line: Affine, first: Affine, classAt: number, slice: Affine): readonly KValue[] {
-    const { accumulator, k, node } = this.#contraction;
+    const { accumulator, k, extents: nested } = this.#contraction;
     const { rows, columns } = this.#tile;
     const { b } = this.#lowering;
     const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator);
@@ -189,7 +192,7 @@ class RegisterTiles {
         );
       }
       case 'operand': {
-        const extents = source.reading === 'element' ? kernelExtents(node) : [k];
+        const extents = source.reading === 'element' ? nested : [k];
         const { rhs, n } = this.#contraction;
         const columnsAt = (step: Affine, count: number) =>
           this.#read(rhs, source.reading, batch, first, n, columns, step, count);
@@ -207,9 +210,10 @@ class RegisterTiles {
     carried: readonly KValue[],
   ): readonly KValue[] {
     const { columns } = this.#tile;
+    const { words } = this.#contraction;
     return carried.map((sum, i) =>
       factors.reduce(
-        (now, row, u) => multiplyAdd(this.#lowering, row[Math.floor(i / columns)], values[u][i % columns], now),
+        (now, row, u) => multiplyAdd(this.#lowering, row[Math.floor(i / columns)], values[u][i % columns], now, words),
         sum,
       ),
     );
@@ -462,9 +466,10 @@ class RegisterTiles {
     const store = (r: Affine, c: Affine, sum: () => KValue): void =>
       lowering.guarded(tileM.scale(rows).add(r), m, (row) =>
         lowering.guarded(first.div(lanes).add(c), width / lanes, (column) =>
-          lowering.guarded(line, height, (lineAt) =>
-            finish(lowering, this.#group, this.#contraction, { batch, m: row, n: place(lineAt, column) }, sum(), lanes),
-          ),
+          lowering.guarded(line, height, (lineAt) => {
+            const at = { batch, m: row, n: place(lineAt, column) };
+            finish(lowering, this.#group, this.#contraction, at, this.#shares.added(at, sum(), lanes), lanes);
+          }),
         ),
       );
     const [downs, rights] = [rows, columns / lanes];

@@ -8,12 +8,13 @@ import type { Target } from '../../kernel/target.js';
 import { isIntScalar, type KArray, type KValue, type Lanes, scalarBits } from '../../kernel/types.js';
 import { Affine, delinearize } from '../affine.js';
 import type { Group } from '../group.js';
-import type { LoweredKernel } from '../lowered.js';
-import { Lowering } from '../lowering.js';
+import type { DerivedConstant, LoweredKernel } from '../lowered.js';
+import type { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
 import { type Contraction, multiplyAdd, type Operand } from './contraction.js';
 import { trimmed } from './copy.js';
-import { packedLhs, type Reading, readingOf } from './packing.js';
+import { loweringOf, Shares } from './integer_contraction.js';
+import { packedLhs, packedRhs, type Reading, readingOf } from './packing.js';
 import { finish, unrolledStores } from './registers.js';
 import { vector } from './tiling.js';
 
@@ -38,13 +39,13 @@ export const blocks: readonly { readonly block: Block; readonly efficiency: numb
 export const invocationsOf = ({ blockM, blockN, rows, columns }: Block): number => (blockM / rows) * (blockN / columns);
 
 /** The block with as deep a stage as the target's shared memory holds twice, or undefined where it is not legal. */
-export function fitted(block: Block, { accumulator }: Contraction, target: Target): Block | undefined {
+export function fitted(block: Block, { accumulator, scalar }: Contraction, target: Target): Block | undefined {
   if (invocationsOf(block) > Math.min(target.limits.workgroupInvocations, target.limits.workgroupSize[0]))
     return undefined;
   // Checking the bounds of a kernel takes time with the square of the integers that its loops carry.
   if (isIntScalar(accumulator) && block.rows * block.columns > 32) return undefined;
   for (let { blockK } = block; blockK >= 4; blockK /= 2) {
-    const bytes = (2 * blockK * (block.blockM + block.blockN) * scalarBits[accumulator]) / 8;
+    const bytes = (2 * blockK * (block.blockM + block.blockN) * scalarBits[scalar]) / 8;
     if (bytes <= target.limits.sharedBytes) return { ...block, blockK };
   }
   return undefined;
@@ -66,7 +67,9 @@ class SharedTiles {
   readonly #contraction: Contraction;
   readonly #block: Block;
   readonly #lowering: Lowering;
-  readonly #isPacked: boolean;
+  /** Operands that are constants in packed form. */
+  readonly #isPacked: { readonly lhs: boolean; readonly rhs: boolean };
+  readonly #shares: Shares;
   readonly #left: KArray;
   readonly #right: KArray;
   readonly #local: Affine;
@@ -75,12 +78,18 @@ class SharedTiles {
     this.#group = group;
     this.#contraction = contraction;
     this.#block = block;
-    const packed = packedLhs(group, contraction, block.blockM);
-    this.#isPacked = packed !== undefined;
-    this.#lowering = new Lowering(group, target, new Map(packed ? [[contraction.lhs.value.id, packed]] : []));
+    const lhs = packedLhs(group, contraction, block.blockM);
+    // Of words there is no other form; else columns are read as fast where they are.
+    const rhs = contraction.words && packedRhs(group, contraction, block.blockN);
+    this.#isPacked = { lhs: lhs !== undefined, rhs: rhs !== undefined };
+    const derived = new Map<number, DerivedConstant>();
+    if (lhs) derived.set(contraction.lhs.value.id, lhs);
+    if (rhs) derived.set(contraction.rhs.value.id, rhs);
+    this.#lowering = loweringOf(group, target, contraction, derived);
+    this.#shares = new Shares(this.#lowering, contraction);
     const { b } = this.#lowering;
-    this.#left = b.array('left', 'shared', contraction.accumulator, 2 * block.blockK * block.blockM);
-    this.#right = b.array('right', 'shared', contraction.accumulator, 2 * block.blockK * block.blockN);
+    this.#left = b.array('left', 'shared', contraction.scalar, 2 * block.blockK * block.blockM);
+    this.#right = b.array('right', 'shared', contraction.scalar, 2 * block.blockK * block.blockN);
     this.#local = Affine.of(b.builtin('local_id', 0, invocationsOf(block)), b);
   }
 
@@ -93,7 +102,10 @@ class SharedTiles {
       const [batchAt, columnBlock, rowBlock] = delinearize(index, counts);
       this.#finish(batchAt, rowBlock, columnBlock, this.#sums(batchAt, rowBlock, columnBlock));
     });
-    return trimmed(lowering.finish(grid, [invocationsOf(this.#block), 1, 1]), lowering.bindings);
+    return trimmed(lowering.finish(grid, [invocationsOf(this.#block), 1, 1]), [
+      ...lowering.bindings,
+      ...this.#shares.bindings,
+    ]);
   }
 
   /** Row and column of this invocation within the block, in vectors of columns. */
@@ -114,7 +126,7 @@ class SharedTiles {
   #sums(batch: Affine, rowBlock: Affine, columnBlock: Affine): readonly KValue[] {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const { k, accumulator } = this.#contraction;
+    const { k, accumulator, words } = this.#contraction;
     const { blockM, blockN, blockK, rows, columns } = this.#block;
     const left = this.#leftStager(batch, rowBlock);
     const right = this.#rightStager(batch, columnBlock);
@@ -158,7 +170,7 @@ class SharedTiles {
               lanes(this.#right, depth.scale(blockN).add(this.#column(i))),
             );
             return range(rows * columns).map((i) =>
-              multiplyAdd(lowering, factors[Math.floor(i / columns)], values[i % columns], inner[i]),
+              multiplyAdd(lowering, factors[Math.floor(i / columns)], values[i % columns], inner[i], words),
             );
           },
           { unroll: true },
@@ -173,25 +185,29 @@ class SharedTiles {
   }
 
   #leftStager(batch: Affine, rowBlock: Affine): Stager {
-    const { b } = this.#lowering;
     const { lhs, lhsBatches, lhsBatch, m, k } = this.#contraction;
     const { blockM } = this.#block;
-    if (!this.#isPacked)
-      return this.#stager(this.#left, lhs, readingOf(this.#group, lhs, lhsBatches, m, k), batch, rowBlock, m, blockM);
-    const buffer = this.#lowering.buffer(lhs.value);
-    if (!buffer) throw new Error('the packed lhs is not bound');
-    const panel = lhsBatch(batch)
-      .scale(Math.ceil(m / blockM))
-      .add(rowBlock);
-    return this.#vectors(this.#left, blockM, (step, at) =>
-      b.load(buffer, panel.scale(k).add(step).scale(blockM).add(at).emit(b), vector, true),
-    );
+    if (this.#isPacked.lhs) return this.#packedStager(this.#left, lhs, lhsBatch(batch), rowBlock, m, blockM);
+    const reading = readingOf(this.#group, lhs, lhsBatches, m, k);
+    return this.#stager(this.#left, lhs, reading, batch, rowBlock, m, blockM);
   }
 
   #rightStager(batch: Affine, columnBlock: Affine): Stager {
-    const { rhs, rhsBatches, n, k } = this.#contraction;
+    const { rhs, rhsBatches, rhsBatch, n, k } = this.#contraction;
+    const { blockN } = this.#block;
+    if (this.#isPacked.rhs) return this.#packedStager(this.#right, rhs, rhsBatch(batch), columnBlock, n, blockN);
     const reading = readingOf(this.#group, rhs, rhsBatches, n, k);
-    return this.#stager(this.#right, rhs, reading, batch, columnBlock, n, this.#block.blockN);
+    return this.#stager(this.#right, rhs, reading, batch, columnBlock, n, blockN);
+  }
+
+  #packedStager(array: KArray, operand: Operand, batch: Affine, block: Affine, total: number, extent: number): Stager {
+    const { b } = this.#lowering;
+    const buffer = this.#lowering.buffer(operand.value);
+    if (!buffer) throw new Error('a packed operand is not bound');
+    const panel = batch.scale(Math.ceil(total / extent)).add(block);
+    return this.#vectors(array, extent, (step, at) =>
+      b.load(buffer, panel.scale(this.#contraction.k).add(step).scale(extent).add(at).emit(b), vector, true),
+    );
   }
 
   #stager(
@@ -365,16 +381,10 @@ class SharedTiles {
           .add(this.#column(0))
           .add(i.scale(blockN / pieces))
           .add(part);
-        lowering.guarded(column.div(lanes), n / lanes, (at) =>
-          finish(
-            lowering,
-            this.#group,
-            this.#contraction,
-            { batch, m: rowAt, n: at.scale(lanes).add(Affine.lane(lanes)) },
-            sum(),
-            lanes,
-          ),
-        );
+        lowering.guarded(column.div(lanes), n / lanes, (at) => {
+          const place = { batch, m: rowAt, n: at.scale(lanes).add(Affine.lane(lanes)) };
+          finish(lowering, this.#group, this.#contraction, place, this.#shares.added(place, sum(), lanes), lanes);
+        });
       });
     const parts = range(vector / lanes);
     if (((rows * columns) / lanes) * this.#group.nodes.length <= unrolledStores) {

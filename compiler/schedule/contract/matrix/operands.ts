@@ -15,7 +15,7 @@ import type { Group } from '../../group.js';
 import type { DerivedConstant } from '../../lowered.js';
 import { scalarOf } from '../../tensors.js';
 import type { Contraction, Operand } from '../contraction.js';
-import { integersOf, type Narrow, narrowOf } from '../narrow.js';
+import { integersOf, type Narrow, narrowOperand } from '../narrow.js';
 import { type Strides, stridesOf } from '../packing.js';
 import { type Memory, memoryOf } from './memory.js';
 
@@ -173,11 +173,7 @@ function integerSide(
     const largest = scalar === 'u8' ? 255 : 128;
     return scalar && strides && { scalar, zero: 0, largest, weights: { data, strides, batches, rows } };
   }
-  const narrow = narrowOf(
-    operand.value,
-    (value) => group.nodes.find((node) => node.outputs[0] === value),
-    group.scalars,
-  );
+  const narrow = narrowOperand(group, operand.value);
   if (!narrow) return undefined;
   return { scalar: narrow.scalar, zero: narrow.zero, largest: 255, narrow };
 }
