@@ -13,6 +13,7 @@ import { inside } from '../inside.js';
 import type { Lowering } from '../lowering.js';
 import { accumulatorOf } from '../reduce.js';
 import { type Index, scalarOf, shapeOf } from '../tensors.js';
+import { sliced } from './slices.js';
 
 /** Flat coordinates; at most one of m, n, k may mention the lane. */
 export interface Place {
@@ -28,6 +29,8 @@ export interface Contraction {
   readonly m: number;
   readonly n: number;
   readonly k: number;
+  /** Extents of the contracted dims, outermost first: k is their product. */
+  readonly extents: readonly number[];
   /** Type of the accumulators. */
   readonly accumulator: ScalarType;
   readonly lhs: Operand;
@@ -61,6 +64,11 @@ export interface StoredPlace {
 }
 
 export function contractionOf(group: Group): Contraction {
+  const whole = wholeContraction(group);
+  return group.slices ? sliced(whole, group.slices) : whole;
+}
+
+function wholeContraction(group: Group): Contraction {
   const node = group.anchor as Node;
   if (node.op === 'dot') return dotContraction(node, group);
   if (node.op === 'conv') return convContraction(node);
@@ -124,6 +132,7 @@ function dotContraction(node: NodeOf<'dot'>, group: Group): Contraction {
     m: sizeOf(pick(lhs, lhsFree)),
     n: sizeOf(pick(rhs, rhsFree)),
     k: sizeOf(contractShape),
+    extents: contractShape,
     accumulator,
     lhsBatches: sizeOf(batchShape),
     lhsBatch: (batch) => batch,
@@ -211,6 +220,7 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
     m,
     n: sizeOf(positions),
     k: perGroup * sizeOf(kernel),
+    extents: [perGroup, ...kernel],
     accumulator,
     lhs: weights,
     rhs: input,
@@ -254,13 +264,6 @@ function undilated(
     return b.select(exists, value, zero());
   };
   return lowering.perLane(at, lanes, one);
-}
-
-/** Extents of the contracted dims, outermost first. */
-export function kernelExtents(node: Node): readonly number[] {
-  if (node.op === 'conv') return shapeOf(node.inputs[1]).slice(1);
-  if (node.op === 'dot') return node.attrs.lhsContract.map((d) => shapeOf(node.inputs[0])[d]);
-  throw new Error(`${node.op} is not a contraction`);
 }
 
 /** The same contraction with lhs and rhs, m and n exchanged. */

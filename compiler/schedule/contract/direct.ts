@@ -9,7 +9,7 @@ import type { Group } from '../group.js';
 import type { Lowering } from '../lowering.js';
 import { lowerMap } from '../map.js';
 import { type Index, scalarOf, shapeOf } from '../tensors.js';
-import { type Contraction, contractionOf, kernelExtents, multiplyAdd } from './contraction.js';
+import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
 
 export function lowerDirect(group: Group, target: Target): KernelFunction {
   const contraction = contractionOf(group);
@@ -21,12 +21,11 @@ export function lowerDirect(group: Group, target: Target): KernelFunction {
 
 function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, lanes: Lanes): KValue {
   const { b } = lowering;
-  const { node, accumulator, k } = contraction;
+  const { node, accumulator, k, extents } = contraction;
   const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
   const place = placeOf(contraction, index);
   const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator, wide);
   // One loop a kernel dim keeps divisions out of the loops.
-  const extents = kernelExtents(node);
   const nest = (d: number, at: Affine[], carried: readonly KValue[]): readonly KValue[] => {
     if (d < extents.length)
       return lowering.for(0, extents[d], 1, carried, (i, inner) => nest(d + 1, [...at, i], inner));
@@ -40,7 +39,7 @@ function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, la
 }
 
 /** Flat (batch, m, n) of an output index. */
-function placeOf(contraction: Contraction, index: Index): { batch: Affine; m: Affine; n: Affine } {
+export function placeOf(contraction: Contraction, index: Index): { batch: Affine; m: Affine; n: Affine } {
   const { node, batch, m, n } = contraction;
   const shape = shapeOf(node.outputs[0]);
   if (node.op === 'conv') {

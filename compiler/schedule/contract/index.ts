@@ -27,6 +27,7 @@ import { lowerPanels, streams } from './panels/index.js';
 import { planRegisters } from './register_plan.js';
 import { lowerRegisters } from './registers.js';
 import { blocks, fitted, lowerShared } from './shared.js';
+import { splitSchedules } from './split_k.js';
 import { lowerStaged } from './staged.js';
 import { lowerWindows, planWindows } from './windows.js';
 
@@ -34,6 +35,8 @@ import { lowerWindows, planWindows } from './windows.js';
 export interface Schedule {
   readonly name: string;
   readonly cost: number;
+  /** How many workgroups have work, where it is known that they could be too few. */
+  readonly workgroups?: number;
   lower(): readonly LoweredKernel[];
 }
 
@@ -70,10 +73,18 @@ export function lowerContract(group: Group, target: Target, prefer?: Prefer): re
 
 /** Legal forms of a contraction, best first. A form that finds no room on the target lowers to no kernels. */
 export function schedules(group: Group, target: Target): readonly Schedule[] {
+  const whole = [...tiled(group, target), direct(group, target, contractionOf(group))].sort(byCost);
+  const split = splitSchedules(group, target, whole[0], (sliced) => tiled(sliced, target));
+  return [...whole, ...split].sort(byCost);
+}
+
+const byCost = (p: Schedule, q: Schedule): number => p.cost - q.cost;
+
+/** Forms with reuse of what they load. */
+function tiled(group: Group, target: Target): Schedule[] {
   const contraction = contractionOf(group);
   const candidates = target.style === 'cpu' ? onCpu(group, target, contraction) : onGpu(group, target, contraction);
-  const matrix = matrixSchedules(group, target, contraction);
-  return [...matrix, ...candidates, direct(group, target, contraction)].sort((p, q) => p.cost - q.cost);
+  return [...matrixSchedules(group, target, contraction), ...candidates];
 }
 
 /** Microseconds of all multiply-adds at a share of the target's rate. */
@@ -169,6 +180,7 @@ function onGpu(group: Group, target: Target, contraction: Contraction): Schedule
     {
       name: `registers ${plan.tile.rows}×${plan.tile.columns}`,
       cost: timeOf(contraction, target, 1 / plan.tile.cost),
+      workgroups: plan.tile.workgroups,
       lower: () => lowerRegisters(group, target, plan),
     },
   ];
@@ -193,6 +205,7 @@ function onGpu(group: Group, target: Target, contraction: Contraction): Schedule
     candidates.push({
       name: `shared ${block.blockM}×${block.blockN}×${legal.blockK}`,
       cost: timeOf(contraction, target, share / (waste * waves)),
+      workgroups: tiles,
       lower: () => [lowerShared(group, target, contraction, legal)],
     });
   }

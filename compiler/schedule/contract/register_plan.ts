@@ -23,6 +23,7 @@ export interface Tile {
   readonly across: number;
   /** Invocations that each sum a slice of k for one tile; their sums meet in shared memory. */
   readonly slices: number;
+  readonly workgroups: number;
 }
 
 /** Output positions as `lines` of `width`; tiles do not cross lines. */
@@ -99,9 +100,9 @@ function chooseTile(
     const idle = Math.max(1, invocations / busy, isSoftware ? 1 : target.parallelism / units);
     const exchange = slices > 1 ? (2 * slices + exchangeCost) / k : 0;
     const cost = waste * (1 + column / rows + row / columns + exchange) * idle ** 0.5;
-    if (!best || cost < best.cost) best = { rows, columns, cost, along, across, slices };
+    if (!best || cost < best.cost) best = { rows, columns, cost, along, across, slices, workgroups: units };
   }
-  return best ?? { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: 1, slices: 1 };
+  return best ?? { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: 1, slices: 1, workgroups: 1 };
 }
 
 const tileShapes = (counts: readonly number[]) =>

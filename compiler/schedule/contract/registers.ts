@@ -11,7 +11,7 @@ import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { range, scalarOf } from '../tensors.js';
-import { type Contraction, kernelExtents, multiplyAdd, type Operand } from './contraction.js';
+import { type Contraction, multiplyAdd, type Operand } from './contraction.js';
 import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed } from './copy.js';
 import { type Dim, type Geometry, progressions, type Tap } from './geometry.js';
 import { packedLhs, packedRhs, type Reading, readingOf } from './packing.js';
@@ -166,7 +166,7 @@ class RegisterTiles {
   }
 
   #sums(batch: Affine, tileM: Affine, line: Affine, first: Affine, classAt: number, slice: Affine): readonly KValue[] {
-    const { accumulator, k, node } = this.#contraction;
+    const { accumulator, k } = this.#contraction;
     const { rows, columns } = this.#tile;
     const { b } = this.#lowering;
     const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator);
@@ -189,8 +189,8 @@ class RegisterTiles {
         );
       }
       case 'operand': {
-        const extents = source.reading === 'element' ? kernelExtents(node) : [k];
         const { rhs, n } = this.#contraction;
+        const extents = source.reading === 'element' ? this.#contraction.extents : [k];
         const columnsAt = (step: Affine, count: number) =>
           this.#read(rhs, source.reading, batch, first, n, columns, step, count);
         return this.#overK(extents, zeros, columnsAt, batch, tileM, slice);
