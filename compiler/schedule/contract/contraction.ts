@@ -7,7 +7,7 @@
 import type { Node, NodeOf, Value } from '../../graph/types.js';
 import { isFloatScalar, type KValue, type Lanes, type ScalarType } from '../../kernel/types.js';
 import { sizeOf } from '../../tensor.js';
-import { type Affine, delinearize } from '../affine.js';
+import { type Affine, delinearize, linearize } from '../affine.js';
 import type { Group } from '../group.js';
 import { inside } from '../inside.js';
 import type { Lowering } from '../lowering.js';
@@ -42,6 +42,8 @@ export interface Contraction {
   rhsBatch(batch: Affine): Affine;
   /** Index into the node's output. */
   result(place: Omit<Place, 'k'>): Index;
+  /** The other way round. */
+  place(result: Index): Omit<Place, 'k'>;
 }
 
 export interface Operand {
@@ -126,17 +128,18 @@ function dotContraction(node: NodeOf<'dot'>, group: Group): Contraction {
       accumulator,
     );
   };
+  const [batches, m, n] = [batchShape, pick(lhs, lhsFree), pick(rhs, rhsFree)].map(sizeOf);
   return {
     node,
-    batch: sizeOf(batchShape),
-    m: sizeOf(pick(lhs, lhsFree)),
-    n: sizeOf(pick(rhs, rhsFree)),
+    batch: batches,
+    m,
+    n,
     k: sizeOf(contractShape),
     extents: contractShape,
     accumulator,
-    lhsBatches: sizeOf(batchShape),
+    lhsBatches: batches,
     lhsBatch: (batch) => batch,
-    rhsBatches: sizeOf(batchShape),
+    rhsBatches: batches,
     rhsBatch: (batch) => batch,
     lhs: side(lhs, lhsBatch, lhsFree, lhsContract),
     rhs: side(rhs, rhsBatch, rhsFree, rhsContract),
@@ -145,6 +148,10 @@ function dotContraction(node: NodeOf<'dot'>, group: Group): Contraction {
       ...delinearize(m, pick(lhs, lhsFree)),
       ...delinearize(n, pick(rhs, rhsFree)),
     ],
+    place(index) {
+      const [batch, row, column] = delinearize(linearize(index, shapeOf(node.outputs[0])), [batches, m, n]);
+      return { batch, m: row, n: column };
+    },
   };
 }
 
@@ -232,6 +239,10 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
       const [image, group] = split(batch);
       return [image, group.scale(m).add(row), ...delinearize(n, positions)];
     },
+    place([image, channel, ...position]) {
+      const [group, row] = delinearize(channel, [groups, m]);
+      return { batch: image.scale(groups).add(group), m: row, n: linearize(position, positions) };
+    },
   };
 }
 
@@ -278,6 +289,10 @@ export const transposed = (contraction: Contraction): Contraction => ({
   rhsBatches: contraction.lhsBatches,
   rhsBatch: contraction.lhsBatch,
   result: ({ batch, m, n }) => contraction.result({ batch, m: n, n: m }),
+  place(index) {
+    const { batch, m, n } = contraction.place(index);
+    return { batch, m: n, n: m };
+  },
 });
 
 /** acc + x·y: fused where the target does that as fast. */

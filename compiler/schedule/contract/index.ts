@@ -35,10 +35,13 @@ import { lowerWindows, planWindows } from './windows.js';
 export interface Schedule {
   readonly name: string;
   readonly cost: number;
-  /** How many workgroups have work, where it is known that they could be too few. */
+  /** Workgroups that have work to do in full, where they may be too few for the device. */
   readonly workgroups?: number;
   lower(): readonly LoweredKernel[];
 }
+
+/** Invocations that keep a unit of a real GPU busy. */
+const fullUnit = 256;
 
 /** Shares of the multiply rate. */
 const efficiency = {
@@ -73,18 +76,19 @@ export function lowerContract(group: Group, target: Target, prefer?: Prefer): re
 
 /** Legal forms of a contraction, best first. A form that finds no room on the target lowers to no kernels. */
 export function schedules(group: Group, target: Target): readonly Schedule[] {
-  const whole = [...tiled(group, target), direct(group, target, contractionOf(group))].sort(byCost);
-  const split = splitSchedules(group, target, whole[0], (sliced) => tiled(sliced, target));
-  return [...whole, ...split].sort(byCost);
+  const whole = formsOf(group, target);
+  const split = splitSchedules(group, target, whole[0], (sliced) => formsOf(sliced, target));
+  return split.length > 0 ? [...whole, ...split].sort(byCost) : whole;
 }
 
 const byCost = (p: Schedule, q: Schedule): number => p.cost - q.cost;
 
-/** Forms with reuse of what they load. */
-function tiled(group: Group, target: Target): Schedule[] {
+/** Forms of one pass over k, or over each slice of it. */
+export function formsOf(group: Group, target: Target): readonly Schedule[] {
   const contraction = contractionOf(group);
   const candidates = target.style === 'cpu' ? onCpu(group, target, contraction) : onGpu(group, target, contraction);
-  return [...matrixSchedules(group, target, contraction), ...candidates];
+  const matrix = matrixSchedules(group, target, contraction);
+  return [...matrix, ...candidates, direct(group, target, contraction)].sort(byCost);
 }
 
 /** Microseconds of all multiply-adds at a share of the target's rate. */
@@ -93,15 +97,20 @@ function timeOf({ batch, m, n, k }: Contraction, target: Target, share: number):
 }
 
 function direct(group: Group, target: Target, contraction: Contraction): Schedule {
+  const { batch, m, n } = contraction;
+  const invocations = Math.ceil((batch * m * n) / target.vectorLanes);
+  const idle = target.style === 'simt' ? Math.max(1, (target.parallelism * fullUnit) / invocations) : 1;
   return {
     name: 'direct',
-    cost: timeOf(contraction, target, efficiency.direct),
+    cost: timeOf(contraction, target, efficiency.direct / idle ** 0.5),
+    ...(target.style === 'simt' ? { workgroups: invocations / fullUnit } : {}),
     lower: () => [{ kernel: lowerDirect(group, target), bindings: bindingsOf(group) }],
   };
 }
 
 function onCpu(group: Group, target: Target, contraction: Contraction): Schedule[] {
   const { m, n, k } = contraction;
+  if (group.slices) return [panels(group, target, contraction, efficiency.packed)];
   const moves = group.anchor?.op === 'conv' && !isPointwise(group);
   const candidates: Schedule[] = [];
   const bytes = byteProduct(group, target, contraction);
@@ -158,13 +167,13 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
   }
   // Tiles pay where operands are reused, or where columns stream through without being packed.
   if (k >= 4 && (Math.min(m, n) >= 4 || streams(group, target))) {
-    candidates.push({
-      name: 'packed',
-      cost: timeOf(contraction, target, moves ? efficiency.gathered : efficiency.packed),
-      lower: () => [lowerPanels(group, target)],
-    });
+    candidates.push(panels(group, target, contraction, moves ? efficiency.gathered : efficiency.packed));
   }
   return candidates;
+}
+
+function panels(group: Group, target: Target, contraction: Contraction, share: number): Schedule {
+  return { name: 'packed', cost: timeOf(contraction, target, share), lower: () => [lowerPanels(group, target)] };
 }
 
 function onGpu(group: Group, target: Target, contraction: Contraction): Schedule[] {

@@ -102,7 +102,9 @@ function chooseTile(
     const cost = waste * (1 + column / rows + row / columns + exchange) * idle ** 0.5;
     if (!best || cost < best.cost) best = { rows, columns, cost, along, across, slices, workgroups: units };
   }
-  return best ?? { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: 1, slices: 1, workgroups: 1 };
+  return (
+    best ?? { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: 1, slices: 1, workgroups: 1 }
+  );
 }
 
 const tileShapes = (counts: readonly number[]) =>

@@ -3,7 +3,7 @@
  * where they are; only the indices of their elements move.
  */
 import { sizeOf } from '../../tensor.js';
-import { type Affine, delinearize } from '../affine.js';
+import { type Affine, delinearize, linearize } from '../affine.js';
 import type { Slices } from '../group.js';
 import type { Contraction, Operand } from './contraction.js';
 
@@ -50,6 +50,11 @@ export function sliced(whole: Contraction, { count, length, partials }: Slices):
     result({ batch: at, m, n }) {
       const { own, slice } = place(at);
       return [slice, ...whole.result({ batch: own, m, n })];
+    },
+    place([slice, ...index]) {
+      const { batch: own, m, n } = whole.place(index);
+      const [image, inner] = delinearize(own, [batch / lhsBatches, lhsBatches]);
+      return { batch: linearize([image, slice, inner], shape), m, n };
     },
   };
 }

@@ -19,7 +19,6 @@ import { lowerMap } from '../map.js';
 import { type Index, range, scalarOf, shapeOf } from '../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
 import { trimmed } from './copy.js';
-import { placeOf } from './direct.js';
 import type { Schedule } from './index.js';
 import { vector } from './tiling.js';
 
@@ -31,10 +30,12 @@ const leastSteps = 32;
 const counts = [2, 4, 8, 16, 32, 64, 128, 256];
 /** Candidates that are handed on; to choose among them by measuring. */
 const handedOn = 3;
+/** Share of the time that a split must save to be taken: launches cost more where kernels are short. */
+const worthwhile = 0.15;
 /** Partial sums that an invocation has on the way at once, and how long they take, in microseconds. */
 const [loadsAtOnce, roundTrip] = [8, 0.4];
 
-/** Forms of the sums of one group's slices. */
+/** Forms of the sums of a group's slices. */
 export type FormsOf = (sliced: Group) => readonly Schedule[];
 
 /** Ways to split the group; none where the best whole form fills the device already. Costs are on that form's scale. */
@@ -44,41 +45,47 @@ export function splitSchedules(group: Group, target: Target, best: Schedule, for
   if (workgroups === undefined || workgroups >= parallelism || parallelism < leastParallelism) return [];
   const contraction = contractionOf(group);
   const whole = timeOf(best, contraction, target);
-  const cuts = cutsOf(contraction, Math.floor(parallelism / workgroups));
-  return cuts
-    .flatMap((cut): Schedule[] => {
-      const sliced = slicedGroup(group, contraction, cut);
-      const joining = joinTime(contraction, cut, target);
-      const times = formsOf(sliced).map((form) => ({ form, time: timeOf(form, contraction, target) + joining }));
-      const shortest = times.reduce<(typeof times)[number] | undefined>(
-        (least, next) => (least === undefined || next.time < least.time ? next : least),
-        undefined,
-      );
-      if (shortest === undefined || bytesOfPartials(sliced.slices) > target.limits.storageBindingBytes) return [];
-      const { form, time } = shortest;
-      return [
-        {
-          name: `${cut.count} slices, ${form.name}`,
-          cost: best.cost * (time / whole),
-          workgroups: form.workgroups,
-          lower: () => lowerSplit(group, target, sliced, form),
-        },
-      ];
-    })
-    .sort((p, q) => p.cost - q.cost)
-    .slice(0, handedOn);
+  const found: Schedule[] = [];
+  // Times fall with the count and then rise.
+  let rising = 0;
+  for (const cut of cutsOf(contraction, Math.floor(parallelism / workgroups))) {
+    const joining = joinTime(contraction, cut, target);
+    const timed = splitInto(group, target, cut, formsOf).map((form) => {
+      const time = timeOf(form, contraction, target) + joining;
+      return { ...form, cost: (best.cost * time) / (whole * (1 - worthwhile)) };
+    });
+    if (timed.length === 0) break;
+    const next = timed.reduce((least, form) => (form.cost < least.cost ? form : least));
+    rising = found.every(({ cost }) => next.cost < cost) ? 0 : rising + 1;
+    found.push(next);
+    if (rising > 1) break;
+  }
+  return found.sort((p, q) => p.cost - q.cost).slice(0, handedOn);
+}
+
+/** All forms with slices of that length; costs are those of the partial sums alone. */
+export function splitInto(group: Group, target: Target, cut: Cut, formsOf: FormsOf): readonly Schedule[] {
+  const sliced = slicedGroup(group, contractionOf(group), cut);
+  if (bytesOfPartials(sliced.slices) > target.limits.storageBindingBytes) return [];
+  return formsOf(sliced).map((form) => ({
+    ...form,
+    name: `${cut.count} slices, ${form.name}`,
+    lower: () => lowerSplit(group, target, sliced, form),
+  }));
 }
 
 // --- Choice ----------------------------------------------------------------------------------------------------------
 
-type Cut = Pick<Slices, 'count' | 'length'>;
+export type Cut = Pick<Slices, 'count' | 'length'>;
 
 /** Slices of about each count. */
 function cutsOf({ k, extents }: Contraction, filling: number): readonly Cut[] {
   const [, ...inner] = extents;
   const cuts = [...counts, filling].flatMap((count) => cutInto(k, sizeOf(inner), count));
   const byCount = new Map(cuts.map((cut) => [cut.count, cut]));
-  return [...byCount.values()].filter(({ count, length }) => count > 1 && length >= leastSteps);
+  return [...byCount.values()]
+    .filter(({ count, length }) => count > 1 && length >= leastSteps)
+    .sort((p, q) => p.count - q.count);
 }
 
 /** Slices of whole stages, vectors, channels, as far as k has them; else some steps are left over. */
@@ -177,12 +184,7 @@ function lowerSplit(
 }
 
 /** The sums of all slices, and of the steps that are left over, with the group's epilogue. */
-function lowerJoin(
-  group: Group,
-  target: Target,
-  slices: Slices,
-  own: (binding: Binding) => Binding,
-): LoweredKernel {
+function lowerJoin(group: Group, target: Target, slices: Slices, own: (binding: Binding) => Binding): LoweredKernel {
   const contraction = contractionOf(group);
   const [result] = contraction.node.outputs;
   const joined: Group = { ...group, reads: [slices.partials, ...group.reads] };
@@ -223,7 +225,7 @@ function addRest(
   sum: KValue,
 ): KValue {
   const { lhs, rhs, k } = contraction;
-  const { batch, m, n } = placeOf(contraction, index);
+  const { batch, m, n } = contraction.place(index);
   const [total] = lowering.for(count * length, k, 1, [sum], (step, [carried]) => {
     const x = lhs.element(lowering, batch, m, step, lanes);
     const y = rhs.element(lowering, batch, n, step, lanes);
