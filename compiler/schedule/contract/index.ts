@@ -24,8 +24,8 @@ import { lowerIntegerPlanes } from './integer_planes.js';
 import { byteProduct } from './integers.js';
 import { matrixSchedules } from './matrix/index.js';
 import { lowerPanels, streams } from './panels/index.js';
-import { planRegisters } from './register_plan.js';
-import { lowerRegisters } from './registers.js';
+import { planRegisters, type RegisterPlan } from './register_plan.js';
+import { leastCopied, lowerRegisters } from './registers.js';
 import { blocks, fitted, lowerShared } from './shared.js';
 import { splitSchedules } from './split_k.js';
 import { lowerStaged } from './staged.js';
@@ -185,14 +185,15 @@ function onGpu(group: Group, target: Target, contraction: Contraction): Schedule
   // Few rows pay where columns come in vectors.
   const streaming = plan.reading !== 'element' || group.constants.has(plan.contraction.rhs.value.id);
   if (Math.min(m, n) < 4 && !plan.geometry && !streaming) return [];
-  const candidates: Schedule[] = [
-    {
+  const candidates: Schedule[] = [];
+  if (!unfolds(group, plan)) {
+    candidates.push({
       name: `registers ${plan.tile.rows}×${plan.tile.columns}`,
       cost: timeOf(contraction, target, 1 / plan.tile.cost),
       workgroups: plan.tile.workgroups,
       lower: () => lowerRegisters(group, target, plan),
-    },
-  ];
+    });
+  }
   const windows = planWindows(group, target, contraction);
   if (windows) {
     candidates.push({
@@ -220,6 +221,15 @@ function onGpu(group: Group, target: Target, contraction: Contraction): Schedule
   }
   return candidates;
 }
+
+/** Whether slices of an image would be copied once for every tap: they know nothing of the taps' geometry. */
+const unfolds = ({ slices, anchor }: Group, { contraction: { m, rhs, extents }, reading }: RegisterPlan): boolean =>
+  slices !== undefined &&
+  anchor?.op === 'conv' &&
+  rhs.value === anchor.inputs[0] &&
+  extents.slice(1).some((taps) => taps > 1) &&
+  reading === 'element' &&
+  m >= leastCopied;
 
 /** A matrix product as it is: 1×1, stride 1, no padding. */
 function isPointwise({ anchor }: Group): boolean {

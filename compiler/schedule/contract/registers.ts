@@ -30,6 +30,9 @@ type Source =
 /** Taps of a row of a kernel that are spelled out; more of them make code that takes long to compile. */
 const unrolledTaps = 16;
 
+/** Rows of a contraction from which on columns, which are read by several row tiles, are worth a copy. */
+export const leastCopied = 8;
+
 export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan): readonly LoweredKernel[] {
   const { contraction, geometry, reading, space, tile } = plan;
   const lower = (source: Source) => new RegisterTiles(group, target, contraction, space, tile, source).lower();
@@ -43,8 +46,7 @@ export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan)
       ? undefined
       : packedRhs(group, contraction, pitch);
   if (data) return [lower({ kind: 'constant', pitch, data })];
-  // Columns that are read by several row tiles are worth a copy.
-  if (reading === 'element' && contraction.m >= 8) {
+  if (reading === 'element' && contraction.m >= leastCopied) {
     const copy = copyRows(group, target, contraction);
     return [copy.kernel, lower({ kind: 'rows', copy })];
   }
