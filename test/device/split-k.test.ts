@@ -80,14 +80,14 @@ function network(): { readonly graph: Graph; readonly inputs: Readonly<Record<st
       shape,
       Array.from({ length: shape.reduce((p, d) => p * d, 1) }, (_, i) => Math.sin(i * step) / 4),
     );
-  const [x, image] = [b.input('x', 'f32', [2, 3001]), b.input('image', 'f32', [1, 96, 4, 4])];
+  const [x, image] = [b.input('x', 'f32', [2, 3001]), b.input('image', 'f32', [1, 384, 4, 4])];
   const y = c.relu(b, c.add(b, c.matmul(b, x, b.constant(wave([3001, 24], 0.7))), b.constant(wave([24], 0.3))));
   const again = c.matmul(b, y, b.constant(wave([24, 8], 0.9)));
   const attrs = { strides: [1, 1], padLow: [1, 1], padHigh: [1, 1], dilations: [1, 1], inputDilation: [1, 1] };
-  const z = b.op('conv', [image, b.constant(wave([16, 96, 3, 3], 1.1))], { ...attrs, groups: 1, dtype: 'f32' })[0];
+  const z = b.op('conv', [image, b.constant(wave([32, 384, 3, 3], 1.1))], { ...attrs, groups: 1, dtype: 'f32' })[0];
   b.output('y', again);
   b.output('z', c.relu(b, z));
-  return { graph: b.finish(), inputs: { x: wave([2, 3001], 0.11), image: wave([1, 96, 4, 4], 0.13) } };
+  return { graph: b.finish(), inputs: { x: wave([2, 3001], 0.11), image: wave([1, 384, 4, 4], 0.13) } };
 }
 
 for (const { name, backend, open } of places) {
