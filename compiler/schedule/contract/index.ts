@@ -102,7 +102,7 @@ function direct(group: Group, target: Target, contraction: Contraction): Schedul
   const idle = target.style === 'simt' ? Math.max(1, (target.parallelism * fullUnit) / invocations) : 1;
   return {
     name: 'direct',
-    cost: timeOf(contraction, target, efficiency.direct / idle ** 0.5),
+    cost: timeOf(contraction, target, efficiency.direct / idle),
     ...(target.style === 'simt' ? { workgroups: invocations / fullUnit } : {}),
     lower: () => [{ kernel: lowerDirect(group, target), bindings: bindingsOf(group) }],
   };

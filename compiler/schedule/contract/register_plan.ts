@@ -97,9 +97,10 @@ function chooseTile(
     const waste = ((tilesM * rows) / m) * ((segments * columns) / (lines * width));
     const units = batch * classes * Math.ceil(tilesM / across) * Math.ceil(segments / along);
     const busy = batch * classes * tilesM * segments * slices;
-    const idle = Math.max(1, invocations / busy, isSoftware ? 1 : target.parallelism / units);
+    // Units without a workgroup do nothing; those with few invocations wait for memory, but not all of the time.
+    const idle = Math.max(1, (invocations / busy) ** 0.5, isSoftware ? 1 : target.parallelism / units);
     const exchange = slices > 1 ? (2 * slices + exchangeCost) / k : 0;
-    const cost = waste * (1 + column / rows + row / columns + exchange) * idle ** 0.5;
+    const cost = waste * (1 + column / rows + row / columns + exchange) * idle;
     if (!best || cost < best.cost) best = { rows, columns, cost, along, across, slices, workgroups: units };
   }
   return (
