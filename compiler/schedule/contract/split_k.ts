@@ -24,6 +24,8 @@ import { vector } from './tiling.js';
 
 /** Devices with fewer units are filled by a handful of tiles, and a second kernel costs them more than idle units. */
 const leastParallelism = 8;
+/** Workgroups for each unit with which a device is full, even of larger tiles than those of the form that has so many. */
+const crowded = 4;
 /** Steps of k that a slice is worth. */
 const leastSteps = 32;
 /** Powers of two, and what fills the device once. */
@@ -38,11 +40,11 @@ const [loadsAtOnce, roundTrip] = [8, 0.4];
 /** Forms of the sums of a group's slices. */
 export type FormsOf = (sliced: Group) => readonly Schedule[];
 
-/** Ways to split the group; none where the best whole form fills the device already. Costs are on that form's scale. */
+/** Ways to split the group; none where the best whole form has workgroups enough. Costs are on that form's scale. */
 export function splitSchedules(group: Group, target: Target, best: Schedule, formsOf: FormsOf): readonly Schedule[] {
   const { parallelism } = target;
   const { workgroups } = best;
-  if (workgroups === undefined || workgroups >= parallelism || parallelism < leastParallelism) return [];
+  if (workgroups === undefined || workgroups >= crowded * parallelism || parallelism < leastParallelism) return [];
   const contraction = contractionOf(group);
   const whole = timeOf(best, contraction, target);
   const found: Schedule[] = [];
@@ -81,7 +83,7 @@ export type Cut = Pick<Slices, 'count' | 'length'>;
 /** Slices of about each count. */
 function cutsOf({ k, extents }: Contraction, filling: number): readonly Cut[] {
   const [, ...inner] = extents;
-  const cuts = [...counts, filling].flatMap((count) => cutInto(k, sizeOf(inner), count));
+  const cuts = [...counts, ...(filling > 1 ? [filling] : [])].map((count) => cutInto(k, sizeOf(inner), count));
   const byCount = new Map(cuts.map((cut) => [cut.count, cut]));
   return [...byCount.values()]
     .filter(({ count, length }) => count > 1 && length >= leastSteps)
@@ -89,17 +91,17 @@ function cutsOf({ k, extents }: Contraction, filling: number): readonly Cut[] {
 }
 
 /** Slices of whole stages, vectors, channels, as far as k has them; else some steps are left over. */
-function cutInto(k: number, inner: number, wanted: number): readonly Cut[] {
+function cutInto(k: number, inner: number, wanted: number): Cut {
   const near = range(Math.floor(wanted * 1.5) - Math.ceil(wanted * 0.75) + 1)
     .map((i) => i + Math.ceil(wanted * 0.75))
     .sort((p, q) => Math.abs(p - wanted) - Math.abs(q - wanted));
   for (const grain of [64 * inner, 16 * inner, vector * inner, inner, 1]) {
     const count = near.find((count) => k % (count * grain) === 0);
-    if (count !== undefined) return [{ count, length: k / count }];
+    if (count !== undefined) return { count, length: k / count };
   }
   const grain = inner > 1 ? inner : k % vector === 0 ? vector : 1;
   const length = Math.floor(k / wanted / grain) * grain || Math.floor(k / wanted);
-  return [{ count: wanted, length }];
+  return { count: wanted, length };
 }
 
 const restOf = ({ k }: Contraction, { count, length }: Cut): number => k - count * length;
