@@ -7,7 +7,7 @@
  */
 import { bytesOf, isPacked, type PackedDType, perByte } from '../dtype.js';
 import { elementScalar } from '../graph/ops/scalar.js';
-import type { Node, NodeOf, Value } from '../graph/types.js';
+import type { NodeOf, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction, Lanes } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';

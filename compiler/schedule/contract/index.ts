@@ -24,8 +24,8 @@ import { lowerIntegerPlanes } from './integer_planes.js';
 import { byteProduct } from './integers.js';
 import { matrixSchedules } from './matrix/index.js';
 import { lowerPanels, streams } from './panels/index.js';
-import { planRegisters, type RegisterPlan } from './register_plan.js';
-import { leastCopied, lowerRegisters } from './registers.js';
+import { fullUnit, idleness, planRegisters, type RegisterPlan } from './register_plan.js';
+import { copies, lowerRegisters } from './registers.js';
 import { blocks, fitted, lowerShared } from './shared.js';
 import { splitSchedules } from './split_k.js';
 import { lowerStaged } from './staged.js';
@@ -39,9 +39,6 @@ export interface Schedule {
   readonly workgroups?: number;
   lower(): readonly LoweredKernel[];
 }
-
-/** Invocations that keep a unit of a real GPU busy. */
-const fullUnit = 256;
 
 /** Shares of the multiply rate. */
 const efficiency = {
@@ -99,11 +96,14 @@ function timeOf({ batch, m, n, k }: Contraction, target: Target, share: number):
 function direct(group: Group, target: Target, contraction: Contraction): Schedule {
   const { batch, m, n } = contraction;
   const invocations = Math.ceil((batch * m * n) / target.vectorLanes);
-  const idle = target.style === 'simt' ? Math.max(1, (target.parallelism * fullUnit) / invocations) : 1;
+  // Few results of a convolution are better computed so than in tiles: those want a copy of the image first.
+  const idles = target.style === 'simt' && group.anchor?.op === 'dot';
+  const workgroups = invocations / fullUnit;
+  const idle = idles ? idleness(target, workgroups, Math.ceil(workgroups)) : 1;
   return {
     name: 'direct',
     cost: timeOf(contraction, target, efficiency.direct / idle),
-    ...(target.style === 'simt' ? { workgroups: invocations / fullUnit } : {}),
+    ...(target.style === 'simt' ? { workgroups } : {}),
     lower: () => [{ kernel: lowerDirect(group, target), bindings: bindingsOf(group) }],
   };
 }
@@ -223,13 +223,12 @@ function onGpu(group: Group, target: Target, contraction: Contraction): Schedule
 }
 
 /** Whether slices of an image would be copied once for every tap: they know nothing of the taps' geometry. */
-const unfolds = ({ slices, anchor }: Group, { contraction: { m, rhs, extents }, reading }: RegisterPlan): boolean =>
+const unfolds = ({ slices, anchor }: Group, plan: RegisterPlan): boolean =>
   slices !== undefined &&
   anchor?.op === 'conv' &&
-  rhs.value === anchor.inputs[0] &&
-  extents.slice(1).some((taps) => taps > 1) &&
-  reading === 'element' &&
-  m >= leastCopied;
+  plan.contraction.extents.slice(1).some((taps) => taps > 1) &&
+  plan.contraction.rhs.value === anchor.inputs[0] &&
+  copies(plan);
 
 /** A matrix product as it is: 1×1, stride 1, no padding. */
 function isPointwise({ anchor }: Group): boolean {

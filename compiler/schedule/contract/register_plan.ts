@@ -61,6 +61,18 @@ const exchangeCost = 64;
  */
 const overheads = { column: 8, row: 8, softwareColumn: 10, softwareRow: 10, shuffle: 1 };
 
+/** Invocations that keep a unit busy: of a real GPU, of a software device. */
+export const fullUnit = 256;
+const softwareUnit = 16;
+
+/**
+ * How many times longer work takes on a real GPU than on a full one. Units without a workgroup do nothing; those with few
+ * invocations wait for memory, but not all of the time.
+ * @param work Workgroups' worth of invocations, of `fullUnit` each.
+ */
+export const idleness = ({ parallelism }: Target, work: number, workgroups: number): number =>
+  Math.max(1, (parallelism / work) ** 0.5, parallelism / workgroups);
+
 /**
  * Rows × columns of a tile by cost per multiply-add: loads and address arithmetic, padding, and compute units without
  * work.
@@ -73,7 +85,6 @@ function chooseTile(
   const isSoftware = target.style === 'software-gpu';
   const work = batch * m * lines * width * classes * k;
   const limit = !isSoftware || classes > 1 ? 64 : (largeTiles.find(({ from }) => work >= from * taps)?.limit ?? 64);
-  const invocations = isSoftware ? target.parallelism * 16 : target.parallelism * 256;
   const most = target.limits.workgroupInvocations;
   let best: Tile | undefined;
   for (const { rows, columns, slices } of tileShapes(isSoftware || !sliced ? [1] : sliceCounts)) {
@@ -97,8 +108,9 @@ function chooseTile(
     const waste = ((tilesM * rows) / m) * ((segments * columns) / (lines * width));
     const units = batch * classes * Math.ceil(tilesM / across) * Math.ceil(segments / along);
     const busy = batch * classes * tilesM * segments * slices;
-    // Units without a workgroup do nothing; those with few invocations wait for memory, but not all of the time.
-    const idle = Math.max(1, (invocations / busy) ** 0.5, isSoftware ? 1 : target.parallelism / units);
+    const idle = isSoftware
+      ? Math.max(1, (target.parallelism * softwareUnit) / busy) ** 0.5
+      : idleness(target, busy / fullUnit, units);
     const exchange = slices > 1 ? (2 * slices + exchangeCost) / k : 0;
     const cost = waste * (1 + column / rows + row / columns + exchange) * idle;
     if (!best || cost < best.cost) best = { rows, columns, cost, along, across, slices, workgroups: units };

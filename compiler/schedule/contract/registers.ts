@@ -31,7 +31,11 @@ type Source =
 const unrolledTaps = 16;
 
 /** Rows of a contraction from which on columns, which are read by several row tiles, are worth a copy. */
-export const leastCopied = 8;
+const leastCopied = 8;
+
+/** Whether another kernel copies the columns first, unless they are a constant that can be packed. */
+export const copies = ({ contraction, geometry, reading }: RegisterPlan): boolean =>
+  geometry !== undefined || (reading === 'element' && contraction.m >= leastCopied);
 
 export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan): readonly LoweredKernel[] {
   const { contraction, geometry, reading, space, tile } = plan;
@@ -46,7 +50,7 @@ export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan)
       ? undefined
       : packedRhs(group, contraction, pitch);
   if (data) return [lower({ kind: 'constant', pitch, data })];
-  if (reading === 'element' && contraction.m >= leastCopied) {
+  if (copies(plan)) {
     const copy = copyRows(group, target, contraction);
     return [copy.kernel, lower({ kind: 'rows', copy })];
   }

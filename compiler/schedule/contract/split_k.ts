@@ -34,6 +34,8 @@ const counts = [2, 4, 8, 16, 32, 64, 128, 256];
 const handedOn = 3;
 /** Share of the time that a split must save to be taken: launches cost more where kernels are short. */
 const worthwhile = 0.15;
+/** Times that differ by less are on one level. */
+const level = 1.05;
 /** Partial sums that an invocation has on the way at once, and how long they take, in microseconds. */
 const [loadsAtOnce, roundTrip] = [8, 0.4];
 
@@ -58,7 +60,7 @@ export function splitSchedules(group: Group, target: Target, best: Schedule, for
     });
     if (timed.length === 0) break;
     const next = timed.reduce((least, form) => (form.cost < least.cost ? form : least));
-    rising = found.every(({ cost }) => next.cost < cost) ? 0 : rising + 1;
+    rising = found.every(({ cost }) => next.cost < cost * level) ? 0 : rising + 1;
     found.push(next);
     if (rising > 1) break;
   }
@@ -113,7 +115,7 @@ function timeOf({ cost, workgroups = 1 }: Schedule, contraction: Contraction, { 
     (sum, { type: { dtype, shape } }) => sum + bytesOf(dtype, sizeOf(shape as readonly number[])),
     0,
   );
-  return Math.max(cost, bytes / (rates.copyGBs * 1e3 * Math.min(1, workgroups / parallelism)));
+  return Math.max(cost, bytes / (rates.copyGBs * 1e3 * Math.min(1, Math.max(1, workgroups) / parallelism)));
 }
 
 /** Microseconds for writing the partial sums and adding them up. */
