@@ -97,7 +97,7 @@ function direct(group: Group, target: Target, contraction: Contraction): Schedul
   const { batch, m, n } = contraction;
   const invocations = Math.ceil((batch * m * n) / target.vectorLanes);
   // Few results of a convolution are better computed so than in tiles: those want a copy of the image first.
-  const idles = target.style === 'simt' && group.anchor?.op === 'dot';
+  const idles = target.style === 'simt' && (group.anchor?.op === 'dot' || isPointwise(group));
   const workgroups = invocations / fullUnit;
   const idle = idles ? idleness(target, workgroups, Math.ceil(workgroups)) : 1;
   return {

@@ -52,8 +52,9 @@ export function splitSchedules(group: Group, target: Target, best: Schedule, for
   const found: Schedule[] = [];
   // Times fall with the count and then rise.
   let rising = 0;
-  for (const cut of cutsOf(contraction, Math.floor(parallelism / workgroups))) {
+  for (const cut of cutsOf(contraction, parallelism / workgroups)) {
     const joining = joinTime(contraction, cut, target);
+    if (joining > whole) break;
     const timed = splitInto(group, target, cut, formsOf).map((form) => {
       const time = timeOf(form, contraction, target) + joining;
       return { ...form, cost: (best.cost * time) / (whole * (1 - worthwhile)) };
@@ -82,10 +83,11 @@ export function splitInto(group: Group, target: Target, cut: Cut, formsOf: Forms
 
 export type Cut = Pick<Slices, 'count' | 'length'>;
 
-/** Slices of about each count. */
+/** Slices of about each count, from what fills a good part of the device on. @param filling Slices that fill it. */
 function cutsOf({ k, extents }: Contraction, filling: number): readonly Cut[] {
   const [, ...inner] = extents;
-  const cuts = [...counts, ...(filling > 1 ? [filling] : [])].map((count) => cutInto(k, sizeOf(inner), count));
+  const wanted = [...counts.filter((count) => count >= filling / 4), Math.max(2, Math.floor(filling))];
+  const cuts = wanted.map((count) => cutInto(k, sizeOf(inner), count));
   const byCount = new Map(cuts.map((cut) => [cut.count, cut]));
   return [...byCount.values()]
     .filter(({ count, length }) => count > 1 && length >= leastSteps)
