@@ -27,6 +27,16 @@ export interface LoopScope {
   readonly numbers: ReadonlyMap<number, LoopVariable>;
 }
 
+/**
+ * Equal slices of what a contraction sums over: slice s takes the steps [s·length, (s + 1)·length), and its sums are
+ * element [s, …] of `partials`, in the accumulators' type. Steps after the last slice are left to who adds the sums up.
+ */
+export interface Slices {
+  readonly count: number;
+  readonly length: number;
+  readonly partials: Value;
+}
+
 export interface Group {
   readonly family: FamilyName;
   /** The node that decides the kernel's form; a map group has none. */
@@ -45,6 +55,8 @@ export interface Group {
   readonly scalars: ReadonlyMap<number, ConstantData>;
   /** Set in the bodies of loops. */
   readonly loop?: LoopScope;
+  /** Set where the anchor's sums are computed slice by slice: the group writes `partials` instead of the anchor's result. */
+  readonly slices?: Slices;
 }
 
 /** The memory that holds a value; undefined for what takes none. */

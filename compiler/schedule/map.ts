@@ -7,7 +7,7 @@
  */
 import { bytesOf, isPacked, type PackedDType, perByte } from '../dtype.js';
 import { elementScalar } from '../graph/ops/scalar.js';
-import type { Node, NodeOf, Value } from '../graph/types.js';
+import type { NodeOf, Value } from '../graph/types.js';
 import type { Target } from '../kernel/target.js';
 import type { KernelFunction, Lanes } from '../kernel/types.js';
 import { sizeOf } from '../tensor.js';
@@ -36,14 +36,15 @@ export function lowerMap(group: Group, target: Target, prepare: Prepare = () => 
 
 function partsOf(group: Group): Part[] {
   const [output] = group.writes;
-  const root = group.nodes.find((node) => node.outputs.includes(output)) as Node;
+  // What an anchor's schedule defines need not be a node's result.
+  const root = group.nodes.find((node) => node.outputs.includes(output));
   if (isPacked(output.type.dtype)) return [packedPart(output, output.type.dtype)];
   const part = (value: Value, place: (index: Index) => Index): Part => ({
     shape: shapeOf(value),
     write: (lowering, index, lanes) => lowering.store(output, place(index), lowering.value(value, index, lanes), lanes),
   });
-  if (root.op === 'pad' && root.attrs.mode === 'constant') return paddedParts(root, output, part);
-  if (root.op !== 'concat') return [part(output, (index) => index)];
+  if (root?.op === 'pad' && root.attrs.mode === 'constant') return paddedParts(root, output, part);
+  if (root?.op !== 'concat') return [part(output, (index) => index)];
   const { axis } = root.attrs;
   let start = 0;
   return root.inputs

@@ -2,7 +2,7 @@
 import type { DType } from '../../compiler/dtype.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose/index.js';
-import { tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
+import { tensorOfElements, tensorOfNumbers } from '../../compiler/graph/ops/reference/data.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';
 import type { Target } from '../../compiler/kernel/target.js';
@@ -31,7 +31,9 @@ function integers(dtype: DType, shape: readonly number[], seed: number): HostTen
     state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
     return low + ((state >> 16) % count);
   });
-  return tensorOfNumbers(dtype, shape, values);
+  return dtype === 'i64'
+    ? tensorOfElements(dtype, shape, BigInt64Array.from(values, BigInt))
+    : tensorOfNumbers(dtype, shape, values);
 }
 
 export interface BuiltCase {
@@ -60,18 +62,18 @@ export const interpreted: Execute = (kernel, memories) => {
   interpret(kernel, memories, [], { checkRaces: true, checkBounds: true });
 };
 
-type Form = Pick<Schedule, 'name' | 'lower'>;
+export type Form = Pick<Schedule, 'name' | 'lower'>;
 
 function formsOf(group: Group, target: Target): readonly Form[] | undefined {
   if (group.family === 'contract') return schedules(group, target);
   return group.family === 'attend' ? forms(group, target) : undefined;
 }
 
-/** The graph's result with its contractions and attentions in the chosen form; undefined where one has no such form. */
+/** The graph's result `y` with its contractions and attentions in the chosen form; undefined where one has no such form. */
 export async function runForm(
   { graph, inputs }: BuiltCase,
   target: Target,
-  choose: (forms: readonly Form[]) => Form | undefined,
+  choose: (forms: readonly Form[], group: Group) => Form | undefined,
   execute: Execute,
 ): Promise<HostTensor | undefined> {
   const tensors = new Map<number, HostTensor>(graph.inputs.map((value) => [value.id, inputs[value.name]]));
@@ -92,7 +94,7 @@ export async function runForm(
   let found = false;
   for (const group of fuse(graph, target)) {
     const all = formsOf(group, target);
-    const lowered = all ? (choose(all)?.lower() ?? []) : lowerGroup(group, target);
+    const lowered = all ? (choose(all, group)?.lower() ?? []) : lowerGroup(group, target);
     if (lowered.length === 0) return undefined;
     found ||= all !== undefined;
     for (const { kernel, bindings } of lowered) {
@@ -100,7 +102,8 @@ export async function runForm(
       await execute(kernel, bindings.map(memoryOf));
     }
   }
-  return found ? tensors.get(graph.outputs[0].value.id) : undefined;
+  const y = graph.outputs.find(({ name }) => name === 'y');
+  return found && y ? tensors.get(y.value.id) : undefined;
 }
 
 // Cases ---------------------------------------------------------------------------------------------------------------

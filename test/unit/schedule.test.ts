@@ -393,7 +393,7 @@ for (const [style, target] of Object.entries(testTargets)) {
           }
         }
         if (kernels !== undefined)
-          expect(run.kernels.filter(({ name: kernel }) => !kernel.endsWith('_copy')).length).toBe(kernels);
+          expect(run.kernels.filter(({ name: kernel }) => !/_(copy|part)$/.test(kernel)).length).toBe(kernels);
       });
     }
   });

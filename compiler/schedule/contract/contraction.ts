@@ -7,7 +7,7 @@
 import type { Node, NodeOf, Value } from '../../graph/types.js';
 import { isFloatScalar, type KValue, type Lanes, type ScalarType } from '../../kernel/types.js';
 import { sizeOf } from '../../tensor.js';
-import { type Affine, delinearize } from '../affine.js';
+import { type Affine, delinearize, linearize } from '../affine.js';
 import type { Group } from '../group.js';
 import { inside } from '../inside.js';
 import type { DerivedConstant } from '../lowered.js';
@@ -16,6 +16,7 @@ import { accumulatorOf } from '../reduce.js';
 import { type Index, scalarOf, shapeOf } from '../tensors.js';
 import type { WordProduct } from './integer_contraction.js';
 import type { Reading } from './packing.js';
+import { sliced } from './slices.js';
 
 /** Flat coordinates; at most one of m, n, k may mention the lane. */
 export interface Place {
@@ -31,7 +32,7 @@ export interface Contraction {
   readonly m: number;
   readonly n: number;
   readonly k: number;
-  /** Extents of the contracted dims, outermost first. */
+  /** Extents of the contracted dims, outermost first: k is their product. */
   readonly extents: readonly number[];
   /** Type of the accumulators. */
   readonly accumulator: ScalarType;
@@ -48,6 +49,8 @@ export interface Contraction {
   rhsBatch(batch: Affine): Affine;
   /** Index into the node's output. */
   result(place: Omit<Place, 'k'>): Index;
+  /** The other way round. */
+  place(result: Index): Omit<Place, 'k'>;
 }
 
 export interface Operand {
@@ -76,6 +79,11 @@ export interface StoredPlace {
 }
 
 export function contractionOf(group: Group): Contraction {
+  const whole = wholeContraction(group);
+  return group.slices ? sliced(whole, group.slices) : whole;
+}
+
+function wholeContraction(group: Group): Contraction {
   const node = group.anchor as Node;
   if (node.op === 'dot') return dotContraction(node, group);
   if (node.op === 'conv') return convContraction(node);
@@ -133,18 +141,19 @@ function dotContraction(node: NodeOf<'dot'>, group: Group): Contraction {
       accumulator,
     );
   };
+  const [batches, m, n] = [batchShape, pick(lhs, lhsFree), pick(rhs, rhsFree)].map(sizeOf);
   return {
     node,
-    batch: sizeOf(batchShape),
-    m: sizeOf(pick(lhs, lhsFree)),
-    n: sizeOf(pick(rhs, rhsFree)),
+    batch: batches,
+    m,
+    n,
     k: sizeOf(contractShape),
     extents: contractShape,
     accumulator,
     scalar: accumulator,
-    lhsBatches: sizeOf(batchShape),
+    lhsBatches: batches,
     lhsBatch: (batch) => batch,
-    rhsBatches: sizeOf(batchShape),
+    rhsBatches: batches,
     rhsBatch: (batch) => batch,
     lhs: side(lhs, lhsBatch, lhsFree, lhsContract),
     rhs: side(rhs, rhsBatch, rhsFree, rhsContract),
@@ -153,6 +162,10 @@ function dotContraction(node: NodeOf<'dot'>, group: Group): Contraction {
       ...delinearize(m, pick(lhs, lhsFree)),
       ...delinearize(n, pick(rhs, rhsFree)),
     ],
+    place(index) {
+      const [batch, row, column] = delinearize(linearize(index, shapeOf(node.outputs[0])), [batches, m, n]);
+      return { batch, m: row, n: column };
+    },
   };
 }
 
@@ -247,6 +260,10 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
       const [image, group] = split(batch);
       return [image, group.scale(m).add(row), ...delinearize(n, positions)];
     },
+    place([image, channel, ...position]) {
+      const [group, row] = delinearize(channel, [groups, m]);
+      return { batch: image.scale(groups).add(group), m: row, n: linearize(position, positions) };
+    },
   };
 }
 
@@ -294,6 +311,10 @@ export const transposed = (contraction: Contraction): Contraction => ({
   rhsBatch: contraction.lhsBatch,
   result: ({ batch, m, n }) => contraction.result({ batch, m: n, n: m }),
   ...(contraction.words && { words: { ...contraction.words, lhs: contraction.words.rhs, rhs: contraction.words.lhs } }),
+  place(index) {
+    const { batch, m, n } = contraction.place(index);
+    return { batch, m: n, n: m };
+  },
 });
 
 /** acc + x·y: fused where the target does that as fast. Of words, x is the lhs'. */

@@ -4,11 +4,11 @@
  */
 import type { Target } from '../../kernel/target.js';
 import type { KernelFunction, KValue, Lanes } from '../../kernel/types.js';
-import { type Affine, delinearize, linearize } from '../affine.js';
+import { type Affine, linearize } from '../affine.js';
 import type { Group } from '../group.js';
 import type { Lowering } from '../lowering.js';
 import { lowerMap } from '../map.js';
-import { type Index, scalarOf, shapeOf } from '../tensors.js';
+import { type Index, scalarOf } from '../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
 
 export function lowerDirect(group: Group, target: Target): KernelFunction {
@@ -23,7 +23,7 @@ function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, la
   const { b } = lowering;
   const { accumulator, extents, k, node } = contraction;
   const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
-  const place = placeOf(contraction, index);
+  const place = contraction.place(index);
   const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator, wide);
   // One loop a kernel dim keeps divisions out of the loops.
   const nest = (d: number, at: Affine[], carried: readonly KValue[]): readonly KValue[] => {
@@ -36,18 +36,4 @@ function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, la
   };
   const [sum] = k === 0 ? [zero] : nest(0, [], [zero]);
   return b.convert(sum, scalarOf(node.outputs[0], node));
-}
-
-/** Flat (batch, m, n) of an output index. */
-function placeOf(contraction: Contraction, index: Index): { batch: Affine; m: Affine; n: Affine } {
-  const { node, batch, m, n } = contraction;
-  const shape = shapeOf(node.outputs[0]);
-  if (node.op === 'conv') {
-    const groups = shape[1] / m;
-    const channel = index[1];
-    const [group, row] = delinearize(channel, [groups, m]);
-    return { batch: index[0].scale(groups).add(group), m: row, n: linearize(index.slice(2), shape.slice(2)) };
-  }
-  const [b, r, c] = delinearize(linearize(index, shape), [batch, m, n]);
-  return { batch: b, m: r, n: c };
 }

@@ -75,10 +75,10 @@ function dimOf(
 /** Planes and classes of a dim that code may be written out for; beyond, gathering element by element is better. */
 const mostResidues = 4;
 
-/** The taps of a convolution, or undefined where it has no such form: three spatial dims, long strides. */
+/** The taps of a convolution, or undefined where it has no such form: three spatial dims, long strides, slices. */
 export function geometryOf(group: Group): Geometry | undefined {
   const node = group.anchor;
-  if (node?.op !== 'conv') return undefined;
+  if (node?.op !== 'conv' || group.slices) return undefined;
   const { strides, padLow, dilations, inputDilation } = node.attrs;
   const [inputs, kernels, outputs] = [node.inputs[0], node.inputs[1], node.outputs[0]].map((v) => shapeOf(v).slice(2));
   const dims = inputs.map((input, d) =>

@@ -25,9 +25,10 @@ import { lowerIntegerPlanes } from './integer_planes.js';
 import { byteProduct } from './integers.js';
 import { matrixSchedules } from './matrix/index.js';
 import { lowerPanels, streams } from './panels/index.js';
-import { planRegisters } from './register_plan.js';
-import { lowerRegisters } from './registers.js';
+import { fullUnit, idleness, planRegisters, type RegisterPlan } from './register_plan.js';
+import { copies, lowerRegisters } from './registers.js';
 import { blocks, fitted, lowerShared } from './shared.js';
+import { splitSchedules } from './split_k.js';
 import { lowerStaged } from './staged.js';
 import { lowerWindows, planWindows } from './windows.js';
 
@@ -35,6 +36,8 @@ import { lowerWindows, planWindows } from './windows.js';
 export interface Schedule {
   readonly name: string;
   readonly cost: number;
+  /** Workgroups that have work to do in full, where they may be too few for the device. */
+  readonly workgroups?: number;
   lower(): readonly LoweredKernel[];
 }
 
@@ -71,10 +74,19 @@ export function lowerContract(group: Group, target: Target, prefer?: Prefer): re
 
 /** Legal forms of a contraction, best first. A form that finds no room on the target lowers to no kernels. */
 export function schedules(group: Group, target: Target): readonly Schedule[] {
+  const whole = formsOf(group, target);
+  const split = splitSchedules(group, target, whole[0], (sliced) => formsOf(sliced, target));
+  return split.length > 0 ? [...whole, ...split].sort(byCost) : whole;
+}
+
+const byCost = (p: Schedule, q: Schedule): number => p.cost - q.cost;
+
+/** Forms of one pass over k, or over each slice of it. */
+export function formsOf(group: Group, target: Target): readonly Schedule[] {
   const contraction = contractionOf(group);
   const candidates = target.style === 'cpu' ? onCpu(group, target, contraction) : onGpu(group, target, contraction);
   const matrix = matrixSchedules(group, target, contraction);
-  return [...matrix, ...candidates, direct(group, target, contraction)].sort((p, q) => p.cost - q.cost);
+  return [...matrix, ...candidates, direct(group, target, contraction)].sort(byCost);
 }
 
 /** Microseconds of all multiply-adds at a share of the target's rate. */
@@ -83,15 +95,23 @@ function timeOf({ batch, m, n, k }: Contraction, target: Target, share: number):
 }
 
 function direct(group: Group, target: Target, contraction: Contraction): Schedule {
+  const { batch, m, n } = contraction;
+  const invocations = Math.ceil((batch * m * n) / target.vectorLanes);
+  // Few results of a convolution are better computed so than in tiles: those want a copy of the image first.
+  const idles = target.style === 'simt' && (group.anchor?.op === 'dot' || isPointwise(group));
+  const workgroups = invocations / fullUnit;
+  const idle = idles ? idleness(target, workgroups, Math.ceil(workgroups)) : 1;
   return {
     name: 'direct',
-    cost: timeOf(contraction, target, efficiency.direct),
+    cost: timeOf(contraction, target, efficiency.direct / idle),
+    ...(target.style === 'simt' ? { workgroups } : {}),
     lower: () => [{ kernel: lowerDirect(group, target), bindings: bindingsOf(group) }],
   };
 }
 
 function onCpu(group: Group, target: Target, contraction: Contraction): Schedule[] {
   const { m, n, k } = contraction;
+  if (group.slices) return [panels(group, target, contraction, efficiency.packed)];
   const moves = group.anchor?.op === 'conv' && !isPointwise(group);
   const candidates: Schedule[] = [];
   const bytes = byteProduct(group, target, contraction);
@@ -148,13 +168,13 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
   }
   // Tiles pay where operands are reused, or where columns stream through without being packed.
   if (k >= 4 && (Math.min(m, n) >= 4 || streams(group, target))) {
-    candidates.push({
-      name: 'packed',
-      cost: timeOf(contraction, target, moves ? efficiency.gathered : efficiency.packed),
-      lower: () => [lowerPanels(group, target)],
-    });
+    candidates.push(panels(group, target, contraction, moves ? efficiency.gathered : efficiency.packed));
   }
   return candidates;
+}
+
+function panels(group: Group, target: Target, contraction: Contraction, share: number): Schedule {
+  return { name: 'packed', cost: timeOf(contraction, target, share), lower: () => [lowerPanels(group, target)] };
 }
 
 function onGpu(group: Group, target: Target, contraction: Contraction): Schedule[] {
@@ -177,13 +197,15 @@ function tilesOnGpu(group: Group, target: Target, contraction: Contraction): Sch
     ...sumKernels(group, target, contraction),
     ...kernels(),
   ];
-  const candidates: Schedule[] = [
-    {
+  const candidates: Schedule[] = [];
+  if (!unfolds(group, plan)) {
+    candidates.push({
       name: `${prefix}registers ${plan.tile.rows}×${plan.tile.columns}`,
       cost: timeOf(contraction, target, 1 / plan.tile.cost),
+      workgroups: plan.tile.workgroups,
       lower: lowered(() => lowerRegisters(group, target, plan)),
-    },
-  ];
+    });
+  }
   const windows = words ? undefined : planWindows(group, target, contraction);
   if (windows) {
     candidates.push({
@@ -205,11 +227,20 @@ function tilesOnGpu(group: Group, target: Target, contraction: Contraction): Sch
     candidates.push({
       name: `${prefix}shared ${block.blockM}×${block.blockN}×${legal.blockK}`,
       cost: timeOf(contraction, target, share / (waste * waves)),
+      workgroups: tiles,
       lower: lowered(() => [lowerShared(group, target, contraction, legal)]),
     });
   }
   return candidates;
 }
+
+/** Whether slices of an image would be copied once for every tap: they know nothing of the taps' geometry. */
+const unfolds = ({ slices, anchor }: Group, plan: RegisterPlan): boolean =>
+  slices !== undefined &&
+  anchor?.op === 'conv' &&
+  plan.contraction.extents.slice(1).some((taps) => taps > 1) &&
+  plan.contraction.rhs.value === anchor.inputs[0] &&
+  copies(plan);
 
 /** A matrix product as it is: 1×1, stride 1, no padding. */
 function isPointwise({ anchor }: Group): boolean {

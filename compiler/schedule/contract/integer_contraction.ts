@@ -59,6 +59,8 @@ interface Steps {
 /** The contraction in words, or undefined where its operands are no bytes, or too few to share words. */
 export function wordContraction(group: Group, target: Target, contraction: Contraction): Contraction | undefined {
   const { k, node, extents } = contraction;
+  // Slices of k have shares of their own in what zero points add; their sums are not packed that way yet.
+  if (group.slices) return undefined;
   // Between the elements of a dilated input there is nothing to multiply, not even a zero point.
   if (node.op === 'conv' && node.attrs.inputDilation.some((step) => step > 1)) return undefined;
   const bytes = byteProduct(group, target, contraction);

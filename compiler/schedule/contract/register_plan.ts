@@ -23,6 +23,7 @@ export interface Tile {
   readonly across: number;
   /** Invocations that each sum a slice of k for one tile; their sums meet in shared memory. */
   readonly slices: number;
+  readonly workgroups: number;
 }
 
 /** Output positions as `lines` of `width`; tiles do not cross lines. */
@@ -60,6 +61,18 @@ const exchangeCost = 64;
  */
 const overheads = { column: 8, row: 8, softwareColumn: 10, softwareRow: 10, shuffle: 1 };
 
+/** Invocations that keep a unit busy: of a real GPU, of a software device. */
+export const fullUnit = 256;
+const softwareUnit = 16;
+
+/**
+ * How many times longer work takes on a real GPU than on a full one. Units without a workgroup do nothing; those with few
+ * invocations wait for memory, but not all of the time.
+ * @param work Workgroups' worth of invocations, of `fullUnit` each.
+ */
+export const idleness = ({ parallelism }: Target, work: number, workgroups: number): number =>
+  Math.max(1, (parallelism / work) ** 0.5, parallelism / workgroups);
+
 /**
  * Rows × columns of a tile by cost per multiply-add: loads and address arithmetic, padding, and compute units without
  * work.
@@ -72,7 +85,6 @@ function chooseTile(
   const isSoftware = target.style === 'software-gpu';
   const work = batch * m * lines * width * classes * k;
   const limit = !isSoftware || classes > 1 ? 64 : (largeTiles.find(({ from }) => work >= from * taps)?.limit ?? 64);
-  const invocations = isSoftware ? target.parallelism * 16 : target.parallelism * 256;
   const most = target.limits.workgroupInvocations;
   let best: Tile | undefined;
   for (const { rows, columns, slices } of tileShapes(isSoftware || !sliced ? [1] : sliceCounts)) {
@@ -96,12 +108,16 @@ function chooseTile(
     const waste = ((tilesM * rows) / m) * ((segments * columns) / (lines * width));
     const units = batch * classes * Math.ceil(tilesM / across) * Math.ceil(segments / along);
     const busy = batch * classes * tilesM * segments * slices;
-    const idle = Math.max(1, invocations / busy, isSoftware ? 1 : target.parallelism / units);
+    const idle = isSoftware
+      ? Math.max(1, (target.parallelism * softwareUnit) / busy) ** 0.5
+      : idleness(target, busy / fullUnit, units);
     const exchange = slices > 1 ? (2 * slices + exchangeCost) / k : 0;
-    const cost = waste * (1 + column / rows + row / columns + exchange) * idle ** 0.5;
-    if (!best || cost < best.cost) best = { rows, columns, cost, along, across, slices };
+    const cost = waste * (1 + column / rows + row / columns + exchange) * idle;
+    if (!best || cost < best.cost) best = { rows, columns, cost, along, across, slices, workgroups: units };
   }
-  return best ?? { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: 1, slices: 1 };
+  return (
+    best ?? { rows: 1, columns: vector, cost: Number.POSITIVE_INFINITY, along: 1, across: 1, slices: 1, workgroups: 1 }
+  );
 }
 
 const tileShapes = (counts: readonly number[]) =>

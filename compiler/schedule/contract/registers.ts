@@ -31,6 +31,13 @@ type Source =
 /** Taps of a row of a kernel that are spelled out; more of them make code that takes long to compile. */
 const unrolledTaps = 16;
 
+/** Rows of a contraction from which on columns, which are read by several row tiles, are worth a copy. */
+const leastCopied = 8;
+
+/** Whether another kernel copies the columns first, unless they are a constant that can be packed. */
+export const copies = ({ contraction, geometry, reading }: RegisterPlan): boolean =>
+  geometry !== undefined || (reading === 'element' && contraction.m >= leastCopied);
+
 export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan): readonly LoweredKernel[] {
   const { contraction, geometry, reading, space, tile } = plan;
   const lower = (source: Source) => new RegisterTiles(group, target, contraction, space, tile, source).lower();
@@ -44,8 +51,7 @@ export function lowerRegisters(group: Group, target: Target, plan: RegisterPlan)
       ? undefined
       : packedRhs(group, contraction, pitch);
   if (data) return [lower({ kind: 'constant', pitch, data })];
-  // Columns that are read by several row tiles are worth a copy.
-  if (reading === 'element' && contraction.m >= 8) {
+  if (copies(plan)) {
     const copy = copyRows(group, target, contraction);
     return [copy.kernel, lower({ kind: 'rows', copy })];
   }
@@ -169,7 +175,7 @@ class RegisterTiles {
   }
 
   #sums(batch: Affine, tileM: Affine, line: Affine, first: Affine, classAt: number, slice: Affine): readonly KValue[] {
-    const { accumulator, k, extents: nested } = this.#contraction;
+    const { accumulator, k } = this.#contraction;
     const { rows, columns } = this.#tile;
     const { b } = this.#lowering;
     const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator);
@@ -192,8 +198,8 @@ class RegisterTiles {
         );
       }
       case 'operand': {
-        const extents = source.reading === 'element' ? nested : [k];
         const { rhs, n } = this.#contraction;
+        const extents = source.reading === 'element' ? this.#contraction.extents : [k];
         const columnsAt = (step: Affine, count: number) =>
           this.#read(rhs, source.reading, batch, first, n, columns, step, count);
         return this.#overK(extents, zeros, columnsAt, batch, tileM, slice);

@@ -67,6 +67,7 @@ export function slotOf(
 export interface Candidate {
   readonly block: MatrixBlock;
   readonly cost: number;
+  readonly workgroups: number;
 }
 
 /** Every block that fits, each with its microseconds. */
@@ -98,7 +99,7 @@ export function candidatesFor(
     const tiles = batch * rows * columns;
     const waves = (Math.ceil(tiles / parallelism) * parallelism) / tiles;
     const rate = rates.gflops * 1e3 * (unit.speed ?? 1) * efficiency;
-    return [{ block: { ...base, stages }, cost: ((2 * batch * m * n * k) / rate) * waste * waves }];
+    return [{ block: { ...base, stages }, cost: ((2 * batch * m * n * k) / rate) * waste * waves, workgroups: tiles }];
   });
 }
 

@@ -21,9 +21,10 @@ export function matrixSchedules(group: Group, target: Target, contraction: Contr
   const along = { lhs: alongOf(routes.lhs), rhs: alongOf(routes.rhs) };
   const copies = routes.lhs.kind === 'copy' || routes.rhs.kind === 'copy';
   const { unit } = product;
-  const tiles = candidatesFor(contraction, product, along, copies, target).map(({ block, cost }) => ({
+  const tiles = candidatesFor(contraction, product, along, copies, target).map(({ block, cost, workgroups }) => ({
     name: `matrix ${unit.a} ${block.blockM}×${block.blockN}×${block.blockK}`,
     cost,
+    workgroups,
     lower: () => [lowerMatrix(group, target, contraction, { product, block, routes })],
   }));
   return [...warpgroupSchedules(group, target, contraction, product), ...tiles];

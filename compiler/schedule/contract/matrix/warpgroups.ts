@@ -80,6 +80,7 @@ export function warpgroupSchedules(
       {
         name: `warpgroups ${unit.a} ${blockM}×${blockN}×${blockK}`,
         cost: ((2 * batch * m * n * k) / rate) * waste * waves,
+        workgroups: tiles,
         lower: () => [new Warpgroups(group, target, contraction, plan).lower()],
       },
     ];
