@@ -108,7 +108,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
       lower: () => [lowerIntegerPanels(group, target, bytes) ?? []].flat(),
     });
   }
-  if (moves && writesChannelsLast(group) && hasImageForm(group, target)) {
+  if (moves && (writesChannelsLast(group) || process.env.IMG) && hasImageForm(group, target)) {
     if (filtersMinimally(group.anchor as NodeOf<'conv'>)) {
       candidates.push({
         name: 'winograd',

@@ -1,6 +1,7 @@
 /** Which convolutions have channels-last forms on a CPU, and what they gain by them. */
 import type { NodeOf } from '../../../graph/types.js';
 import type { Target } from '../../../kernel/target.js';
+import { sizeOf } from '../../../tensor.js';
 import type { Group } from '../../group.js';
 import { scalarOf, shapeOf } from '../../tensors.js';
 import { imageGeometryOf, isDepthwise } from './geometry.js';
@@ -10,12 +11,12 @@ const fewestChannels = 8;
 
 export function hasImageForm(group: Group, target: Target): boolean {
   const { anchor } = group;
-  if (target.style !== 'cpu' || anchor?.op !== 'conv' || shapeOf(anchor.inputs[0]).length !== 4) return false;
+  if (target.style !== 'cpu' || anchor?.op !== 'conv') return false;
   if ([...anchor.inputs, ...anchor.outputs].some((value) => value.type.dtype !== 'f32')) return false;
   if (anchor.attrs.inputDilation.some((step) => step !== 1)) return false;
   if (!holdsWeights(group, anchor)) return false;
   const geometry = imageGeometryOf(anchor);
-  if (geometry.h.output === 0 || geometry.w.output === 0 || geometry.images === 0) return false;
+  if (geometry.sides.length === 0 || sizeOf(shapeOf(anchor.outputs[0])) === 0) return false;
   return isDepthwise(geometry)
     ? geometry.groups >= fewestChannels
     : geometry.groups === 1 && geometry.outputs >= fewestChannels;

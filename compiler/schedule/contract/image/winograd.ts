@@ -29,7 +29,7 @@ const fewestTiles = 36;
 const fewestChannels = 32;
 const mostWaste = 1.35;
 
-const tilesOf = ({ h, w }: ImageGeometry): readonly [number, number] => [
+const tilesOf = ({ sides: [h, w] }: ImageGeometry): readonly [number, number] => [
   Math.ceil(h.output / made),
   Math.ceil(w.output / made),
 ];
@@ -37,8 +37,9 @@ const tilesOf = ({ h, w }: ImageGeometry): readonly [number, number] => [
 /** Whether minimal filtering is worth its transforms. */
 export function filtersMinimally(node: NodeOf<'conv'>): boolean {
   const geometry = imageGeometryOf(node);
-  const { h, w, groups, channels, outputs } = geometry;
-  if (groups !== 1 || [h, w].some((side) => side.kernel !== 3 || side.stride !== 1 || side.dilation !== 1))
+  const { sides, groups, channels, outputs } = geometry;
+  const [h, w] = sides;
+  if (groups !== 1 || sides.length !== 2 || sides.some((side) => side.kernel !== 3 || side.stride !== 1 || side.dilation !== 1))
     return false;
   const [down, across] = tilesOf(geometry);
   const waste = (down * across * made * made) / (h.output * w.output);
@@ -65,10 +66,13 @@ interface Plan {
 /** The image with whole tiles: what lies beyond its end is zero. */
 function paddedGeometry(geometry: ImageGeometry): ImageGeometry {
   const [down, across] = tilesOf(geometry);
+  const [h, w] = geometry.sides;
   return {
     ...geometry,
-    h: { ...geometry.h, output: down * made },
-    w: { ...geometry.w, output: across * made },
+    sides: [
+      { ...h, output: down * made },
+      { ...w, output: across * made },
+    ],
   };
 }
 
@@ -79,7 +83,7 @@ function planOf(geometry: ImageGeometry, target: Target): Plan | undefined {
   const [tilesDown, across] = tilesOf(geometry);
   const pitch = spacedPitch(channels, 1, target, lanes);
   const room = Math.min(target.limits.sharedBytes * 0.85, target.caches[1]?.bytes ?? 512 << 10) / 4;
-  const copyOf = (down: number): CopyShape => ({ rows: down * made, channels, pitch: channels });
+  const copyOf = (down: number): CopyShape => ({ box: [down * made, across * made], channels, pitch: channels });
   const padded = paddedGeometry(geometry);
   const elements = (down: number) =>
     copyLength(padded, copyOf(down)) + places * down * across * (pitch + vectors * lanes);
@@ -150,7 +154,7 @@ class WinogradConvolution {
     const grid = lowering.workgroups(counts[0] * counts[1], (task) => {
       const [image, block] = delinearize(task, counts);
       const firstRow = block.scale(down * made);
-      this.#copy.fill(image, firstRow, Affine.constant(0));
+      this.#copy.fill(image, [firstRow, Affine.constant(0)], Affine.constant(0));
       this.#transformInputs();
       lowering.for(0, this.#tilesM, 1, [], (tileM) => {
         this.#multiply(tileM);
@@ -180,7 +184,10 @@ class WinogradConvolution {
     const { channels } = this.#geometry;
     const { lanes, pitch, copy, down } = this.#plan;
     const [, across] = tilesOf(this.#geometry);
-    const { rowPitch, array } = this.#copy;
+    const {
+      array,
+      pitches: [rowPitch],
+    } = this.#copy;
     const channelBlock = (channel: Affine, width: Lanes, line: Affine, column: Affine): void => {
       const origin = line
         .scale(made * rowPitch)
@@ -287,7 +294,7 @@ class WinogradConvolution {
   ): void {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const { h, w } = this.#geometry;
+    const [h, w] = this.#geometry.sides;
     const { lanes, vectors } = this.#plan;
     const [, across] = tilesOf(this.#geometry);
     const tile = line.scale(across).add(column);
@@ -323,7 +330,7 @@ class WinogradConvolution {
         for (const [j, coefficients] of outputMatrix.entries()) {
           lowering.guarded(column.scale(made).add(j), w.output, (at) => {
             const sum = this.#combine(coefficients, loaded);
-            storeChannels(lowering, this.#group, { image, row, column: at }, channel, sum, width);
+            storeChannels(lowering, this.#group, { image, at: [row, at] }, channel, sum, width);
           });
         }
       }),
