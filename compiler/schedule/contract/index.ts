@@ -18,7 +18,7 @@ import { blockWeights, halfWeights } from './dequantise.js';
 import { lowerBlocks } from './dequantise_blocks.js';
 import { lowerHalves } from './dequantise_halves.js';
 import { lowerDirect } from './direct.js';
-import { filtersMinimally, hasImageForm, lowerFiltered, lowerImage, writesChannelsLast } from './image/index.js';
+import { filtersMinimally, hasImageForm, imageShare, lowerFiltered, lowerImage } from './image/index.js';
 import { lowerIntegerPanels } from './integer_panels.js';
 import { lowerIntegerPlanes } from './integer_planes.js';
 import { byteProduct } from './integers.js';
@@ -52,8 +52,6 @@ const efficiency = {
   blocks: 1,
   /** Register tiles over a padded copy of the image. */
   staged: 0.75,
-  /** The same with channels last. */
-  image: 0.85,
   /** Minimal filtering of 3×3 windows does a quarter of the multiply-adds, and transforms. */
   winograd: 1.5,
 };
@@ -108,7 +106,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
       lower: () => [lowerIntegerPanels(group, target, bytes) ?? []].flat(),
     });
   }
-  if (moves && (writesChannelsLast(group) || process.env.IMG) && hasImageForm(group, target)) {
+  if (moves && hasImageForm(group, target)) {
     if (filtersMinimally(group.anchor as NodeOf<'conv'>)) {
       candidates.push({
         name: 'winograd',
@@ -118,7 +116,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
     }
     candidates.push({
       name: 'image',
-      cost: timeOf(contraction, target, efficiency.image),
+      cost: timeOf(contraction, target, imageShare(group)),
       lower: () => lowerImage(group, target),
     });
   }

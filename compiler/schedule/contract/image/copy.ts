@@ -76,10 +76,7 @@ export class ImageCopy {
   /** Where the inputs of an output begin; `at` counts outputs of each side from the first one of the box. */
   originOf(at: readonly Affine[]): Affine {
     const { sides } = this.#geometry;
-    return at.reduce(
-      (sum, output, d) => sum.add(output.scale(sides[d].stride * this.pitches[d])),
-      Affine.constant(0),
-    );
+    return at.reduce((sum, output, d) => sum.add(output.scale(sides[d].stride * this.pitches[d])), Affine.constant(0));
   }
 
   /** Copies what the box of outputs `first` … of an image needs of channels `firstChannel` …. */
@@ -154,7 +151,8 @@ export class ImageCopy {
     const element = (channel: Affine, column: Affine, width: Lanes) => {
       const position = start.add(column);
       const isInside = position.range.min >= 0 && position.range.max < input;
-      const inside = isInside ? position : Affine.of(b.assume(position.emit(b), 0, input - 1), b);
+      // Implied by the bounds of the loop, which an interval cannot express.
+      const inside = isInside ? position : Affine.of(b.clamp(position.emit(b), 0, input - 1), b);
       const index = [image, firstChannel.add(channel), ...outer, inside];
       return lowering.widen(lowering.value(this.#image, index, width), width);
     };

@@ -19,7 +19,7 @@ import { lanesFor } from '../tiling.js';
 import { boxesOf, firstOf, overBox } from './boxes.js';
 import { type CopyShape, copyLength, ImageCopy, spacedPitch, spansOf } from './copy.js';
 import { type ImageGeometry, imageGeometryOf, readsChannelsLast, rowOf, tapsOf } from './geometry.js';
-import { SummedRow } from './results.js';
+import { SummedRows } from './results.js';
 import { weightsByTap } from './weights.js';
 
 interface Plan {
@@ -115,7 +115,7 @@ class DenseConvolution {
   readonly #plan: Plan;
   readonly #lowering: Lowering;
   readonly #copy: ImageCopy;
-  readonly #row: SummedRow;
+  readonly #sums: SummedRows;
   readonly #weights: KBuffer;
 
   constructor(group: Group, target: Target, node: NodeOf<'conv'>, geometry: ImageGeometry, plan: Plan) {
@@ -128,7 +128,7 @@ class DenseConvolution {
     this.#lowering = new Lowering(group, target, new Map([[weights.id, packed]]));
     const isLast = readsChannelsLast(node, group.nodes);
     this.#copy = new ImageCopy(this.#lowering, image, geometry, plan.copy, lanes, isLast);
-    this.#row = new SummedRow(this.#lowering, group, { columns, wide, outputs: geometry.outputs, lanes });
+    this.#sums = new SummedRows(this.#lowering, group, { columns, wide, outputs: geometry.outputs, lanes });
     this.#weights = this.#lowering.buffer(weights) as KBuffer;
   }
 
@@ -151,9 +151,7 @@ class DenseConvolution {
       this.#copy.fill(image, first, Affine.constant(0));
       lowering.for(0, blockM, 1, [], (i) =>
         lowering.guarded(tileBlock.scale(blockM).add(i), this.#tilesM, (tile) =>
-          overBox(lowering, this.#geometry, box, columns, first, (at, inBox) =>
-            this.#tile({ image, tile, at, inBox }),
-          ),
+          overBox(lowering, this.#geometry, box, columns, first, (at, inBox) => this.#tile({ image, tile, at, inBox })),
         ),
       );
     });
@@ -161,12 +159,13 @@ class DenseConvolution {
   }
 
   #tile(tile: Tile): void {
-    const { b } = this.#lowering;
-    const { lanes } = this.#plan;
+    const { lanes, vectors } = this.#plan;
+    const row = Affine.constant(0);
     this.#multiply(tile).forEach((sum, i) => {
-      b.store(this.#row.array, b.constant(i * lanes), sum, true);
+      const [column, channel] = [Math.floor(i / vectors), (i % vectors) * lanes].map(Affine.constant);
+      this.#sums.keep(row, column, channel, sum);
     });
-    this.#row.store(tile, tile.tile);
+    this.#sums.store(tile, tile.tile, row);
   }
 
   /** Sums of a tile, position by position, vector by vector. */
@@ -188,7 +187,13 @@ class DenseConvolution {
         .scale(lanes * vectors);
       const loaded = range(vectors).map((v) => b.load(this.#weights, weight.add(v * lanes).emit(b), lanes, true));
       return range(columns).flatMap((c) => {
-        const element = b.load(array, from.add(channel).add(c * between).emit(b));
+        const element = b.load(
+          array,
+          from
+            .add(channel)
+            .add(c * between)
+            .emit(b),
+        );
         return loaded.map((vector, v) => multiplyAdd(lowering, element, vector, carried[c * vectors + v]));
       });
     };

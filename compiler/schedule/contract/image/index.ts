@@ -8,7 +8,7 @@ import { lowerDepthwise } from './depthwise.js';
 import { imageGeometryOf, isDepthwise } from './geometry.js';
 import { lowerWinograd } from './winograd.js';
 
-export { hasImageForm } from './choice.js';
+export { hasImageForm, imageShare } from './choice.js';
 export { writesChannelsLast } from './geometry.js';
 export { filtersMinimally } from './winograd.js';
 

@@ -47,82 +47,93 @@ export function storeChannels(
   storeVector(lowering, group, position, channel.add(Affine.lane(lanes)), sum, lanes);
 }
 
-/** Sums of neighbouring outputs of a row, for one tile of the output channels. */
-export class SummedRow {
-  /** [output][channel of the tile] */
-  readonly array: KArray;
-  /** [channel of the tile][output] */
+/** What rows of sums are made of. */
+export interface RowsShape {
+  /** One if none are given. */
+  readonly rows?: number;
+  /** Outputs of a row, and how many there is room for if not for just as many. */
+  readonly columns: number;
+  readonly room?: number;
+  /** Channels of a tile, whole vectors; channels of the result. */
+  readonly wide: number;
+  readonly outputs: number;
+  readonly lanes: Lanes;
+}
+
+/** Sums of neighbouring outputs in rows, for one tile of the output channels. */
+export class SummedRows {
+  /** [row][output][channel of the tile] */
+  readonly #sums: KArray;
+  /** [channel of the tile][output] of one row. */
   readonly #turned: KArray | undefined;
   readonly #lowering: Lowering;
   readonly #group: Group;
-  readonly #columns: number;
-  readonly #wide: number;
-  readonly #outputs: number;
-  readonly #lanes: Lanes;
-  /** Of the squares that are turned. */
+  readonly #shape: RowsShape;
+  /** Of the squares that are turned, and outputs that a row has room for: whole squares. */
   readonly #side: Lanes;
+  readonly #pitch: number;
 
-  /** @param wide Channels of a tile, whole vectors @param outputs All channels */
-  constructor(
-    lowering: Lowering,
-    group: Group,
-    { columns, wide, outputs, lanes }: { columns: number; wide: number; outputs: number; lanes: Lanes },
-  ) {
+  constructor(lowering: Lowering, group: Group, shape: RowsShape) {
+    const { rows = 1, columns, room = columns, wide, lanes } = shape;
     this.#lowering = lowering;
     this.#group = group;
-    this.#columns = columns;
-    this.#wide = wide;
-    this.#outputs = outputs;
-    this.#lanes = lanes;
-    this.#side = ([1, 2, 4, 8, 16] as const).find((side) => side === lanes || side >= columns) as Lanes;
-    this.array = lowering.b.array('sums', 'shared', 'f32', this.#pitch * wide);
+    this.#shape = shape;
+    this.#side = ([1, 2, 4, 8, 16] as const).find((side) => side === lanes || side >= room) as Lanes;
+    this.#pitch = Math.ceil(room / this.#side) * this.#side;
+    this.#sums = lowering.b.array('row', 'shared', 'f32', rows * this.#pitch * wide);
     this.#turned = writesChannelsLast(group)
       ? undefined
       : lowering.b.array('turned', 'shared', 'f32', wide * this.#pitch);
   }
 
-  /** Whole squares. */
-  get #pitch(): number {
-    return Math.ceil(this.#columns / this.#side) * this.#side;
+  #at(row: Affine, column: Affine, channel: Affine): KValue {
+    return row.scale(this.#pitch).add(column).scale(this.#shape.wide).add(channel).emit(this.#lowering.b);
   }
 
-  /** Stores the sums; those of the last tile may be fewer than a tile. */
-  store({ image, at }: Position, tile: Affine): void {
+  /** Keeps a whole vector of channels of an output. */
+  keep(row: Affine, column: Affine, channel: Affine, sum: KValue): void {
+    this.#lowering.b.store(this.#sums, this.#at(row, column, channel), sum, true);
+  }
+
+  /** Stores a row as the outputs from a position on. */
+  store({ image, at }: Position, tile: Affine, row: Affine): void {
     const lowering = this.#lowering;
-    const wide = this.#wide;
+    const { columns, wide, outputs } = this.#shape;
     const [outer, first] = [at.slice(0, -1), at[at.length - 1]];
     const place = (column: Affine): Position => ({ image, at: [...outer, first.add(column)] });
-    overChannels(lowering, tile, this.#outputs, wide, (tileAt, count) => {
+    overChannels(lowering, tile, outputs, wide, (tileAt, count) => {
       const channel = tileAt.scale(wide);
-      if (this.#turned) this.#storeTurned(this.#turned, place, channel, count);
-      else
-        lowering.for(0, this.#columns, 1, [], (c) => this.#storePosition(place(c), c.scale(wide), channel, count));
+      if (this.#turned) this.#storeTurned(this.#turned, row, place, channel, count);
+      else lowering.for(0, columns, 1, [], (c) => this.#storePosition(place(c), row, c, channel, count));
     });
   }
 
-  #storePosition(position: Position, from: Affine, channel: Affine, count: number): void {
+  #storePosition(position: Position, row: Affine, column: Affine, channel: Affine, count: number): void {
     const lowering = this.#lowering;
-    for (const { first, width } of piecesOf(count, this.#lanes)) {
-      const sum = lowering.b.load(this.array, from.add(first).emit(lowering.b), width, width === this.#lanes);
+    const { lanes } = this.#shape;
+    for (const { first, width } of piecesOf(count, lanes)) {
+      const at = this.#at(row, column, Affine.constant(first));
+      const sum = lowering.b.load(this.#sums, at, width, width === lanes);
       storeChannels(lowering, this.#group, position, channel.add(first), sum, width);
     }
   }
 
-  #storeTurned(turned: KArray, place: (column: Affine) => Position, channel: Affine, count: number): void {
+  #storeTurned(turned: KArray, row: Affine, place: (column: Affine) => Position, channel: Affine, count: number): void {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const [side, pitch, wide] = [this.#side, this.#pitch, this.#wide];
+    const { columns, lanes } = this.#shape;
+    const [side, pitch] = [this.#side, this.#pitch];
     lowering.for(0, pitch / side, 1, [], (block) =>
       lowering.for(0, Math.ceil(count / side), 1, [], (v) => {
-        const [column, row] = [block.scale(side), v.scale(side)];
-        const loaded = range(side).map((i) => b.load(this.array, column.add(i).scale(wide).add(row).emit(b), side));
+        const [column, from] = [block.scale(side), v.scale(side)];
+        const loaded = range(side).map((i) => b.load(this.#sums, this.#at(row, column.add(i), from), side));
         transposed(b, loaded).forEach((vector, j) => {
-          b.store(turned, row.add(j).scale(pitch).add(column).emit(b), vector);
+          b.store(turned, from.add(j).scale(pitch).add(column).emit(b), vector);
         });
       }),
     );
     lowering.for(0, count, 1, [], (r) =>
-      overStrip(lowering, this.#columns, this.#lanes, (column, width) => {
+      overStrip(lowering, columns, lanes, (column, width) => {
         const sum = b.load(turned, r.scale(pitch).add(column).emit(b), width);
         const position = place(column.add(Affine.lane(width)));
         storeVector(lowering, this.#group, position, channel.add(r), sum, width);

@@ -19,9 +19,9 @@ import { range } from '../../tensors.js';
 import { multiplyAdd } from '../contraction.js';
 import { lanesFor } from '../tiling.js';
 import { type CopyShape, copyLength, ImageCopy, spacedPitch } from './copy.js';
-import { type ImageGeometry, imageGeometryOf, readsChannelsLast } from './geometry.js';
+import { type ImageGeometry, imageGeometryOf, readsChannelsLast, writesChannelsLast } from './geometry.js';
 import { inputMatrix, made, outputMatrix, places, read, transformedWeights } from './minimal_filter.js';
-import { overChannels, piecesOf, storeChannels } from './results.js';
+import { overChannels, piecesOf, SummedRows, storeChannels } from './results.js';
 
 /** Transformed weights are four times as large: not where they are large already, or used for few tiles. */
 const mostWeights = 1 << 18;
@@ -39,7 +39,11 @@ export function filtersMinimally(node: NodeOf<'conv'>): boolean {
   const geometry = imageGeometryOf(node);
   const { sides, groups, channels, outputs } = geometry;
   const [h, w] = sides;
-  if (groups !== 1 || sides.length !== 2 || sides.some((side) => side.kernel !== 3 || side.stride !== 1 || side.dilation !== 1))
+  if (
+    groups !== 1 ||
+    sides.length !== 2 ||
+    sides.some((side) => side.kernel !== 3 || side.stride !== 1 || side.dilation !== 1)
+  )
     return false;
   const [down, across] = tilesOf(geometry);
   const waste = (down * across * made * made) / (h.output * w.output);
@@ -76,7 +80,8 @@ function paddedGeometry(geometry: ImageGeometry): ImageGeometry {
   };
 }
 
-function planOf(geometry: ImageGeometry, target: Target): Plan | undefined {
+/** @param isLast Whether the result has its channels last */
+function planOf(geometry: ImageGeometry, target: Target, isLast: boolean): Plan | undefined {
   const { images, channels, outputs } = geometry;
   const lanes = lanesFor({ accumulator: 'f32' }, target);
   const vectors = Math.min(2, Math.ceil(outputs / lanes));
@@ -86,7 +91,9 @@ function planOf(geometry: ImageGeometry, target: Target): Plan | undefined {
   const copyOf = (down: number): CopyShape => ({ box: [down * made, across * made], channels, pitch: channels });
   const padded = paddedGeometry(geometry);
   const elements = (down: number) =>
-    copyLength(padded, copyOf(down)) + places * down * across * (pitch + vectors * lanes);
+    copyLength(padded, copyOf(down)) +
+    places * down * across * (pitch + vectors * lanes) +
+    (isLast ? 0 : 2 * made * (across * made + lanes) * vectors * lanes);
   let down = tilesDown;
   const few = (count: number) => images * Math.ceil(tilesDown / count) < target.parallelism * 2 && count * across > 16;
   while (down > 1 && (elements(down) > room || few(down))) down--;
@@ -103,7 +110,7 @@ function planOf(geometry: ImageGeometry, target: Target): Plan | undefined {
 export function lowerWinograd(group: Group, target: Target): LoweredKernel | undefined {
   const node = group.anchor as NodeOf<'conv'>;
   const geometry = imageGeometryOf(node);
-  const plan = planOf(geometry, target);
+  const plan = planOf(geometry, target, writesChannelsLast(group));
   return plan && new WinogradConvolution(group, target, node, geometry, plan).lower();
 }
 
@@ -117,6 +124,8 @@ class WinogradConvolution {
   readonly #inputs: KArray;
   readonly #sums: KArray;
   readonly #half: KArray;
+  /** Rows of outputs of a row of tiles, where the result has its channels first. */
+  readonly #results: SummedRows | undefined;
   readonly #weights: KBuffer;
 
   constructor(group: Group, target: Target, node: NodeOf<'conv'>, geometry: ImageGeometry, plan: Plan) {
@@ -133,6 +142,11 @@ class WinogradConvolution {
     this.#inputs = b.array('inputs', 'shared', 'f32', places * this.#tiles * pitch);
     this.#sums = b.array('sums', 'shared', 'f32', places * this.#tiles * vectors * lanes);
     this.#half = b.array('half', 'shared', 'f32', places * lanes);
+    const [{ output: columns }] = geometry.sides.slice(1);
+    const shape = { rows: made, columns, wide: vectors * lanes, outputs: geometry.outputs, lanes };
+    this.#results = writesChannelsLast(group)
+      ? undefined
+      : new SummedRows(this.#lowering, group, { ...shape, room: tilesOf(geometry)[1] * made });
     this.#weights = this.#lowering.buffer(weights) as KBuffer;
   }
 
@@ -271,33 +285,50 @@ class WinogradConvolution {
 
   #transformSums(image: Affine, firstRow: Affine, tileM: Affine): void {
     const lowering = this.#lowering;
-    const { outputs } = this.#geometry;
+    const [h, w] = this.#geometry.sides;
     const { lanes, vectors, down } = this.#plan;
     const [, across] = tilesOf(this.#geometry);
     const wide = lanes * vectors;
-    overChannels(lowering, tileM, outputs, wide, (at, count) => {
-      lowering.for(0, down, 1, [], (line) =>
+    const results = this.#results;
+    lowering.for(0, down, 1, [], (line) => {
+      const rowOf = (i: Affine) => firstRow.add(line.scale(made)).add(i);
+      if (results) {
+        lowering.for(0, across, 1, [], (column) =>
+          lowering.for(0, vectors, 1, [], (v) =>
+            this.#tile(line.scale(across).add(column), v.scale(lanes), lanes, (i, j, sum) =>
+              results.keep(i, column.scale(made).add(j), v.scale(lanes), sum),
+            ),
+          ),
+        );
+        lowering.for(0, made, 1, [], (i) =>
+          lowering.guarded(rowOf(i), h.output, (row) =>
+            results.store({ image, at: [row, Affine.constant(0)] }, tileM, i),
+          ),
+        );
+        return;
+      }
+      overChannels(lowering, tileM, this.#geometry.outputs, wide, (at, count) =>
         lowering.for(0, across, 1, [], (column) => {
-          for (const { first, width } of piecesOf(count, lanes))
-            this.#tile({ image, firstRow, line, column }, at.scale(wide).add(first), first, width);
+          for (const { first, width } of piecesOf(count, lanes)) {
+            this.#tile(line.scale(across).add(column), Affine.constant(first), width, (i, j, sum) =>
+              lowering.guarded(rowOf(i), h.output, (row) =>
+                lowering.guarded(column.scale(made).add(j), w.output, (place) => {
+                  const channel = at.scale(wide).add(first);
+                  storeChannels(lowering, this.#group, { image, at: [row, place] }, channel, sum, width);
+                }),
+              ),
+            );
+          }
         }),
       );
     });
   }
 
-  /** Outputs of one tile, channels `channel` …; `first` is the channel within its tile. */
-  #tile(
-    { image, firstRow, line, column }: { image: Affine; firstRow: Affine; line: Affine; column: Affine },
-    channel: Affine,
-    first: number,
-    width: Lanes,
-  ): void {
+  /** Outputs of one tile, row by row, of the `width` channels from `first` of the tile of channels on. */
+  #tile(tile: Affine, first: Affine, width: Lanes, put: (i: Affine, j: number, sum: KValue) => void): void {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const [h, w] = this.#geometry.sides;
     const { lanes, vectors } = this.#plan;
-    const [, across] = tilesOf(this.#geometry);
-    const tile = line.scale(across).add(column);
     lowering.for(0, read, 1, [], (j) => {
       const loaded = range(read).map((i) => {
         const place = j
@@ -324,16 +355,9 @@ class WinogradConvolution {
         );
       });
     });
-    lowering.for(0, made, 1, [], (i) =>
-      lowering.guarded(firstRow.add(line.scale(made)).add(i), h.output, (row) => {
-        const loaded = range(read).map((j) => b.load(this.#half, i.scale(read).add(j).scale(lanes).emit(b), width));
-        for (const [j, coefficients] of outputMatrix.entries()) {
-          lowering.guarded(column.scale(made).add(j), w.output, (at) => {
-            const sum = this.#combine(coefficients, loaded);
-            storeChannels(lowering, this.#group, { image, at: [row, at] }, channel, sum, width);
-          });
-        }
-      }),
-    );
+    lowering.for(0, made, 1, [], (i) => {
+      const loaded = range(read).map((j) => b.load(this.#half, i.scale(read).add(j).scale(lanes).emit(b), width));
+      for (const [j, coefficients] of outputMatrix.entries()) put(i, j, this.#combine(coefficients, loaded));
+    });
   }
 }
