@@ -9,7 +9,10 @@ import type { KArray, KValue, Lanes } from '../../../kernel/types.js';
 import { sizeOf } from '../../../tensor.js';
 import { Affine } from '../../affine.js';
 import type { Lowering } from '../../lowering.js';
+import { transposed } from '../../shuffle.js';
+import { range } from '../../tensors.js';
 import { overStrip } from '../strips.js';
+import { movedBack } from './boxes.js';
 import type { ImageGeometry } from './geometry.js';
 import { spanOf } from './geometry.js';
 
@@ -143,32 +146,90 @@ export class ImageCopy {
     else this.#lowering.for(from, to, 1, [], (column) => this.#clear(at.add(column.scale(pitch)), pitch));
   }
 
-  #copyColumns([image, firstChannel, ...outer]: readonly Affine[], start: Affine, at: Affine, from: Bound, to: Bound) {
+  /** Columns [from, to) of a row whose column 0 is `start` in the image. */
+  #copyColumns(source: readonly Affine[], start: Affine, at: Affine, from: Bound, to: Bound): void {
     const lowering = this.#lowering;
-    const { b } = lowering;
-    const { channels, pitch } = this.#shape;
-    const { input } = this.#geometry.sides[this.#spans.length - 1];
-    const element = (channel: Affine, column: Affine, width: Lanes) => {
-      const position = start.add(column);
-      const isInside = position.range.min >= 0 && position.range.max < input;
-      // Implied by the bounds of the loop, which an interval cannot express.
-      const inside = isInside ? position : Affine.of(b.clamp(position.emit(b), 0, input - 1), b);
-      const index = [image, firstChannel.add(channel), ...outer, inside];
-      return lowering.widen(lowering.value(this.#image, index, width), width);
-    };
+    const { channels } = this.#shape;
     if (this.#isLast) {
       lowering.for(from, to, 1, [], (column) =>
         overStrip(lowering, channels, this.#lanes, (channel, width) => {
-          const place = at.add(column.scale(pitch)).add(channel);
-          b.store(this.array, place.emit(b), element(channel.add(Affine.lane(width)), column, width));
+          const element = this.#element(source, channel.add(Affine.lane(width)), start, column, width, 1);
+          this.#store(at, column, channel, element);
         }),
       );
       return;
     }
-    lowering.for(0, channels, 1, [], (channel) => {
-      lowering.for(from, to, 1, [], (column) => {
-        b.store(this.array, at.add(column.scale(pitch)).add(channel).emit(b), element(channel, column, 1));
+    const one = (): void => {
+      lowering.for(0, channels, 1, [], (channel) => {
+        lowering.for(from, to, 1, [], (column) =>
+          this.#store(at, column, channel, this.#element(source, channel, start, column, 1, 1)),
+        );
       });
+    };
+    const side = this.#squareOf(from, to);
+    if (side === undefined) {
+      one();
+      return;
+    }
+    const { b } = lowering;
+    const value = (bound: Bound): KValue => (typeof bound === 'number' ? b.constant(bound) : bound);
+    const count = b.sub(value(to), value(from));
+    const squares = (): void => {
+      lowering.for(0, b.divc(b.addc(count, side - 1), side), 1, [], (i) => {
+        // The last ones overlap their neighbours.
+        const first = b.min(b.add(i.scale(side).emit(b), value(from)), b.addc(value(to), -side));
+        const column = Affine.of(b.clamp(first, 0, this.#span - side), b);
+        lowering.for(0, Math.ceil(channels / side), 1, [], (j) =>
+          this.#turn(source, movedBack(lowering, j.scale(side), channels - side), start, column, at, side),
+        );
+      });
+    };
+    if (typeof from === 'number' && typeof to === 'number') squares();
+    else lowering.if(b.compare('ge', count, b.constant(side)), squares, one);
+  }
+
+  get #span(): number {
+    return this.#spans[this.#spans.length - 1];
+  }
+
+  /** Squares of channels × columns that are turned in registers; not where code computes the image's elements. */
+  #squareOf(from: Bound, to: Bound): Lanes | undefined {
+    if (!this.#lowering.group.reads.includes(this.#image)) return undefined;
+    const columns = typeof from === 'number' && typeof to === 'number' ? to - from : this.#span;
+    const most = Math.min(this.#lanes, columns, this.#shape.channels);
+    return ([16, 8, 4] as const).find((side) => side <= most);
+  }
+
+  #turn(source: readonly Affine[], channel: Affine, start: Affine, column: Affine, at: Affine, side: Lanes): void {
+    const rows = range(side).map((i) => this.#element(source, channel.add(i), start, column, side, side));
+    transposed(this.#lowering.b, rows).forEach((vector, i) => {
+      this.#store(at, column.add(i), channel, vector);
     });
+  }
+
+  #store(at: Affine, column: Affine, channel: Affine, element: KValue): void {
+    const { b } = this.#lowering;
+    b.store(this.array, at.add(column.scale(this.#shape.pitch)).add(channel).emit(b), element);
+  }
+
+  /** `width` elements, of neighbouring channels or of `columns` of a row. */
+  #element(
+    [image, firstChannel, ...outer]: readonly Affine[],
+    channel: Affine,
+    start: Affine,
+    column: Affine,
+    width: Lanes,
+    columns: number,
+  ): KValue {
+    const lowering = this.#lowering;
+    const { b } = lowering;
+    const last = this.#geometry.sides[this.#spans.length - 1].input - columns;
+    const position = start.add(column);
+    const isInside = position.range.min >= 0 && position.range.max <= last;
+    // Implied by the bounds of the loop, which an interval cannot express.
+    const inside = isInside ? position : Affine.of(b.clamp(position.emit(b), 0, last), b);
+    const along = columns > 1 ? inside.add(Affine.lane(width)) : inside;
+    const index = [image, firstChannel.add(channel), ...outer, along];
+    return lowering.widen(lowering.value(this.#image, index, width), width);
   }
 }

@@ -28,6 +28,10 @@ const mostWeights = 1 << 18;
 const fewestTiles = 36;
 const fewestChannels = 32;
 const mostWaste = 1.35;
+/** Share of a task for which one thread still works at the end and others have nothing left. */
+const imbalance = 0.1;
+/** What a task costs beyond its rows of tiles, in such rows: inputs that it shares with others. */
+const taskOverhead = 0.2;
 
 const tilesOf = ({ sides: [h, w] }: ImageGeometry): readonly [number, number] => [
   Math.ceil(h.output / made),
@@ -93,13 +97,14 @@ function planOf(geometry: ImageGeometry, target: Target, isLast: boolean): Plan 
   const elements = (down: number) =>
     copyLength(padded, copyOf(down)) +
     places * down * across * (pitch + vectors * lanes) +
-    (isLast ? 0 : 2 * made * (across * made + lanes) * vectors * lanes);
-  let down = tilesDown;
-  const few = (count: number) => images * Math.ceil(tilesDown / count) < target.parallelism * 2 && count * across > 16;
-  while (down > 1 && (elements(down) > room || few(down))) down--;
-  if (elements(down) * 4 > target.limits.sharedBytes * 0.9) return undefined;
-  // Equal shares of the tasks.
-  down = Math.ceil(tilesDown / Math.ceil(tilesDown / down));
+    (isLast ? 0 : (made + 1) * (across * made + lanes) * vectors * lanes);
+  const fitting = range(tilesDown)
+    .map((i) => i + 1)
+    .filter((down) => down === 1 || elements(down) <= room);
+  if (elements(1) * 4 > target.limits.sharedBytes * 0.9) return undefined;
+  const time = (down: number) =>
+    (Math.ceil((images * Math.ceil(tilesDown / down)) / target.parallelism) + imbalance) * (down + taskOverhead);
+  const down = fitting.reduce((best, other) => (time(other) < time(best) ? other : best));
   const most = Math.floor((target.vectorRegisters - 2 - vectors) / vectors);
   const tiles = down * across;
   const rows = Math.ceil(tiles / Math.ceil(tiles / Math.min(most, 16, tiles)));
