@@ -18,6 +18,7 @@ import { blockWeights, halfWeights } from './dequantise.js';
 import { lowerBlocks } from './dequantise_blocks.js';
 import { lowerHalves } from './dequantise_halves.js';
 import { lowerDirect } from './direct.js';
+import { geometryOf } from './geometry.js';
 import { filtersMinimally, hasImageForm, imageShare, lowerFiltered, lowerImage } from './image/index.js';
 import { lowerIntegerPanels } from './integer_panels.js';
 import { lowerIntegerPlanes } from './integer_planes.js';
@@ -136,7 +137,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
       lower: () => [lowerHalves(group, target, contraction, halves) ?? []].flat(),
     });
   }
-  if (moves) {
+  if (moves && geometryOf(group)) {
     candidates.push({
       name: 'staged',
       cost: timeOf(contraction, target, efficiency.staged),

@@ -11,7 +11,7 @@ function sharesOf(extent: number): readonly number[] {
 
 /**
  * Boxes that fit, and the smallest one in any case. Rows are whole where they fit; parts of rows are whole tiles of
- * `columns`.
+ * `columns`, and so long that the last one has such a tile too.
  */
 export function boxesOf(
   geometry: ImageGeometry,
@@ -20,7 +20,10 @@ export function boxesOf(
 ): readonly (readonly number[])[] {
   const { sides } = geometry;
   const width = rowOf(geometry).output;
-  const parts = sharesOf(Math.ceil(width / columns)).map((tiles) => Math.min(width, tiles * columns));
+  const hasTile = (part: number) => width % part === 0 || width % part >= columns;
+  const parts = sharesOf(Math.ceil(width / columns))
+    .map((tiles) => Math.min(width, tiles * columns))
+    .filter(hasTile);
   const one = sides.slice(1).map(() => 1);
   const rows = sides.length > 1 && fits([...one, width]) ? [width] : parts;
   let boxes: readonly (readonly number[])[] = rows.map((part) => [part]);
@@ -31,22 +34,13 @@ export function boxesOf(
   return fitting.length > 0 ? fitting : [smallest];
 }
 
-/** First output of each side of a box; the last box of a row moves back to where it is whole. */
-export function firstOf(
-  lowering: Lowering,
-  { sides }: ImageGeometry,
-  box: readonly number[],
-  index: readonly Affine[],
-): readonly Affine[] {
-  return index.map((i, d) => {
-    const first = i.scale(box[d]);
-    return d < sides.length - 1 ? first : movedBack(lowering, first, sides[d].output - box[d]);
-  });
-}
+/** First output of each side of a box. */
+export const firstOf = (box: readonly number[], index: readonly Affine[]): readonly Affine[] =>
+  index.map((i, d) => i.scale(box[d]));
 
 /**
  * Runs `body` for every `columns` neighbouring outputs of a box, with where they lie in the result and in the box. The
- * last ones of a row overlap their neighbours: what is computed again is stored again.
+ * last ones of a row overlap their neighbours in the same box: what is computed again is stored again.
  */
 export function overBox(
   lowering: Lowering,
@@ -56,18 +50,26 @@ export function overBox(
   first: readonly Affine[],
   body: (at: readonly Affine[], inBox: readonly Affine[]) => void,
 ): void {
+  const { b } = lowering;
   const side = (at: readonly Affine[], inBox: readonly Affine[]): void => {
     const d = at.length;
+    const { output } = sides[d];
     if (d < sides.length - 1) {
       lowering.for(0, box[d], 1, [], (i) =>
-        lowering.guarded(first[d].add(i), sides[d].output, (position) => side([...at, position], [...inBox, i])),
+        lowering.guarded(first[d].add(i), output, (position) => side([...at, position], [...inBox, i])),
       );
       return;
     }
-    lowering.for(0, Math.ceil(box[d] / columns), 1, [], (i) => {
-      const column = movedBack(lowering, i.scale(columns), box[d] - columns);
-      body([...at, first[d].add(column)], [...inBox, column]);
-    });
+    lowering.for(0, Math.ceil(box[d] / columns), 1, [], (i) =>
+      lowering.guarded(first[d].add(i.scale(columns)), output, (start) => {
+        const position = movedBack(lowering, start, output - columns);
+        const column = position.sub(first[d]);
+        const isInside = column.range.min >= 0 && column.range.max <= box[d] - columns;
+        // Parts of rows have a whole tile, which an interval cannot express.
+        const inside = isInside ? column : Affine.of(b.clamp(column.emit(b), 0, box[d] - columns), b);
+        body([...at, position], [...inBox, inside]);
+      }),
+    );
   };
   side([], []);
 }

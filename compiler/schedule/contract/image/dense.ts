@@ -147,7 +147,7 @@ class DenseConvolution {
     const grid = lowering.workgroups(sizeOf(counts), (task) => {
       const [image, ...rest] = delinearize(task, counts);
       const tileBlock = rest.pop() as Affine;
-      const first = firstOf(lowering, this.#geometry, box, rest);
+      const first = firstOf(box, rest);
       this.#copy.fill(image, first, Affine.constant(0));
       lowering.for(0, blockM, 1, [], (i) =>
         lowering.guarded(tileBlock.scale(blockM).add(i), this.#tilesM, (tile) =>

@@ -47,12 +47,13 @@ function planOf(geometry: ImageGeometry, target: Target): Plan {
   const box = sides.map(({ output }) => output);
   const tooLarge = () => copyLength(geometry, { box, channels, pitch: channels }) > room;
   const tooFew = () => tasksOf(box) < wanted && sizeOf(box) * channels > 2 * taskElements;
-  // Halves of the outermost side that can be cut; of a row only where nothing else is left.
-  for (let d = 0; d < sides.length; d++) {
-    const [least, isRow] = d < sides.length - 1 ? [1, false] : [columns, true];
-    while (box[d] > least && (tooLarge() || (!isRow && tooFew())))
-      box[d] = Math.ceil(Math.ceil(box[d] / 2) / least) * least;
-  }
+  // Halves of the outermost side that can be cut; of a row, in whole tiles, where nothing else is left.
+  sides.forEach((_, d) => {
+    const isRow = d === sides.length - 1;
+    const tile = isRow ? columns : 1;
+    const tooMuch = () => tooLarge() || ((!isRow || d === 0) && tooFew());
+    while (box[d] > tile && tooMuch()) box[d] = Math.ceil(box[d] / 2 / tile) * tile;
+  });
   return { lanes, columns, copy: { box, channels, pitch: channels } };
 }
 
@@ -103,7 +104,7 @@ class DepthwiseConvolution {
     const grid = lowering.workgroups(sizeOf(counts), (task) => {
       const [image, block, ...index] = delinearize(task, counts);
       const channel = block.scale(copy.channels);
-      const first = firstOf(lowering, this.#geometry, box, index);
+      const first = firstOf(box, index);
       this.#copy.fill(image, first, channel);
       overBox(lowering, this.#geometry, box, columns, first, (at, inBox) => {
         const whole = Math.floor(copy.channels / lanes);
