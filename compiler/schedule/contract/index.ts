@@ -117,7 +117,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
     }
     candidates.push({
       name: 'image',
-      cost: timeOf(contraction, target, imageShare(group)),
+      cost: timeOf(contraction, target, imageShare(group, target)),
       lower: () => lowerImage(group, target),
     });
   }

@@ -4,6 +4,7 @@ import type { Target } from '../../../kernel/target.js';
 import { sizeOf } from '../../../tensor.js';
 import type { Group } from '../../group.js';
 import { scalarOf, shapeOf } from '../../tensors.js';
+import { lanesFor } from '../tiling.js';
 import { imageGeometryOf, isDepthwise, readsChannelsLast, tapsOf, writesChannelsLast } from './geometry.js';
 
 /** Channels from which on vectors of them are worth their while. */
@@ -34,14 +35,16 @@ const shares = { dense: 0.85, short: 0.7, turned: 0.5 };
 const longSum = 256;
 
 /** Share of the multiply rate that the form reaches where `hasImageForm`. */
-export function imageShare(group: Group): number {
+export function imageShare(group: Group, target: Target): number {
   const node = group.anchor as NodeOf<'conv'>;
   const geometry = imageGeometryOf(node);
   if (writesChannelsLast(group)) return shares.dense;
   if (isDepthwise(geometry)) return shares.turned;
-  return tapsOf(geometry) * geometry.channels >= longSum || readsChannelsLast(node, group.nodes)
-    ? shares.dense
-    : shares.short;
+  const isLong = tapsOf(geometry) * geometry.channels >= longSum || readsChannelsLast(node, group.nodes);
+  // Lanes run along channels, of which there may be few where the result's neighbours are others.
+  const lanes = lanesFor({ accumulator: 'f32' }, target);
+  const used = geometry.outputs / (Math.ceil(geometry.outputs / lanes) * lanes);
+  return used * (isLong ? shares.dense : shares.short);
 }
 
 /** Multiply-adds that are done faster with channels last; less than 0 where they would be done slower. */
