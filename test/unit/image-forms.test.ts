@@ -115,6 +115,8 @@ describe('channels-last forms of images with their channels first', () => {
   it.each([
     { size: [24, 24], channels: 33, outputs: 40, pad: 1, images: 1 },
     { size: [25, 31], channels: 32, outputs: 35, pad: 0, images: 2 },
+    // Few tiles: tasks share channels.
+    { size: [14, 14], channels: 32, outputs: 70, pad: 1, images: 1 },
   ])('minimal filtering: $size, $channels to $outputs', ({ size, channels, outputs, pad, images }) => {
     const [ones, pads] = [size.map(() => 1), size.map(() => pad)];
     const convolution: Convolution = {
@@ -136,7 +138,9 @@ describe('channels-last forms of images with their channels first', () => {
     });
     const graph = graphOf(convolution, fill);
     const inputs = { x: fill(convolution.input) };
-    const y = runGroups(graph, cpu, inputs, undefined, only('winograd')).outputs.get('y') as HostTensor;
+    const y = runGroups(graph, { ...cpu, parallelism: 3 }, inputs, undefined, only('winograd')).outputs.get(
+      'y',
+    ) as HostTensor;
     const expected = runReference(graph, inputs).get('y') as HostTensor;
     const tolerance = { rtol: 1e-4, atol: 1e-5 * Math.sqrt(9 * channels) };
     expect(compareTensors(y, expected, tolerance).reason).toBeUndefined();

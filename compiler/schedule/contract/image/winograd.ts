@@ -4,13 +4,14 @@
  *
  * Inputs of 6×6 and weights are transformed, Bᵀ·d·B and G·g·Gᵀ; at each of the 36 places a matrix product sums over
  * channels; Aᵀ·s·A gives 4×4 outputs. A task copies its rows with zeros around them, transforms the tiles of inputs in
- * them, and for one tile of output channels after the other multiplies and transforms back. Weights were transformed
+ * them, and for one of its tiles of output channels after the other multiplies and transforms back. Weights were transformed
  * when they were uploaded. The error is some ten times that of the direct sum; it stays below 1e-4 of the largest
  * sum's magnitude.
  */
 import type { NodeOf } from '../../../graph/types.js';
 import type { Target } from '../../../kernel/target.js';
 import type { KArray, KBuffer, KValue, Lanes } from '../../../kernel/types.js';
+import { sizeOf } from '../../../tensor.js';
 import { Affine, delinearize } from '../../affine.js';
 import type { Group } from '../../group.js';
 import type { LoweredKernel } from '../../lowered.js';
@@ -25,13 +26,22 @@ import { overChannels, piecesOf, SummedRows, storeChannels } from './results.js'
 
 /** Transformed weights are four times as large: not where they are large already, or used for few tiles. */
 const mostWeights = 1 << 18;
-const fewestTiles = 36;
+const fewestTiles = 16;
 const fewestChannels = 32;
 const mostWaste = 1.35;
 /** Share of a task for which one thread still works at the end and others have nothing left. */
 const imbalance = 0.1;
-/** What a task costs beyond its rows of tiles, in such rows: inputs that it shares with others. */
-const taskOverhead = 0.2;
+/** Cycles to copy and transform a vector of a tile's inputs, and to transform and store one of its outputs. */
+const inputVector = 350;
+const outputVector = 200;
+/** Cycles to read a weight from memory, and where all of them stay in a cache that other layers use, too. */
+const weightElement = { memory: 1, cache: 0.15 };
+const cacheShare = 0.25;
+/** What multiply-adds cost more where inputs and sums fill more than a share of the second-level cache. */
+const crowded = 1.15;
+const easyShare = 0.6;
+/** Cycles that a task costs beyond. */
+const taskOverhead = 300;
 
 const tilesOf = ({ sides: [h, w] }: ImageGeometry): readonly [number, number] => [
   Math.ceil(h.output / made),
@@ -64,8 +74,9 @@ interface Plan {
   /** Vectors of output channels of a register tile, and tiles of the image in it. */
   readonly vectors: number;
   readonly rows: number;
-  /** Rows of tiles of a task. */
+  /** Rows of tiles of a task, and tiles of output channels. */
   readonly down: number;
+  readonly blockM: number;
   /** Elements from the inputs of one tile to those of the next. */
   readonly pitch: number;
   readonly copy: CopyShape;
@@ -102,13 +113,29 @@ function planOf(geometry: ImageGeometry, target: Target, isLast: boolean): Plan 
     .map((i) => i + 1)
     .filter((down) => down === 1 || elements(down) <= room);
   if (elements(1) * 4 > target.limits.sharedBytes * 0.9) return undefined;
-  const time = (down: number) =>
-    (Math.ceil((images * Math.ceil(tilesDown / down)) / target.parallelism) + imbalance) * (down + taskOverhead);
-  const down = fitting.reduce((best, other) => (time(other) < time(best) ? other : best));
+  const tilesM = Math.ceil(outputs / (lanes * vectors));
+  const weightBytes = places * channels * tilesM * lanes * vectors * 4;
+  const isCached = weightBytes <= (target.caches.at(-1)?.bytes ?? 0) * cacheShare;
+  const weight = isCached ? weightElement.cache : weightElement.memory;
+  let best = { down: 1, blockM: tilesM, cycles: Number.POSITIVE_INFINITY };
+  for (const down of fitting) {
+    for (let parts = 1; parts <= Math.min(tilesM, 16); parts++) {
+      const blockM = Math.ceil(tilesM / parts);
+      const tiles = down * across;
+      // Each vector of weights is read once and multiplied by every tile.
+      const step = tiles * (elements(down) > easyShare * room ? crowded : 1) + lanes * weight;
+      const sums = places * channels * step + tiles * outputVector;
+      const task = tiles * Math.ceil(channels / lanes) * inputVector + blockM * vectors * sums + taskOverhead;
+      const tasks = images * Math.ceil(tilesDown / down) * Math.ceil(tilesM / blockM);
+      const cycles = task * (Math.ceil(tasks / target.parallelism) + imbalance);
+      if (cycles < best.cycles) best = { down, blockM, cycles };
+    }
+  }
+  const { down, blockM } = best;
   const most = Math.floor((target.vectorRegisters - 2 - vectors) / vectors);
   const tiles = down * across;
   const rows = Math.ceil(tiles / Math.ceil(tiles / Math.min(most, 16, tiles)));
-  return { lanes, vectors, rows, down, pitch, copy: copyOf(down) };
+  return { lanes, vectors, rows, down, blockM, pitch, copy: copyOf(down) };
 }
 
 /** The kernel, or undefined where not even one row of tiles fits. */
@@ -167,18 +194,20 @@ class WinogradConvolution {
 
   lower(): LoweredKernel {
     const lowering = this.#lowering;
-    const { down } = this.#plan;
+    const { down, blockM } = this.#plan;
     const [tilesDown] = tilesOf(this.#geometry);
-    const counts = [this.#geometry.images, Math.ceil(tilesDown / down)];
-    const grid = lowering.workgroups(counts[0] * counts[1], (task) => {
-      const [image, block] = delinearize(task, counts);
+    const counts = [this.#geometry.images, Math.ceil(tilesDown / down), Math.ceil(this.#tilesM / blockM)];
+    const grid = lowering.workgroups(sizeOf(counts), (task) => {
+      const [image, block, tileBlock] = delinearize(task, counts);
       const firstRow = block.scale(down * made);
       this.#copy.fill(image, [firstRow, Affine.constant(0)], Affine.constant(0));
       this.#transformInputs();
-      lowering.for(0, this.#tilesM, 1, [], (tileM) => {
-        this.#multiply(tileM);
-        this.#transformSums(image, firstRow, tileM);
-      });
+      lowering.for(0, blockM, 1, [], (i) =>
+        lowering.guarded(tileBlock.scale(blockM).add(i), this.#tilesM, (tileM) => {
+          this.#multiply(tileM);
+          this.#transformSums(image, firstRow, tileM);
+        }),
+      );
     });
     return { kernel: lowering.finish(grid, [1, 1, 1]), bindings: lowering.bindings };
   }
