@@ -4,9 +4,9 @@
  *
  * Inputs of 6×6 and weights are transformed, Bᵀ·d·B and G·g·Gᵀ; at each of the 36 places a matrix product sums over
  * channels; Aᵀ·s·A gives 4×4 outputs. A task copies its rows with zeros around them, transforms the tiles of inputs in
- * them, and for one of its tiles of output channels after the other multiplies and transforms back. Weights were transformed
- * when they were uploaded. The error is some ten times that of the direct sum; it stays below 1e-4 of the largest
- * sum's magnitude.
+ * them, and for one of its tiles of output channels after the other multiplies and transforms back. Weights were
+ * transformed when they were uploaded. The error is some ten times that of the direct sum; it stays below 1e-4 of the
+ * largest sum's magnitude.
  */
 import type { NodeOf } from '../../../graph/types.js';
 import type { Target } from '../../../kernel/target.js';
@@ -97,7 +97,7 @@ function paddedGeometry(geometry: ImageGeometry): ImageGeometry {
 
 /** @param isLast Whether the result has its channels last */
 function planOf(geometry: ImageGeometry, target: Target, isLast: boolean): Plan | undefined {
-  const { images, channels, outputs } = geometry;
+  const { channels, outputs } = geometry;
   const lanes = lanesFor({ accumulator: 'f32' }, target);
   const vectors = Math.min(2, Math.ceil(outputs / lanes));
   const [tilesDown, across] = tilesOf(geometry);
@@ -113,29 +113,43 @@ function planOf(geometry: ImageGeometry, target: Target, isLast: boolean): Plan 
     .map((i) => i + 1)
     .filter((down) => down === 1 || elements(down) <= room);
   if (elements(1) * 4 > target.limits.sharedBytes * 0.9) return undefined;
-  const tilesM = Math.ceil(outputs / (lanes * vectors));
+  const shape = { lanes, vectors, tilesM: Math.ceil(outputs / (lanes * vectors)) };
+  const isCrowded = (down: number) => elements(down) > easyShare * room;
+  const { down, blockM } = sharedOut(geometry, target, shape, fitting, isCrowded);
+  const most = Math.floor((target.vectorRegisters - 2 - vectors) / vectors);
+  const tiles = down * across;
+  const rows = Math.ceil(tiles / Math.ceil(tiles / Math.min(most, 16, tiles)));
+  return { lanes, vectors, rows, down, blockM, pitch, copy: copyOf(down) };
+}
+
+/** Rows of tiles, of those that `fit`, and tiles of channels of a task: what takes the shortest time. */
+function sharedOut(
+  geometry: ImageGeometry,
+  target: Target,
+  { lanes, vectors, tilesM }: { lanes: Lanes; vectors: number; tilesM: number },
+  fitting: readonly number[],
+  isCrowded: (down: number) => boolean,
+): { readonly down: number; readonly blockM: number } {
+  const { images, channels } = geometry;
+  const [tilesDown, across] = tilesOf(geometry);
   const weightBytes = places * channels * tilesM * lanes * vectors * 4;
   const isCached = weightBytes <= (target.caches.at(-1)?.bytes ?? 0) * cacheShare;
   const weight = isCached ? weightElement.cache : weightElement.memory;
   let best = { down: 1, blockM: tilesM, cycles: Number.POSITIVE_INFINITY };
   for (const down of fitting) {
+    const tiles = down * across;
+    // Each vector of weights is read once and multiplied by every tile.
+    const step = tiles * (isCrowded(down) ? crowded : 1) + lanes * weight;
+    const tileM = vectors * (places * channels * step + tiles * outputVector);
     for (let parts = 1; parts <= Math.min(tilesM, 16); parts++) {
       const blockM = Math.ceil(tilesM / parts);
-      const tiles = down * across;
-      // Each vector of weights is read once and multiplied by every tile.
-      const step = tiles * (elements(down) > easyShare * room ? crowded : 1) + lanes * weight;
-      const sums = places * channels * step + tiles * outputVector;
-      const task = tiles * Math.ceil(channels / lanes) * inputVector + blockM * vectors * sums + taskOverhead;
+      const task = tiles * Math.ceil(channels / lanes) * inputVector + blockM * tileM + taskOverhead;
       const tasks = images * Math.ceil(tilesDown / down) * Math.ceil(tilesM / blockM);
       const cycles = task * (Math.ceil(tasks / target.parallelism) + imbalance);
       if (cycles < best.cycles) best = { down, blockM, cycles };
     }
   }
-  const { down, blockM } = best;
-  const most = Math.floor((target.vectorRegisters - 2 - vectors) / vectors);
-  const tiles = down * across;
-  const rows = Math.ceil(tiles / Math.ceil(tiles / Math.min(most, 16, tiles)));
-  return { lanes, vectors, rows, down, blockM, pitch, copy: copyOf(down) };
+  return best;
 }
 
 /** The kernel, or undefined where not even one row of tiles fits. */
