@@ -10,6 +10,7 @@ import type { Graph } from '../../compiler/graph/types.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import { schedules } from '../../compiler/schedule/contract/index.js';
 import type { lowerGroup } from '../../compiler/schedule/family.js';
+import { under } from '../../compiler/schedule/numerics.js';
 import { range } from '../../compiler/schedule/tensors.js';
 import type { HostTensor } from '../../compiler/tensor.js';
 import { type Chooser, chooserOf } from '../support/graph_cases.js';
@@ -147,13 +148,13 @@ describe('channels-last forms of images with their channels first', () => {
   });
 
   it('are taken where sums are long, and for three spatial dims', () => {
-    const best = (input: number[], weights: number[], groups = 1): string => {
+    const best = (input: number[], weights: number[], groups = 1, on = cpu): string => {
       const spatial = input.slice(2);
       const [zeros, ones] = [spatial.map(() => 0), spatial.map(() => 1)];
       const attrs = { strides: ones, padLow: zeros, padHigh: zeros, dilations: ones, groups };
       const graph = graphOf({ input, weights, ...attrs }, (shape) => integers(shape, 1));
       let name = '';
-      runGroups(graph, cpu, { x: integers(input, 1) }, undefined, (group, target) => {
+      runGroups(graph, on, { x: integers(input, 1) }, undefined, (group, target) => {
         const [first] = schedules(group, target);
         name = first.name;
         return first.lower();
@@ -161,6 +162,8 @@ describe('channels-last forms of images with their channels first', () => {
       return name;
     };
     expect(best([1, 32, 9, 9], [32, 32, 3, 3])).toBe('image');
+    expect(best([1, 32, 18, 18], [32, 32, 3, 3])).toBe('winograd');
+    expect(best([1, 32, 18, 18], [32, 32, 3, 3], 1, under('strict', cpu))).toBe('image');
     expect(best([1, 32, 5, 9, 9], [32, 32, 3, 3, 3])).toBe('image');
     expect(best([1, 2, 5, 9, 9], [8, 2, 3, 3, 3])).toBe('image');
     expect(best([1, 16, 5, 9, 9], [16, 1, 3, 3, 3], 16)).toBe('image');

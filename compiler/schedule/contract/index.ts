@@ -108,7 +108,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
     });
   }
   if (moves && hasImageForm(group, target)) {
-    if (filtersMinimally(group.anchor as NodeOf<'conv'>)) {
+    if (filtersMinimally(group.anchor as NodeOf<'conv'>, target)) {
       candidates.push({
         name: 'winograd',
         cost: timeOf(contraction, target, efficiency.winograd),

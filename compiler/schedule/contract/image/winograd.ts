@@ -48,8 +48,9 @@ const tilesOf = ({ sides: [h, w] }: ImageGeometry): readonly [number, number] =>
   Math.ceil(w.output / made),
 ];
 
-/** Whether minimal filtering is worth its transforms. */
-export function filtersMinimally(node: NodeOf<'conv'>): boolean {
+/** Whether minimal filtering is worth its transforms. Strict sums, which a target without `fma` stands for, are none. */
+export function filtersMinimally(node: NodeOf<'conv'>, target: Target): boolean {
+  if (!target.features.has('fma')) return false;
   const geometry = imageGeometryOf(node);
   const { sides, groups, channels, outputs } = geometry;
   const [h, w] = sides;
