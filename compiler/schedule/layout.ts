@@ -58,7 +58,7 @@ function candidatesOf(groups: readonly Group[], graph: Graph): Set<number> {
   const candidates = new Set<number>();
   for (const group of groups) {
     const [output] = group.writes;
-    const isImage = output.type.dtype === 'f32' && output.type.shape.length === 4;
+    const isImage = output.type.dtype === 'f32' && output.type.shape.length >= 3;
     if (isImage && !results.has(output.id) && canWrite(group)) candidates.add(output.id);
   }
   for (const group of groups) {

@@ -2,6 +2,7 @@
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose/index.js';
 import type { Graph, Value } from '../../compiler/graph/types.js';
+import { range } from '../../compiler/schedule/tensors.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';
 import type { Chooser } from './graph_cases.js';
 import { constantOf } from './plans.js';
@@ -19,7 +20,7 @@ export function integers(shape: readonly number[], seed: number): HostTensor {
   return { dtype: 'f32', shape, data };
 }
 
-/** One input `x` and one or two results. */
+/** One to three spatial dims, two most often; one input `x` and one or two results. */
 export function imageNetwork(choose: Chooser): Graph {
   const b = new GraphBuilder('image');
   const int = (low: number, high: number): number => choose.int(low, high);
@@ -27,20 +28,23 @@ export function imageNetwork(choose: Chooser): Graph {
   const weights = (shape: readonly number[]): Value => b.constant(constantOf(integers(shape, seed++)));
   const images = int(1, 2);
   const channels = (): number => one(choose, [1, 3, 5, 8, 16, 17, 24, 33, 40] as const);
-  const values: Value[] = [b.input('x', 'f32', [images, channels(), int(3, 13), int(3, 13)])];
+  const rank = one(choose, [1, 2, 2, 3] as const);
+  const spatial = range(rank).map((d) => int(3, rank < 3 ? 13 : d === 0 ? 4 : 7));
+  const axes = range(rank).map((d) => d + 2);
+  const values: Value[] = [b.input('x', 'f32', [images, channels(), ...spatial])];
   const conv = (x: Value, outputs: number, groups: number): Value => {
-    const [, inputs, height, width] = shapeOf(x);
-    const kernel = [int(1, Math.min(3, height)), int(1, Math.min(3, width))];
+    const [, inputs, ...extents] = shapeOf(x);
+    const kernel = extents.map((extent) => int(1, Math.min(3, extent)));
     const dilations = kernel.map((k) => (k === 1 ? 1 : int(1, 2)));
     const pads = kernel.map((k, d) => int(0, (k - 1) * dilations[d]));
     const spans = kernel.map((k, d) => (k - 1) * dilations[d] + 1);
-    const highs = [height, width].map((extent, d) => Math.max(int(0, 1), spans[d] - extent - pads[d]));
+    const highs = extents.map((extent, d) => Math.max(int(0, 1), spans[d] - extent - pads[d]));
     const [y] = b.op('conv', [x, weights([outputs, inputs / groups, ...kernel])], {
-      strides: [int(1, 2), int(1, 2)],
+      strides: axes.map(() => int(1, 2)),
       padLow: pads,
       padHigh: highs,
       dilations,
-      inputDilation: [1, 1],
+      inputDilation: axes.map(() => 1),
       groups,
       dtype: 'f32',
     });
@@ -48,10 +52,10 @@ export function imageNetwork(choose: Chooser): Graph {
   };
   const steps: readonly ((x: Value) => Value)[] = [
     (x) => conv(x, channels(), 1),
-    (x) => c.relu(b, c.add(b, conv(x, channels(), 1), weights([1, 1, 1, 1]))),
+    (x) => c.relu(b, c.add(b, conv(x, channels(), 1), weights([1, 1, ...axes.map(() => 1)]))),
     (x) => conv(x, shapeOf(x)[1], shapeOf(x)[1]),
     (x) => {
-      const bias = weights([1, shapeOf(x)[1], 1, 1]);
+      const bias = weights([1, shapeOf(x)[1], ...axes.map(() => 1)]);
       return c.relu(b, c.add(b, x, bias));
     },
     (x) => {
@@ -65,20 +69,20 @@ export function imageNetwork(choose: Chooser): Graph {
     (x) => {
       const [y] = b.op('reduce_window', [x], {
         fn: one(choose, ['max', 'sum'] as const),
-        window: [1, 1, 2, 2],
-        strides: [1, 1, int(1, 2), int(1, 2)],
-        padLow: [0, 0, int(0, 1), int(0, 1)],
-        padHigh: [0, 0, 1, 1],
-        dilations: [1, 1, 1, 1],
+        window: [1, 1, ...axes.map(() => 2)],
+        strides: [1, 1, ...axes.map(() => int(1, 2))],
+        padLow: [0, 0, ...axes.map(() => int(0, 1))],
+        padHigh: [0, 0, ...axes.map(() => 1)],
+        dilations: [1, 1, ...axes.map(() => 1)],
       });
       // Windows of padding alone have a maximum of minus infinity.
       return c.clamp(b, y, -3, 3);
     },
-    (x) => c.mul(b, x, c.clamp(b, c.reduce(b, 'sum', x, [2, 3], true), -1, 1)),
+    (x) => c.mul(b, x, c.clamp(b, c.reduce(b, 'sum', x, axes, true), -1, 1)),
   ];
   for (let left = int(2, 7); left > 0; left--) values.push(one(choose, steps)(values[values.length - 1]));
   const last = values[values.length - 1];
-  b.output('y', choose.int(0, 1) === 0 ? last : c.reduce(b, 'max', last, [2, 3], false));
+  b.output('y', choose.int(0, 1) === 0 ? last : c.reduce(b, 'max', last, axes, false));
   const inner = one(choose, values.slice(1));
   if (inner !== last && choose.int(0, 3) === 0) b.output('z', inner);
   return b.finish();

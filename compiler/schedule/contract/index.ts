@@ -18,7 +18,8 @@ import { blockWeights, halfWeights } from './dequantise.js';
 import { lowerBlocks } from './dequantise_blocks.js';
 import { lowerHalves } from './dequantise_halves.js';
 import { lowerDirect } from './direct.js';
-import { filtersMinimally, hasImageForm, lowerFiltered, lowerImage, writesChannelsLast } from './image/index.js';
+import { geometryOf } from './geometry.js';
+import { filtersMinimally, hasImageForm, imageShare, lowerFiltered, lowerImage } from './image/index.js';
 import { sumKernels, wordContraction } from './integer_contraction.js';
 import { lowerIntegerPanels } from './integer_panels.js';
 import { lowerIntegerPlanes } from './integer_planes.js';
@@ -56,8 +57,6 @@ const efficiency = {
   blocks: 1,
   /** Register tiles over a padded copy of the image. */
   staged: 0.75,
-  /** The same with channels last. */
-  image: 0.85,
   /** Minimal filtering of 3×3 windows does a quarter of the multiply-adds, and transforms. */
   winograd: 1.5,
 };
@@ -129,8 +128,8 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
       lower: () => [lowerIntegerPanels(group, target, bytes) ?? []].flat(),
     });
   }
-  if (moves && writesChannelsLast(group) && hasImageForm(group, target)) {
-    if (filtersMinimally(group.anchor as NodeOf<'conv'>)) {
+  if (moves && hasImageForm(group, target)) {
+    if (filtersMinimally(group.anchor as NodeOf<'conv'>, target)) {
       candidates.push({
         name: 'winograd',
         cost: timeOf(contraction, target, efficiency.winograd),
@@ -139,7 +138,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
     }
     candidates.push({
       name: 'image',
-      cost: timeOf(contraction, target, efficiency.image),
+      cost: timeOf(contraction, target, imageShare(group, target)),
       lower: () => lowerImage(group, target),
     });
   }
@@ -159,7 +158,7 @@ function onCpu(group: Group, target: Target, contraction: Contraction): Schedule
       lower: () => [lowerHalves(group, target, contraction, halves) ?? []].flat(),
     });
   }
-  if (moves) {
+  if (moves && geometryOf(group)) {
     candidates.push({
       name: 'staged',
       cost: timeOf(contraction, target, efficiency.staged),

@@ -1,13 +1,14 @@
 /**
  * Convolutions with channels last: vectors of output channels, one input element for all of them.
  *
- * A task copies the rows that it needs with zeros around them (`copy.ts`), then goes through tiles of `columns`
- * neighbouring outputs × `vectors` vectors of channels; their sums stay in registers over all taps and channels. A
- * step multiplies a vector of weights, which come one after the other, by elements at fixed distances.
+ * A task copies the box of the image that it needs with zeros around it (`copy.ts`), then goes through tiles of
+ * `columns` neighbouring outputs × `vectors` vectors of channels; their sums stay in registers over all taps and
+ * channels. A step multiplies a vector of weights, which come one after the other, by elements at fixed distances.
  */
 import type { NodeOf } from '../../../graph/types.js';
 import type { Target } from '../../../kernel/target.js';
-import type { KArray, KBuffer, KValue, Lanes } from '../../../kernel/types.js';
+import type { KBuffer, KValue, Lanes } from '../../../kernel/types.js';
+import { sizeOf } from '../../../tensor.js';
 import { Affine, delinearize } from '../../affine.js';
 import type { Group } from '../../group.js';
 import type { LoweredKernel } from '../../lowered.js';
@@ -15,9 +16,10 @@ import { Lowering } from '../../lowering.js';
 import { range } from '../../tensors.js';
 import { multiplyAdd } from '../contraction.js';
 import { lanesFor } from '../tiling.js';
-import { type CopyShape, copyLength, ImageCopy, spacedPitch } from './copy.js';
-import { type ImageGeometry, imageGeometryOf, readsChannelsLast, spanOf } from './geometry.js';
-import { overChannels, type Position, piecesOf, storeChannels } from './results.js';
+import { boxesOf, firstOf, overBox } from './boxes.js';
+import { type CopyShape, copyLength, ImageCopy, spacedPitch, spansOf } from './copy.js';
+import { type ImageGeometry, imageGeometryOf, readsChannelsLast, rowOf, tapsOf } from './geometry.js';
+import { SummedRows } from './results.js';
 import { weightsByTap } from './weights.js';
 
 interface Plan {
@@ -40,16 +42,18 @@ const turnElement = 2;
 /** Share of a task for which one thread still works at the end and others have nothing left. */
 const imbalance = 0.1;
 
-function tileOf({ w, outputs }: ImageGeometry, target: Target, lanes: Lanes): { columns: number; vectors: number } {
+function tileOf(geometry: ImageGeometry, target: Target, lanes: Lanes): { columns: number; vectors: number } {
+  const { outputs } = geometry;
+  const width = rowOf(geometry).output;
   const waste = (extent: number, tile: number) => (Math.ceil(extent / tile) * tile) / extent;
   let best = { columns: 1, vectors: 1, score: Number.POSITIVE_INFINITY };
   for (const vectors of [1, 2, 3, 4, 6, 8]) {
-    for (let columns = 1; columns <= Math.min(16, w.output); columns++) {
+    for (let columns = 1; columns <= Math.min(16, width); columns++) {
       if (columns * vectors + vectors + 1 > target.vectorRegisters - 1) continue;
       const steps = columns * vectors;
       const loads = 1 + (0.25 * columns + vectors) / steps;
       const score =
-        waste(w.output, columns) *
+        waste(width, columns) *
         waste(outputs, lanes * vectors) *
         loads *
         Math.max(1, (columns + vectors) / steps, 8 / steps);
@@ -60,42 +64,35 @@ function tileOf({ w, outputs }: ImageGeometry, target: Target, lanes: Lanes): { 
 }
 
 function planOf(geometry: ImageGeometry, target: Target, isLast: boolean): Plan {
-  const { images, channels, outputs, h, w } = geometry;
+  const { images, channels, outputs, sides } = geometry;
   const lanes = lanesFor({ accumulator: 'f32' }, target);
   const { columns, vectors } = tileOf(geometry, target, lanes);
-  const pitch = spacedPitch(channels, w.stride, target, lanes);
+  const pitch = spacedPitch(channels, rowOf(geometry).stride, target, lanes);
   const tilesM = Math.ceil(outputs / (lanes * vectors));
   const room = Math.min(target.limits.sharedBytes * 0.85, (target.caches[1]?.bytes ?? 512 << 10) * 0.6) / 4;
   const element = isLast ? copyVector / lanes : turnElement;
-  let best: Plan & { cycles: number } = {
-    lanes,
-    columns,
-    vectors,
-    copy: { rows: 1, channels, pitch },
-    blockM: tilesM,
-    cycles: Number.POSITIVE_INFINITY,
-  };
-  for (let shares = 1; shares <= h.output; shares++) {
-    const rows = Math.ceil(h.output / shares);
-    const copy: CopyShape = { rows, channels, pitch };
-    if (rows > 1 && copyLength(geometry, copy) > room) continue;
+  const taps = tapsOf(geometry);
+  const tile = columns * vectors * (taps * channels + finishVector) + tileOverhead * taps;
+  let best: (Plan & { cycles: number }) | undefined;
+  for (const box of boxesOf(geometry, columns, (box) => copyLength(geometry, { box, channels, pitch }) <= room)) {
+    const copy: CopyShape = { box, channels, pitch };
+    const boxes = sides.reduce((all, { output }, d) => all * Math.ceil(output / box[d]), images);
+    const lines = sizeOf(box.slice(0, -1)) * Math.ceil(box[box.length - 1] / columns);
+    // Padding is cleared rather than copied.
+    const copied = spansOf(geometry, box).reduce((all, span, d) => all * Math.min(span, sides[d].input), channels);
     for (let parts = 1; parts <= Math.min(tilesM, 16); parts++) {
       const blockM = Math.ceil(tilesM / parts);
-      const tiles = rows * Math.ceil(w.output / columns) * blockM;
-      const tile =
-        columns * vectors * (h.kernel * w.kernel * channels + finishVector) + tileOverhead * h.kernel * w.kernel;
-      const task =
-        tiles * tile + spanOf(h, rows) * Math.min(w.input, spanOf(w, w.output)) * channels * element + taskOverhead;
-      const tasks = images * Math.ceil(h.output / rows) * Math.ceil(tilesM / blockM);
+      const task = lines * blockM * tile + copied * element + taskOverhead;
+      const tasks = boxes * Math.ceil(tilesM / blockM);
       const cycles = task * (Math.ceil(tasks / target.parallelism) + imbalance);
-      if (cycles < best.cycles) best = { lanes, columns, vectors, copy, blockM, cycles };
+      if (!best || cycles < best.cycles) best = { lanes, columns, vectors, copy, blockM, cycles };
     }
-    if (rows === 1) break;
   }
+  if (!best) throw new Error('there is a smallest box');
   return best;
 }
 
-/** The kernel, or undefined where not even one row fits. */
+/** The kernel, or undefined where not even the smallest box fits. */
 export function lowerDense(group: Group, target: Target): LoweredKernel | undefined {
   const node = group.anchor as NodeOf<'conv'>;
   const geometry = imageGeometryOf(node);
@@ -104,36 +101,34 @@ export function lowerDense(group: Group, target: Target): LoweredKernel | undefi
   return new DenseConvolution(group, target, node, geometry, plan).lower();
 }
 
-/** A register tile: channels from `tile` on, outputs from `column` on, of a row of the task's copy. */
+/** A register tile: channels from `tile` on, outputs from a position on. */
 interface Tile {
   readonly image: Affine;
-  readonly row: Affine;
-  /** Row within the copy. */
-  readonly line: Affine;
-  readonly column: Affine;
   readonly tile: Affine;
+  /** Of the first output in the result, and in the task's box. */
+  readonly at: readonly Affine[];
+  readonly inBox: readonly Affine[];
 }
 
 class DenseConvolution {
-  readonly #group: Group;
   readonly #geometry: ImageGeometry;
   readonly #plan: Plan;
   readonly #lowering: Lowering;
   readonly #copy: ImageCopy;
-  readonly #sums: KArray;
+  readonly #sums: SummedRows;
   readonly #weights: KBuffer;
 
   constructor(group: Group, target: Target, node: NodeOf<'conv'>, geometry: ImageGeometry, plan: Plan) {
-    this.#group = group;
     this.#geometry = geometry;
     this.#plan = plan;
     const [image, weights] = node.inputs;
     const { lanes, columns, vectors } = plan;
-    const packed = weightsByTap(group, node, lanes * vectors);
+    const wide = lanes * vectors;
+    const packed = weightsByTap(group, node, wide);
     this.#lowering = new Lowering(group, target, new Map([[weights.id, packed]]));
     const isLast = readsChannelsLast(node, group.nodes);
     this.#copy = new ImageCopy(this.#lowering, image, geometry, plan.copy, lanes, isLast);
-    this.#sums = this.#lowering.b.array('sums', 'shared', 'f32', columns * vectors * lanes);
+    this.#sums = new SummedRows(this.#lowering, group, { columns, wide, outputs: geometry.outputs, lanes });
     this.#weights = this.#lowering.buffer(weights) as KBuffer;
   }
 
@@ -144,60 +139,44 @@ class DenseConvolution {
 
   lower(): LoweredKernel {
     const lowering = this.#lowering;
-    const { images, h, w } = this.#geometry;
+    const { images, sides } = this.#geometry;
     const { copy, blockM, columns } = this.#plan;
-    const counts = [images, Math.ceil(h.output / copy.rows), Math.ceil(this.#tilesM / blockM)];
-    const grid = lowering.workgroups(counts[0] * counts[1] * counts[2], (task) => {
-      const [image, rowBlock, tileBlock] = delinearize(task, counts);
-      const firstRow = rowBlock.scale(copy.rows);
-      this.#copy.fill(image, firstRow, Affine.constant(0));
+    const { box } = copy;
+    const boxes = sides.map(({ output }, d) => Math.ceil(output / box[d]));
+    const counts = [images, ...boxes, Math.ceil(this.#tilesM / blockM)];
+    const grid = lowering.workgroups(sizeOf(counts), (task) => {
+      const [image, ...rest] = delinearize(task, counts);
+      const tileBlock = rest.pop() as Affine;
+      const first = firstOf(box, rest);
+      this.#copy.fill(image, first, Affine.constant(0));
       lowering.for(0, blockM, 1, [], (i) =>
         lowering.guarded(tileBlock.scale(blockM).add(i), this.#tilesM, (tile) =>
-          lowering.for(0, copy.rows, 1, [], (line) =>
-            lowering.guarded(firstRow.add(line), h.output, (row) =>
-              lowering.for(0, Math.ceil(w.output / columns), 1, [], (at) => {
-                this.#tile({ image, row, line, column: this.#firstColumn(at), tile });
-              }),
-            ),
-          ),
+          overBox(lowering, this.#geometry, box, columns, first, (at, inBox) => this.#tile({ image, tile, at, inBox })),
         ),
       );
     });
     return { kernel: lowering.finish(grid, [1, 1, 1]), bindings: lowering.bindings };
   }
 
-  /** The last tile of a row moves back to where it is whole; what it computes again it stores again. */
-  #firstColumn(at: Affine): Affine {
-    const { b } = this.#lowering;
-    const { columns } = this.#plan;
-    const first = at.scale(columns);
-    const last = this.#geometry.w.output - columns;
-    return first.range.max <= last ? first : Affine.of(b.min(first.emit(b), b.constant(last)), b);
-  }
-
   #tile(tile: Tile): void {
-    const lowering = this.#lowering;
-    const { b } = lowering;
-    const { lanes, columns, vectors } = this.#plan;
-    const sums = this.#multiply(tile);
-    sums.forEach((sum, i) => {
-      b.store(this.#sums, b.constant(i * lanes), sum, true);
+    const { lanes, vectors } = this.#plan;
+    const row = Affine.constant(0);
+    this.#multiply(tile).forEach((sum, i) => {
+      const [column, channel] = [Math.floor(i / vectors), (i % vectors) * lanes].map(Affine.constant);
+      this.#sums.keep(row, column, channel, sum);
     });
-    lowering.for(0, columns, 1, [], (c) => {
-      const position = { image: tile.image, row: tile.row, column: tile.column.add(c) };
-      this.#store(position, tile.tile, c.scale(vectors * lanes));
-    });
+    this.#sums.store(tile, tile.tile, row);
   }
 
   /** Sums of a tile, position by position, vector by vector. */
-  #multiply({ line, column, tile }: Tile): readonly KValue[] {
+  #multiply({ inBox, tile }: Tile): readonly KValue[] {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const { h, w, channels } = this.#geometry;
-    const { lanes, columns, vectors, copy } = this.#plan;
-    const { pitch } = copy;
-    const { rowPitch, array } = this.#copy;
-    const origin = line.scale(h.stride * rowPitch).add(column.scale(w.stride * pitch));
+    const { sides, channels } = this.#geometry;
+    const { lanes, columns, vectors } = this.#plan;
+    const { array, pitches } = this.#copy;
+    const last = sides.length - 1;
+    const between = sides[last].stride * pitches[last];
     const zeros = range(columns * vectors).map(() => b.constant(0, 'f32', lanes));
     const step = (tap: Affine, from: Affine, channel: Affine, carried: readonly KValue[]): KValue[] => {
       const weight = tap
@@ -212,32 +191,19 @@ class DenseConvolution {
           array,
           from
             .add(channel)
-            .add(c * w.stride * pitch)
+            .add(c * between)
             .emit(b),
         );
         return loaded.map((vector, v) => multiplyAdd(lowering, element, vector, carried[c * vectors + v]));
       });
     };
-    return lowering.for(0, h.kernel, 1, zeros, (kh, outer) =>
-      lowering.for(0, w.kernel, 1, outer, (kw, inner) => {
-        const from = origin.add(kh.scale(h.dilation * rowPitch)).add(kw.scale(w.dilation * pitch));
-        const tap = kh.scale(w.kernel).add(kw);
-        return lowering.for(0, channels, 1, inner, (channel, carried) => step(tap, from, channel, carried));
-      }),
-    );
-  }
-
-  /** Stores all channels of one position of a tile; those of the last tile may be fewer. */
-  #store(position: Position, tile: Affine, from: Affine): void {
-    const lowering = this.#lowering;
-    const { b } = lowering;
-    const { lanes, vectors } = this.#plan;
-    const wide = lanes * vectors;
-    overChannels(lowering, tile, this.#geometry.outputs, wide, (at, count) => {
-      for (const { first, width } of piecesOf(count, lanes)) {
-        const sum = b.load(this.#sums, from.add(first).emit(b), width, width === lanes);
-        storeChannels(lowering, this.#group, position, at.scale(wide).add(first), sum, width);
-      }
-    });
+    /** Taps of side `d` and those inside it. */
+    const taps = (d: number, tap: Affine, from: Affine, carried: readonly KValue[]): readonly KValue[] =>
+      d === sides.length
+        ? lowering.for(0, channels, 1, carried, (channel, inner) => step(tap, from, channel, inner))
+        : lowering.for(0, sides[d].kernel, 1, carried, (k, inner) =>
+            taps(d + 1, tap.scale(sides[d].kernel).add(k), from.add(k.scale(sides[d].dilation * pitches[d])), inner),
+          );
+    return taps(0, Affine.constant(0), this.#copy.originOf(inBox), zeros);
   }
 }

@@ -1,10 +1,11 @@
 /**
  * Convolutions of every channel by itself, with channels last: vectors of channels, a few neighbouring outputs at a
- * time, which share what they read of a zero-padded copy of some rows (`copy.ts`).
+ * time, which share what they read of a zero-padded copy of a box of the image (`copy.ts`).
  */
 import type { NodeOf } from '../../../graph/types.js';
 import type { Target } from '../../../kernel/target.js';
 import type { KBuffer, KValue, Lanes } from '../../../kernel/types.js';
+import { sizeOf } from '../../../tensor.js';
 import { Affine, delinearize } from '../../affine.js';
 import type { Group } from '../../group.js';
 import type { LoweredKernel } from '../../lowered.js';
@@ -12,9 +13,10 @@ import { Lowering } from '../../lowering.js';
 import { range } from '../../tensors.js';
 import { multiplyAdd } from '../contraction.js';
 import { lanesFor } from '../tiling.js';
+import { firstOf, overBox } from './boxes.js';
 import { type CopyShape, copyLength, ImageCopy } from './copy.js';
-import { type ImageGeometry, imageGeometryOf, readsChannelsLast } from './geometry.js';
-import { piecesOf, storeChannels } from './results.js';
+import { type ImageGeometry, imageGeometryOf, readsChannelsLast, rowOf } from './geometry.js';
+import { type Position, piecesOf, storeChannels } from './results.js';
 import { weightsByTap } from './weights.js';
 
 interface Plan {
@@ -30,21 +32,29 @@ const taskElements = 16_384;
 const mostVectors = 4;
 
 function planOf(geometry: ImageGeometry, target: Target): Plan {
-  const { images, groups, h, w } = geometry;
+  const { images, groups, sides } = geometry;
+  const width = rowOf(geometry).output;
   const lanes = ([16, 8, 4, 2, 1] as const).find(
-    (width) => width <= lanesFor({ accumulator: 'f32' }, target) && width <= groups,
+    (count) => count <= lanesFor({ accumulator: 'f32' }, target) && count <= groups,
   ) as Lanes;
-  const columns = ([6, 5, 4, 3, 2, 1] as const).find((count) => count <= w.output && w.output % count === 0) as number;
+  const columns = ([6, 5, 4, 3, 2, 1] as const).find((count) => count <= width && width % count === 0) as number;
   const channels = evenShare(groups, lanes);
   const blocks = groups / channels;
   const room = Math.min(target.limits.sharedBytes * 0.85, (target.caches[1]?.bytes ?? 512 << 10) * 0.4) / 4;
   const wanted = target.parallelism * 4;
-  let rows = h.output;
-  const tooLarge = () => copyLength(geometry, { rows, channels, pitch: channels }) > room;
-  const tooFew = () =>
-    images * blocks * Math.ceil(h.output / rows) < wanted && rows * w.output * channels > 2 * taskElements;
-  while (rows > 1 && (tooLarge() || tooFew())) rows = Math.ceil(rows / 2);
-  return { lanes, columns, copy: { rows, channels, pitch: channels } };
+  const tasksOf = (box: readonly number[]): number =>
+    sides.reduce((all, { output }, d) => all * Math.ceil(output / box[d]), images * blocks);
+  const box = sides.map(({ output }) => output);
+  const tooLarge = () => copyLength(geometry, { box, channels, pitch: channels }) > room;
+  const tooFew = () => tasksOf(box) < wanted && sizeOf(box) * channels > 2 * taskElements;
+  // Halves of the outermost side that can be cut; of a row, in whole tiles, where nothing else is left.
+  sides.forEach((_, d) => {
+    const isRow = d === sides.length - 1;
+    const tile = isRow ? columns : 1;
+    const tooMuch = () => tooLarge() || ((!isRow || d === 0) && tooFew());
+    while (box[d] > tile && tooMuch()) box[d] = Math.ceil(box[d] / 2 / tile) * tile;
+  });
+  return { lanes, columns, copy: { box, channels, pitch: channels } };
 }
 
 /** Channels of a task: a divisor of all of them, best one of whole vectors. */
@@ -55,7 +65,7 @@ function evenShare(groups: number, lanes: Lanes): number {
   return shares.find((share) => share % lanes === 0) ?? shares[0] ?? groups;
 }
 
-/** The kernel, or undefined where not even one row fits. */
+/** The kernel, or undefined where not even the smallest box fits. */
 export function lowerDepthwise(group: Group, target: Target): LoweredKernel | undefined {
   const node = group.anchor as NodeOf<'conv'>;
   const geometry = imageGeometryOf(node);
@@ -87,66 +97,60 @@ class DepthwiseConvolution {
 
   lower(): LoweredKernel {
     const lowering = this.#lowering;
-    const { images, groups, h, w } = this.#geometry;
+    const { images, groups, sides } = this.#geometry;
     const { copy, columns, lanes } = this.#plan;
-    const counts = [images, groups / copy.channels, Math.ceil(h.output / copy.rows)];
-    const grid = lowering.workgroups(counts[0] * counts[1] * counts[2], (task) => {
-      const [image, block, rowBlock] = delinearize(task, counts);
+    const { box } = copy;
+    const counts = [images, groups / copy.channels, ...sides.map(({ output }, d) => Math.ceil(output / box[d]))];
+    const grid = lowering.workgroups(sizeOf(counts), (task) => {
+      const [image, block, ...index] = delinearize(task, counts);
       const channel = block.scale(copy.channels);
-      const firstRow = rowBlock.scale(copy.rows);
-      this.#copy.fill(image, firstRow, channel);
-      lowering.for(0, copy.rows, 1, [], (line) =>
-        lowering.guarded(firstRow.add(line), h.output, (row) =>
-          lowering.for(0, w.output / columns, 1, [], (at) => {
-            const whole = Math.floor(copy.channels / lanes);
-            const outputs = (from: Affine, width: Lanes): void =>
-              this.#outputs(image, row, line, at.scale(columns), channel, from, width);
-            lowering.for(0, whole, 1, [], (v) => outputs(v.scale(lanes), lanes));
-            for (const { first, width } of piecesOf(copy.channels - whole * lanes, lanes))
-              outputs(Affine.constant(whole * lanes + first), width);
-          }),
-        ),
-      );
+      const first = firstOf(box, index);
+      this.#copy.fill(image, first, channel);
+      overBox(lowering, this.#geometry, box, columns, first, (at, inBox) => {
+        const whole = Math.floor(copy.channels / lanes);
+        const outputs = (from: Affine, width: Lanes): void =>
+          this.#outputs({ image, at }, this.#copy.originOf(inBox), channel, from, width);
+        lowering.for(0, whole, 1, [], (v) => outputs(v.scale(lanes), lanes));
+        for (const { first: from, width } of piecesOf(copy.channels - whole * lanes, lanes))
+          outputs(Affine.constant(whole * lanes + from), width);
+      });
     });
     return { kernel: lowering.finish(grid, [1, 1, 1]), bindings: lowering.bindings };
   }
 
-  /** Outputs `column` … of channels `channel + from` …. */
-  #outputs(
-    image: Affine,
-    row: Affine,
-    line: Affine,
-    column: Affine,
-    channel: Affine,
-    from: Affine,
-    width: Lanes,
-  ): void {
+  /** Neighbouring outputs from a position on, channels `channel + from` …; their inputs begin at `origin`. */
+  #outputs({ image, at }: Position, origin: Affine, channel: Affine, from: Affine, width: Lanes): void {
     const lowering = this.#lowering;
     const { b } = lowering;
-    const { groups, h, w } = this.#geometry;
+    const { groups, sides } = this.#geometry;
     const { columns, copy } = this.#plan;
-    const { array, rowPitch } = this.#copy;
-    const origin = line
-      .scale(h.stride * rowPitch)
-      .add(column.scale(w.stride * copy.pitch))
-      .add(from);
+    const { array, pitches } = this.#copy;
+    const row = rowOf(this.#geometry);
     const zeros = range(columns).map(() => b.constant(0, 'f32', width));
-    const sums = lowering.for(0, h.kernel, 1, zeros, (kh, carried) => {
-      const start = origin.add(kh.scale(h.dilation * rowPitch));
+    /** Taps of one row of the kernel, which share what they read. */
+    const rowTaps = (tapRow: Affine, start: Affine, carried: readonly KValue[]): readonly KValue[] => {
       const known = new Map<number, KValue>();
-      const element = (at: number): KValue => {
-        const loaded = known.get(at) ?? b.load(array, start.add(at * copy.pitch).emit(b), width);
-        known.set(at, loaded);
+      const element = (position: number): KValue => {
+        const loaded = known.get(position) ?? b.load(array, start.add(position * copy.pitch).emit(b), width);
+        known.set(position, loaded);
         return loaded;
       };
-      return range(w.kernel).reduce<readonly KValue[]>((now, kw) => {
-        const tap = kh.scale(w.kernel).add(kw).scale(groups).add(channel).add(from);
+      return range(row.kernel).reduce<readonly KValue[]>((now, k) => {
+        const tap = tapRow.scale(row.kernel).add(k).scale(groups).add(channel).add(from);
         const weight = b.load(this.#weights, tap.emit(b), width);
-        return now.map((sum, c) => multiplyAdd(lowering, element(c * w.stride + kw * w.dilation), weight, sum));
+        return now.map((sum, c) => multiplyAdd(lowering, element(c * row.stride + k * row.dilation), weight, sum));
       }, carried);
-    });
-    sums.forEach((sum, c) => {
-      storeChannels(lowering, this.#group, { image, row, column: column.add(c) }, channel.add(from), sum, width);
+    };
+    const taps = (d: number, tap: Affine, start: Affine, carried: readonly KValue[]): readonly KValue[] =>
+      d === sides.length - 1
+        ? rowTaps(tap, start, carried)
+        : lowering.for(0, sides[d].kernel, 1, carried, (k, inner) =>
+            taps(d + 1, tap.scale(sides[d].kernel).add(k), start.add(k.scale(sides[d].dilation * pitches[d])), inner),
+          );
+    const last = at.length - 1;
+    taps(0, Affine.constant(0), origin.add(from), zeros).forEach((sum, c) => {
+      const position = at.map((index, d) => (d === last ? index.add(c) : index));
+      storeChannels(lowering, this.#group, { image, at: position }, channel.add(from), sum, width);
     });
   }
 }

@@ -3,22 +3,14 @@ import type { NodeOf } from '../../../graph/types.js';
 import type { Target } from '../../../kernel/target.js';
 import type { Group } from '../../group.js';
 import type { LoweredKernel } from '../../lowered.js';
-import { shapeOf } from '../../tensors.js';
 import { lowerDense } from './dense.js';
 import { lowerDepthwise } from './depthwise.js';
 import { imageGeometryOf, isDepthwise } from './geometry.js';
 import { lowerWinograd } from './winograd.js';
 
-export { hasImageForm } from './choice.js';
+export { hasImageForm, imageShare } from './choice.js';
+export { writesChannelsLast } from './geometry.js';
 export { filtersMinimally } from './winograd.js';
-
-/** Whether the group writes its result with channels last. */
-export function writesChannelsLast({ anchor, nodes, writes }: Group): boolean {
-  const producer = nodes.find(({ outputs }) => outputs.includes(writes[0]));
-  if (anchor?.op !== 'conv' || producer?.op !== 'transpose') return false;
-  const { permutation } = producer.attrs;
-  return permutation.length === shapeOf(anchor.outputs[0]).length && permutation.at(-1) === 1;
-}
 
 export function lowerImage(group: Group, target: Target): readonly LoweredKernel[] {
   const geometry = imageGeometryOf(group.anchor as NodeOf<'conv'>);
