@@ -52,7 +52,7 @@ export function splitSchedules(group: Group, target: Target, best: Schedule, for
   const found: Schedule[] = [];
   // Times fall with the count and then rise.
   let rising = 0;
-  for (const cut of cutsOf(contraction, parallelism / workgroups)) {
+  for (const cut of cutsOf(contraction, parallelism / Math.max(1, workgroups))) {
     const joining = joinTime(contraction, cut, target);
     if (joining > whole) break;
     const timed = splitInto(group, target, cut, formsOf).map((form) => {
@@ -70,8 +70,12 @@ export function splitSchedules(group: Group, target: Target, best: Schedule, for
 
 /** All forms with slices of that length; costs are those of the partial sums alone. */
 export function splitInto(group: Group, target: Target, cut: Cut, formsOf: FormsOf): readonly Schedule[] {
-  const sliced = slicedGroup(group, contractionOf(group), cut);
-  if (bytesOfPartials(sliced.slices) > target.limits.storageBindingBytes) return [];
+  const { limits } = target;
+  const contraction = contractionOf(group);
+  const sliced = slicedGroup(group, contraction, cut);
+  if (bytesOfPartials(sliced.slices) > limits.storageBindingBytes) return [];
+  // Who adds the sums up may need the operands too.
+  if (restOf(contraction, cut) > 0 && group.reads.length + group.writes.length >= limits.storageBuffers) return [];
   return formsOf(sliced).map((form) => ({
     ...form,
     name: `${cut.count} slices, ${form.name}`,
