@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { normal } from '../../bench/random.js';
 import { compareTensors } from '../../compiler/compare.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
-import * as c from '../../compiler/graph/compose.js';
+import * as c from '../../compiler/graph/compose/index.js';
 import type { Graph } from '../../compiler/graph/types.js';
 import type { Target } from '../../compiler/kernel/target.js';
 import { schedules } from '../../compiler/schedule/contract/index.js';
