@@ -1,8 +1,8 @@
 /** Activations, by their usual names. */
 import type { GraphBuilder } from '../builder.js';
 import type { Value } from '../types.js';
+import { axesOf, one } from './append.js';
 import { add, binaryC, clamp, div, mul, select3, unary, wide } from './elementwise.js';
-import { axesOf, one } from './node.js';
 
 export const relu = (b: GraphBuilder, x: Value): Value => clamp(b, x, 0, null);
 export const relu6 = (b: GraphBuilder, x: Value): Value => clamp(b, x, 0, 6);

@@ -2,7 +2,7 @@
 import type { GraphBuilder } from '../builder.js';
 import { type Dim, printShape, shapeEquals } from '../dims.js';
 import type { Value } from '../types.js';
-import { fail, one } from './node.js';
+import { fail, one } from './append.js';
 
 /** Numpy's broadcasting of two shapes; of two unequal expressions the first is taken. @throws TuttiError E_SHAPE */
 export function broadcastShapes(b: GraphBuilder, x: readonly Dim[], y: readonly Dim[]): Dim[] {

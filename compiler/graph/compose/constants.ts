@@ -5,8 +5,8 @@ import type { GraphBuilder } from '../builder.js';
 import type { Dim } from '../dims.js';
 import { filledTensor, tensorOfElements, tensorOfNumbers } from '../ops/reference/data.js';
 import type { Value } from '../types.js';
+import { axisOf, type Literal, one } from './append.js';
 import { broadcastTo } from './broadcast.js';
-import { axisOf, type Literal, one } from './node.js';
 
 /** A constant without axes. */
 export const scalar = (b: GraphBuilder, value: Literal | string, dtype: DType): Value =>

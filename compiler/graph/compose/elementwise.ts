@@ -3,9 +3,9 @@ import { type DType, isFloat, isInt } from '../../dtype.js';
 import type { ScaleRounding } from '../../minifloat.js';
 import type { GraphBuilder } from '../builder.js';
 import type { BinaryOp, UnaryOp, Value } from '../types.js';
+import { type Literal, one } from './append.js';
 import { broadcastAll } from './broadcast.js';
 import { scalar } from './constants.js';
-import { type Literal, one } from './node.js';
 
 export const unary = (b: GraphBuilder, fn: UnaryOp, x: Value): Value => one(b, fn, [x], {});
 

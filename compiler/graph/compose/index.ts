@@ -5,11 +5,11 @@
  */
 
 export * from './activations.js';
+export { axesOf, axisOf } from './append.js';
 export * from './broadcast.js';
 export * from './constants.js';
 export * from './elementwise.js';
 export * from './indexing.js';
 export * from './matmul.js';
 export * from './movement.js';
-export { axesOf, axisOf } from './node.js';
 export * from './reductions.js';

@@ -2,8 +2,8 @@
 import type { GraphBuilder } from '../builder.js';
 import type { Dim } from '../dims.js';
 import type { ScatterFn, Value } from '../types.js';
+import { axisOf, one } from './append.js';
 import { cast } from './elementwise.js';
-import { axisOf, one } from './node.js';
 
 /** Indices of another integer type are cast to i64. */
 const indexed = (b: GraphBuilder, indices: Value): Value =>

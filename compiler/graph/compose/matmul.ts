@@ -3,9 +3,9 @@ import type { DType } from '../../dtype.js';
 import type { GraphBuilder } from '../builder.js';
 import type { Dim } from '../dims.js';
 import type { Value } from '../types.js';
+import { fail, one } from './append.js';
 import { broadcastShapes } from './broadcast.js';
 import { reshape, squeeze, transpose, unsqueeze } from './movement.js';
-import { fail, one } from './node.js';
 
 /**
  * Numpy's matmul: vectors become matrices for the while, leading axes broadcast. Leading axes that only one operand

@@ -2,9 +2,9 @@
 import type { GraphBuilder } from '../builder.js';
 import { addDims, type Dim, mulDims, productOf, shapeEquals } from '../dims.js';
 import type { OpAttrs, Value } from '../types.js';
+import { axesOf, axisOf, type Literal, one } from './append.js';
 import { broadcastTo } from './broadcast.js';
 import { scalar } from './constants.js';
-import { axesOf, axisOf, type Literal, one } from './node.js';
 
 export const reshape = (b: GraphBuilder, x: Value, shape: readonly Dim[]): Value =>
   shapeEquals(x.type.shape, shape) ? x : one(b, 'reshape', [x], { shape });

@@ -2,9 +2,9 @@
 import type { GraphBuilder } from '../builder.js';
 import { productOf } from '../dims.js';
 import type { ReduceFn, Value } from '../types.js';
+import { axesOf, axisOf, one } from './append.js';
 import { full } from './constants.js';
 import { binaryC, div, wide } from './elementwise.js';
-import { axesOf, axisOf, one } from './node.js';
 
 export function reduce(b: GraphBuilder, fn: ReduceFn, x: Value, axes: readonly number[], keep = false): Value {
   const places = axesOf(b, axes, x.type.shape.length);
