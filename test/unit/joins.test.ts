@@ -28,7 +28,7 @@ const product = (b: GraphBuilder, x: Value, columns: number, seed = 1): Value =>
 const concat = (b: GraphBuilder, ...parts: readonly Value[]): Value => c.concat(b, [...parts], 1);
 
 const isPart = ({ name }: KernelFunction): boolean => name.includes('_part');
-const isWritten = (param: KParam): param is KBuffer => param.kind === 'buffer' && param.access === 'readwrite';
+const isWritten = (param: KParam): param is KBuffer => param.kind === 'buffer' && param.access !== 'read';
 
 /** Dispatches; a sum in slices, of which the last kernel makes one, counts once. */
 function dispatchesOf({ steps, kernels }: Plan): number {
