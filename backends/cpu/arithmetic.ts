@@ -19,9 +19,10 @@ import {
 } from '../../compiler/kernel/types.js';
 import { contractedOperands, oneSidedMinMax, paren, staysInside } from '../common/c_family.js';
 import { unexpanded } from '../common/names.js';
+import { compareOperators } from '../common/operators.js';
 import * as maths from './prelude/arithmetic.js';
 import * as halves from './prelude/halves.js';
-import { type CScalar, comparison as comparisons, heldAs, isHalf, type MaskBits, unsignedOf } from './prelude/types.js';
+import { type CScalar, heldAs, isHalf, type MaskBits, unsignedOf } from './prelude/types.js';
 import * as vectors from './prelude/vectors.js';
 import type { Inst, Scope } from './scope.js';
 
@@ -240,7 +241,7 @@ export function compare(scope: Scope, inst: Inst<'compare'>): void {
     scope.let(inst.result, boolCompare[inst.fn](scope.c(inst.a), scope.as(inst.b, maskBits)), maskBits);
     return;
   }
-  const operator = comparisons[inst.fn];
+  const operator = compareOperators[inst.fn];
   if (lanes > 1) scope.comparisons.set(inst.result, inst);
   const bits = scalar === 'bool' ? 32 : (scalarBits[heldAs(scalar)] as MaskBits);
   scope.let(inst.result, `${scope.c(inst.a)} ${operator} ${scope.c(inst.b)}`, bits);

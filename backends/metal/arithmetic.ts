@@ -18,6 +18,7 @@ import {
 } from '../../compiler/kernel/types.js';
 import { contractedOperands, oneSidedMinMax, staysInside } from '../common/c_family.js';
 import { unexpanded } from '../common/names.js';
+import { compareOperators } from '../common/operators.js';
 import { choose } from './library.js';
 import { literal, perLane, typeName, withScalar, wrappingType } from './msl.js';
 import { fmodName, type Inst, type Scope } from './scope.js';
@@ -174,14 +175,6 @@ export function fma(scope: Scope, inst: Inst<'fma'>): string {
   return `fma(${scope.value(inst.a)}, ${scope.value(inst.b)}, ${scope.value(inst.c)})`;
 }
 
-const compareOperators: Readonly<Record<CompareFn, string>> = {
-  eq: '==',
-  ne: '!=',
-  lt: '<',
-  le: '<=',
-  gt: '>',
-  ge: '>=',
-};
 const boolCompare: Readonly<Record<CompareFn, (a: string, b: string) => string>> = {
   eq: (a, b) => `!(${a} ^ ${b})`,
   ne: (a, b) => `${a} ^ ${b}`,

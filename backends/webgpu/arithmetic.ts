@@ -9,17 +9,9 @@ import {
   type KValue,
 } from '../../compiler/kernel/types.js';
 import { unexpanded } from '../common/names.js';
+import { compareOperators } from '../common/operators.js';
 import type { Scope } from './scope.js';
 import { isVector, literal, typeName, withScalar } from './wgsl.js';
-
-const compareOperators: Readonly<Record<CompareFn, string>> = {
-  eq: '==',
-  ne: '!=',
-  lt: '<',
-  le: '<=',
-  gt: '>',
-  ge: '>=',
-};
 
 export function unary(scope: Scope, inst: Extract<KInst, { op: 'unary' }>): string {
   const { fn, a } = inst;

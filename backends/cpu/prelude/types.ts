@@ -1,5 +1,5 @@
-/** The types that values of the Kernel IR have in C, and C's operators of comparison. */
-import { type CompareFn, type ScalarType, scalarBits } from '../../../compiler/kernel/types.js';
+/** The types that values of the Kernel IR have in C. */
+import { type ScalarType, scalarBits } from '../../../compiler/kernel/types.js';
 
 /** Types that C values have: what is left of the scalar types when f16 and bf16 are held as f32. */
 export type CScalar = Exclude<ScalarType, 'f16' | 'bf16' | 'bool'>;
@@ -27,13 +27,3 @@ export const storedAs = (scalar: ScalarType): CScalar => (scalar === 'bool' ? 'u
 export const cScalar = (scalar: CScalar): string => cScalars[scalar];
 export const unsignedOf = (scalar: CScalar): CScalar => `u${scalarBits[scalar]}` as CScalar;
 export const signedOf = (bits: number): CScalar => `i${bits}` as CScalar;
-
-/** C's operators of comparison. */
-export const comparison: Readonly<Record<CompareFn, string>> = {
-  eq: '==',
-  ne: '!=',
-  lt: '<',
-  le: '<=',
-  gt: '>',
-  ge: '>=',
-};

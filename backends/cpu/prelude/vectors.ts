@@ -1,8 +1,9 @@
 /** Vectors as C: lanes spread, moved, chosen and seen as other types. */
 import { type CompareFn, isSignedScalar, type Lanes, scalarBits } from '../../../compiler/kernel/types.js';
+import { compareOperators } from '../../common/operators.js';
 import * as hardware from '../hardware.js';
 import type { Prelude } from './index.js';
-import { type CInteger, type CScalar, comparison, cScalar, type MaskBits } from './types.js';
+import { type CInteger, type CScalar, cScalar, type MaskBits } from './types.js';
 
 export const each = (lanes: number, text: (lane: number) => string): string =>
   Array.from({ length: lanes }, (_, lane) => text(lane)).join(', ');
@@ -121,7 +122,7 @@ export function where(prelude: Prelude, fn: CompareFn, compared: CScalar, result
   return prelude.define(name, () => {
     const body = hardware.preferring(
       hardware.where(fn, compared, result, lanes, type),
-      `return ${blend}(x ${comparison[fn]} y, a, b);`,
+      `return ${blend}(x ${compareOperators[fn]} y, a, b);`,
     );
     return `TUTTI_INLINE ${type} tutti_${name}(${operand} x, ${operand} y, ${type} a, ${type} b) { ${body} }`;
   });
