@@ -95,7 +95,7 @@ export function trialKernel(unit: MatrixUnit, width: number): KernelFunction {
   });
 }
 
-/** Whether the device gives the right numbers; false too where it does not take the kernel. */
+/** Whether the device gives the right numbers. Throws where it does not take the kernel. */
 async function isRight(device: Device, unit: MatrixUnit): Promise<boolean> {
   const { m, n, k } = unit;
   const rows = subgroups * m;

@@ -1,9 +1,5 @@
 /** Rendered SPIR-V: valid by spirv-val for every op and type, with no more capabilities than the target declares. */
-import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { DeviceInfo, KernelCode } from '../../backends/backend.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
 import { Assembler, Capability, Op } from '../../backends/vulkan/spirv.js';
@@ -12,6 +8,8 @@ import type { Target } from '../../compiler/kernel/target.js';
 import type { ByteType, KernelFunction, Lanes } from '../../compiler/kernel/types.js';
 import { numberTypes } from '../support/kernel_data.js';
 import { controlAndMemory, everyOpOn, registerTile, renderMilliseconds } from '../support/rendered_kernels.js';
+import { decodeModule, type Instruction } from '../support/spirv_modules.js';
+import { hasSpirvVal, spirvVal } from '../support/spirv_val.js';
 
 const device = (features: readonly string[]): DeviceInfo => ({
   id: 'vulkan:test',
@@ -47,40 +45,14 @@ const signedDots = ['Signed', 'MixedSignedness'].map((kind) => `integerDotProduc
 const dots = vulkanBackend.describe(device(['shaderIntegerDotProduct', ...signedDots]));
 const least = vulkanBackend.target('spirv') as Target;
 
-const hasValidator = spawnSync('spirv-val', ['--version']).status === 0;
-if (!hasValidator) console.warn('spirv-val is not installed (Debian: spirv-tools): modules are not validated');
-
-let folder: string;
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'tutti-spirv-'));
-});
-afterAll(() => {
-  rmSync(folder, { recursive: true, force: true });
-});
+if (!hasSpirvVal) console.warn('spirv-val is not installed (Debian: spirv-tools): modules are not validated');
 
 function validate(code: KernelCode): void {
-  if (!hasValidator) return;
-  const file = join(folder, 'module.spv');
-  writeFileSync(file, code.words as Uint32Array);
-  const { status, stdout, stderr } = spawnSync('spirv-val', ['--target-env', 'vulkan1.1', file], { encoding: 'utf8' });
-  expect({ status, output: stdout + stderr }).toEqual({ status: 0, output: '' });
+  if (!hasSpirvVal) return;
+  expect(spirvVal(code.words as Uint32Array, 'vulkan1.1')).toEqual({ status: 0, output: '' });
 }
 
-interface Instruction {
-  readonly op: number;
-  readonly operands: readonly number[];
-}
-function decode(code: KernelCode): Instruction[] {
-  const words = code.words as Uint32Array;
-  const list: Instruction[] = [];
-  for (let at = 5; at < words.length; ) {
-    const count = words[at] >>> 16;
-    expect(count).toBeGreaterThan(0);
-    list.push({ op: words[at] & 0xffff, operands: [...words.subarray(at + 1, at + count)] });
-    at += count;
-  }
-  return list;
-}
+const decode = (code: KernelCode): Instruction[] => decodeModule(code.words as Uint32Array);
 const capabilities = (code: KernelCode): Set<number> =>
   new Set(
     decode(code)
@@ -90,7 +62,7 @@ const capabilities = (code: KernelCode): Set<number> =>
 
 describe('SPIR-V renderer', () => {
   it('needs spirv-val to be checked in full', (context) => {
-    if (!hasValidator) context.skip();
+    if (!hasSpirvVal) context.skip();
   });
 
   for (const [name, target] of [

@@ -1,9 +1,5 @@
 /** Matrix tiles as cooperative matrices: what modules say, whether validators agree, and which devices have units. */
-import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { DeviceInfo } from '../../backends/backend.js';
 import { vulkanApi } from '../../backends/vulkan/driver.js';
 import { vulkanBackend } from '../../backends/vulkan/index.js';
@@ -21,6 +17,7 @@ import { emulated } from '../support/cooperative_matrices.js';
 import { withEnvironment } from '../support/environment.js';
 import { inOlderTerms } from '../support/older_matrices.js';
 import { decodeModule, encodeModule } from '../support/spirv_modules.js';
+import { hasSpirvVal, spirvVal } from '../support/spirv_val.js';
 import { product, tileRuns } from '../support/tiles.js';
 
 const products = [
@@ -71,20 +68,7 @@ const device = (
 });
 const full = vulkanBackend.describe(device());
 
-const hasValidator = spawnSync('spirv-val', ['--version']).status === 0;
-let folder: string;
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'tutti-tiles-'));
-});
-afterAll(() => {
-  rmSync(folder, { recursive: true, force: true });
-});
-function complaints(words: Uint32Array): string {
-  const file = join(folder, 'module.spv');
-  writeFileSync(file, words);
-  const { stdout, stderr } = spawnSync('spirv-val', ['--target-env', 'vulkan1.3', file], { encoding: 'utf8' });
-  return stdout + stderr;
-}
+const complaints = (words: Uint32Array): string => spirvVal(words, 'vulkan1.3').output;
 const wordsOf = (kernel: KernelFunction, target = full): Uint32Array =>
   vulkanBackend.render(kernel, target).words as Uint32Array;
 
@@ -104,7 +88,7 @@ function kernelsOf(cases: typeof byteCases, target = full): KernelFunction[] {
 }
 
 describe('modules with cooperative matrices', () => {
-  it.skipIf(!hasValidator)(
+  it.skipIf(!hasSpirvVal)(
     'are valid in older terms and when emulated',
     () => {
       const kernels = [
@@ -167,7 +151,7 @@ describe('what modules say', () => {
     const memoryModel = 14;
     const plain = changed((op, operands) => (op === memoryModel ? [0, 1] : operands));
     expect(() => inOlderTerms(plain)).toThrow('memory model');
-    if (!hasValidator) return context.skip();
+    if (!hasSpirvVal) return context.skip();
     // A product whose sums are of the type of a.
     const typed = changed((op, operands) => {
       if (op !== mulAdd) return operands;
