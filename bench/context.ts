@@ -8,12 +8,12 @@ import { onnxruntime } from './peers/onnxruntime.js';
 import { openblas } from './peers/openblas.js';
 import { torchPeers } from './peers/torch.js';
 import type { KernelPeer } from './peers/types.js';
-import { measureRoof, type Roof } from './roof.js';
+import { type MeasuredRoof, measureRoof, type Roof } from './roof.js';
 import * as timing from './timing.js';
 
 export interface Context {
   readonly handle: DeviceHandle;
-  readonly roof: Roof;
+  readonly roof: MeasuredRoof;
   readonly scale: Scale;
   readonly schedule: Schedule;
   readonly peers: readonly KernelPeer[];
@@ -32,7 +32,7 @@ export async function openContext(
   const { info } = handle.device;
   note(`${info.id}: ${info.name}, ${info.driver}`);
   const roof = await measureRoof(handle);
-  note(`roof by ${roof.source}: ${roof.copyGBs.toFixed(1)} GB/s, ${describeRates(roof)}`);
+  note(`roof by ${roof.rates.source}: ${roof.rates.copyGBs.toFixed(1)} GB/s, ${describeRates(roof.rates)}`);
   return {
     handle,
     roof,
@@ -45,6 +45,11 @@ export async function openContext(
     peers: options.peers ? peersOf(handle) : [],
     wanted: options.wanted,
   };
+}
+
+export async function closeContext({ handle, roof }: Context): Promise<void> {
+  roof.close();
+  await handle.release();
 }
 
 const describeRates = ({ gflops }: Roof): string =>

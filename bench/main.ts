@@ -11,7 +11,7 @@ import { writeOutput } from '../cli/files.js';
 import { describeError, exitCodeOf, formatBytes, formatMs, note, print, table } from '../cli/output.js';
 import { TuttiError } from '../compiler/error.js';
 import { committedResults, compareResults, describeChange } from './compare.js';
-import { openContext } from './context.js';
+import { closeContext, openContext } from './context.js';
 import { checkGuards, writeGuards } from './guards.js';
 import {
   circumstances,
@@ -57,12 +57,12 @@ async function runSuites(name: SuiteName | 'all', wanted: readonly string[], fla
       const rows = await suites[suite].run(context);
       const { id, backend, name: deviceName, driver } = context.handle.device.info;
       const device = { id, backend, name: deviceName, driver };
-      const results = resultsOf({ at, suite, quick, device, roof: context.roof, rows });
+      const results = resultsOf({ at, suite, quick, device, roof: context.roof.rates, rows });
       print(resultsTable(results));
       note(`rows: ${saveResults(folder, results)}`);
     }
   } finally {
-    await context.handle.release();
+    await closeContext(context);
   }
 }
 

@@ -10,7 +10,7 @@ import { packageRoot } from '../backends/native.js';
 import { writeOutput } from '../cli/files.js';
 import type { Timing } from '../cli/measure.js';
 import { quantile } from '../cli/statistics.js';
-import type { Roof } from './roof.js';
+import type { Limit, Roof } from './roof.js';
 
 export const root = packageRoot() ?? process.cwd();
 export const resultsFolder = join(root, 'bench', 'results');
@@ -47,8 +47,11 @@ export type Row =
       readonly peers: readonly PeerResult[];
       /** Counted from the graph: arithmetic of contractions, and bytes that no implementation can do without. */
       readonly work?: { readonly flops: number; readonly bytes: number };
-      /** Least time by the device's measured rates, as a percentage of our median, and what limits it. */
-      readonly roof?: { readonly percent: number; readonly limit: 'arithmetic' | 'memory' };
+      /**
+       * Least time for the work, as a percentage of our median, and what limits it: the median of the same work by a
+       * program, `measured` in turns with us, or else what the rates say that were measured before.
+       */
+      readonly roof?: { readonly percent: number; readonly limit: Limit; readonly measured?: Measurement };
       readonly facts?: Readonly<Record<string, number>>;
     }
   | { readonly name: string; readonly error: string };

@@ -31,7 +31,7 @@ const units: Readonly<Record<Arch, VectorUnit>> = {
 };
 
 const MAX_COUNT = 2 ** 31 - 1;
-const SCRATCH_BYTES = 2 << 20;
+const SCRATCH_BYTES = 4 << 20;
 /** For rates only: what server and desktop cores reach under load. */
 const GIGAHERTZ = 3.5;
 

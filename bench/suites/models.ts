@@ -45,7 +45,7 @@ async function benchModel(context: Context, model: BenchModel): Promise<Row> {
     const result = isResult(beside) ? beside : await tutti(args);
     const ours = measurementOf(result.ours);
     const work = { flops: result.roof.flops, bytes: result.roof.bytes };
-    const least = leastTime(roof, work, 'f32');
+    const least = leastTime(roof.rates, work, 'f32');
     const theirs = result.peer;
     return {
       name,

@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
@@ -30,6 +31,9 @@ constexpr double kWorthWaking = 25'000;
 // the gaps are short, and where other processes compete it may be milliseconds until it is this thread's turn again.
 constexpr int kSpinsBeforeYield = 1'000;
 constexpr int kSpinsPerYield = 64;
+
+constexpr size_t kPage = 4 << 10;
+constexpr size_t kLargePage = 2 << 20;
 
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -69,9 +73,14 @@ void Scratch::Free::operator()(unsigned char* p) const { std::free(p); }
 
 unsigned char* Scratch::atLeast(size_t bytes) {
   if (bytes > bytes_) {
-    const size_t rounded = (bytes + 4095) / 4096 * 4096;
-    memory_.reset(static_cast<unsigned char*>(std::aligned_alloc(64, rounded)));
+    // Kernels walk through all of it again and again: in large pages that costs fewer look-ups of addresses.
+    const size_t page = bytes > kLargePage / 2 ? kLargePage : kPage;
+    const size_t rounded = (bytes + page - 1) / page * page;
+    memory_.reset(static_cast<unsigned char*>(std::aligned_alloc(page, rounded)));
     bytes_ = memory_ ? rounded : 0;
+#ifdef MADV_HUGEPAGE
+    if (memory_ && page == kLargePage) madvise(memory_.get(), rounded, MADV_HUGEPAGE);
+#endif
   }
   return memory_.get();
 }

@@ -47,7 +47,7 @@ struct Job {
   size_t scratchBytes = 0;
 };
 
-/** A thread's scratch memory, aligned to 64 bytes; grows, never shrinks. */
+/** A thread's scratch memory, aligned to a page; grows, never shrinks. */
 class Scratch {
  public:
   /** Null if there is no memory. */

@@ -5,7 +5,8 @@
  * (transposes and casts happen there), or read where they are if they are contiguous and too few rows of the lhs use
  * them to pay for a copy.
  */
-import type { KArray, KValue, Lanes } from '../../../kernel/types.js';
+import type { Target } from '../../../kernel/target.js';
+import { type KArray, type KValue, type Lanes, scalarBits } from '../../../kernel/types.js';
 import { Affine } from '../../affine.js';
 import type { Group } from '../../group.js';
 import type { DerivedConstant } from '../../lowered.js';
@@ -13,8 +14,9 @@ import type { Lowering } from '../../lowering.js';
 import { range, scalarOf, shapeOf } from '../../tensors.js';
 import type { Contraction } from '../contraction.js';
 import { packedRhs, stridesOf } from '../packing.js';
+import { lanesFor } from '../tiling.js';
 import { type Block, stepOf } from './block.js';
-import type { Tiling } from './tiling.js';
+import { type Tiling, vectorCost } from './tiling.js';
 
 /** `rows`, `columns` and `gathered` are packed: contiguous along n, contiguous along k, or neither. */
 export type ColumnsKind = 'constant' | 'memory' | 'rows' | 'columns' | 'gathered';
@@ -33,8 +35,11 @@ export function columnsKind(group: Group, contraction: Contraction, lanes: Lanes
 }
 
 /** Cycles to pack an element. */
-export const columnCost = (kind: ColumnsKind, lanes: Lanes): number =>
-  ({ constant: 0, memory: 0, rows: 8 / lanes, columns: 2, gathered: 3 })[kind];
+export function columnCost(kind: ColumnsKind, { n, k, accumulator, rhsBatches }: Contraction, target: Target): number {
+  const bytes = rhsBatches * n * k * (scalarBits[accumulator] / 8);
+  const rows = vectorCost(bytes, target) / lanesFor({ accumulator }, target);
+  return { constant: 0, memory: 0, rows, columns: 2, gathered: 3 }[kind];
+}
 
 export class Columns {
   readonly #lowering: Lowering;
@@ -48,11 +53,11 @@ export class Columns {
     this.#contraction = contraction;
     this.#tiling = tiling;
     this.#kind = kind;
-    const { blockN, blockK, tileN } = tiling;
+    const { panelN, blockK, tileN } = tiling;
     this.#panel =
       kind === 'constant' || kind === 'memory'
         ? undefined
-        : lowering.b.array('panel', 'shared', contraction.accumulator, blockN * blockK * tileN);
+        : lowering.b.array('panel', 'shared', contraction.accumulator, panelN * blockK * tileN);
   }
 
   static packed(kind: ColumnsKind, group: Group, contraction: Contraction, tileN: number): DerivedConstant | undefined {
@@ -71,15 +76,15 @@ export class Columns {
     return first.range.max + width <= n ? first : Affine.of(b.min(first.emit(b), b.constant(n - width)), b);
   }
 
-  /** Packs tiles `first` … of a task for a block of k. */
+  /** Packs tiles `first` … of a panel for a block of k. */
   prepare(batch: Affine, first: Affine, block: Block): void {
     const panel = this.#panel;
     if (!panel) return;
     const lowering = this.#lowering;
-    const { blockN, tileN } = this.#tiling;
+    const { panelN, tileN } = this.#tiling;
     const tiles = Math.ceil(this.#contraction.n / tileN);
     const overTiles = (body: (tile: Affine, i: Affine) => void) =>
-      lowering.for(0, blockN, 1, [], (i) => lowering.guarded(first.add(i), tiles, (tile) => body(tile, i)));
+      lowering.for(0, panelN, 1, [], (i) => lowering.guarded(first.add(i), tiles, (tile) => body(tile, i)));
     if (this.#kind === 'rows') {
       // Row by row, as memory has them.
       lowering.for(0, block.length.emit(lowering.b), 1, [], (step) =>
@@ -170,7 +175,7 @@ export class Columns {
     return ([16, 8, 4, 2] as const).find((width) => width <= lanes && extent % width === 0) ?? 1;
   }
 
-  /** The vectors of a tile, slot `i` of the task, by step of the block. */
+  /** The vectors of a tile, slot `i` of the panel, by step of the block. */
   of(batch: Affine, tile: Affine, i: Affine, block: Block): (step: Affine) => readonly KValue[] {
     const lowering = this.#lowering;
     const { b } = lowering;

@@ -20,7 +20,7 @@ import { lanesFor } from '../tiling.js';
 import type { Block } from './block.js';
 import { Columns, columnCost, columnsKind } from './columns.js';
 import { Rows, type RowTile, rowCost, rowsKind } from './rows.js';
-import { chooseTiling, type Tiling } from './tiling.js';
+import { chooseTiling, keepsRows, type Tiling } from './tiling.js';
 
 export function lowerPanels(group: Group, target: Target): LoweredKernel {
   return new PanelContraction(group, target, oriented(contractionOf(group), group, target)).lower();
@@ -60,10 +60,13 @@ class PanelContraction {
     const lanes = lanesFor(contraction, target);
     const rows = rowsKind(group, contraction, target);
     const columns = columnsKind(group, contraction, lanes);
-    const preparation = { row: rowCost(rows, lanes), column: columnCost(columns, lanes) };
+    const preparation = {
+      row: rowCost(rows, contraction, target),
+      column: columnCost(columns, contraction, target),
+    };
     const tiling = chooseTiling(contraction, preparation, target);
     this.#tiling = tiling;
-    const { tileM, tileN, blockK, blockN, blockM } = tiling;
+    const { tileM, tileN, blockK, panelN, blockM } = tiling;
     const packed = [
       [lhs.value.id, Rows.packed(rows, group, contraction, tileM)],
       [rhs.value.id, Columns.packed(columns, group, contraction, tileN)],
@@ -71,50 +74,62 @@ class PanelContraction {
     this.#lowering = new Lowering(group, target, new Map(packed.flatMap(([id, data]) => (data ? [[id, data]] : []))));
     this.#columns = new Columns(this.#lowering, contraction, tiling, columns);
     this.#blocks = Math.ceil(contraction.k / blockK);
-    const tiles = this.#blocks > 1 ? blockM * blockN : 1;
+    const tiles = this.#blocks > 1 ? blockM * panelN : 1;
     this.#sums = this.#lowering.b.array('sums', 'shared', accumulator, tiles * tileM * tileN);
-    this.#rows = new Rows(this.#lowering, contraction, tiling, rows);
+    this.#rows = new Rows(this.#lowering, contraction, tiling, rows, keepsRows(tiling, preparation));
   }
 
   lower(): LoweredKernel {
     const { batch, m, n } = this.#contraction;
-    const { tileM, tileN, blockN, blockM } = this.#tiling;
+    const { tileM, tileN, blockM, panelN, panels } = this.#tiling;
     const blocksM = Math.ceil(Math.ceil(m / tileM) / blockM);
-    const blocksN = Math.ceil(Math.ceil(n / tileN) / blockN);
+    const blocksN = Math.ceil(Math.ceil(n / tileN) / (panelN * panels));
     const grid = this.#lowering.workgroups(batch * blocksM * blocksN, (task) => {
       const [batchAt, columnBlock, rowBlock] = delinearize(task, [batch, blocksN, blocksM]);
-      this.#task(batchAt, rowBlock.scale(blockM), columnBlock.scale(blockN));
+      this.#task(batchAt, rowBlock.scale(blockM), columnBlock.scale(panels));
     });
     const kernel = this.#lowering.finish(grid, [1, 1, 1]);
     return { kernel, bindings: this.#lowering.bindings };
   }
 
-  /** `rowTile` and `columnTile`: first tiles of the task's block. */
-  #task(batch: Affine, rowTile: Affine, columnTile: Affine): void {
+  /** `rowTile` and `firstPanel`: where the task's block begins. */
+  #task(batch: Affine, rowTile: Affine, firstPanel: Affine): void {
+    const { n } = this.#contraction;
+    const { tileN, panelN, panels } = this.#tiling;
+    const total = Math.ceil(Math.ceil(n / tileN) / panelN);
+    this.#lowering.for(0, panels, 1, [], (at) =>
+      this.#lowering.guarded(firstPanel.add(at), total, (panel) =>
+        this.#onePanel(batch, rowTile, panel.scale(panelN), at),
+      ),
+    );
+  }
+
+  /** All rows of a task by its panel number `at`, which begins with tile `columnTile`. */
+  #onePanel(batch: Affine, rowTile: Affine, columnTile: Affine, at: Affine): void {
     const lowering = this.#lowering;
     const { m, n, k } = this.#contraction;
-    const { tileM, tileN, blockN, blockM, blockK, lanes } = this.#tiling;
+    const { tileM, tileN, blockM, blockK, panelN, lanes } = this.#tiling;
     const single = this.#blocks === 1;
     const over = (count: number, first: Affine, total: number, body: (tile: Affine, at: Affine) => void) =>
       lowering.for(0, count, 1, [], (i) => lowering.guarded(first.add(i), total, (tile) => body(tile, i)));
-    const overRows = (body: (rows: RowTile, at: Affine) => void) =>
-      over(blockM, rowTile, Math.ceil(m / tileM), (tile, at) => body(this.#rows.tile(batch, tile), at));
+    const overRows = (body: (rows: RowTile) => void) =>
+      over(blockM, rowTile, Math.ceil(m / tileM), (tile, at) => body(this.#rows.tile(batch, tile, at)));
     const overColumns = (body: (tile: Affine, at: Affine) => void) =>
-      over(blockN, columnTile, Math.ceil(n / tileN), body);
-    const slotOf = (mi: Affine, ni: Affine): Affine =>
+      over(panelN, columnTile, Math.ceil(n / tileN), body);
+    const slotOf = ({ slot }: RowTile, ni: Affine): Affine =>
       single
         ? Affine.constant(0)
-        : mi
-            .scale(blockN)
+        : slot
+            .scale(panelN)
             .add(ni)
             .scale(tileM * tileN);
     const multiply = (block: Block): void => {
       this.#columns.prepare(batch, columnTile, block);
-      overRows((rows, mi) => {
-        this.#rows.prepare(rows, block);
+      overRows((rows) => {
+        this.#rows.prepare(rows, block, at);
         overColumns((column, ni) => {
-          this.#tile(rows, column, ni, block, slotOf(mi, ni));
-          if (single) this.#finish(rows, column, slotOf(mi, ni));
+          this.#tile(rows, column, ni, block, slotOf(rows, ni));
+          if (single) this.#finish(rows, column, slotOf(rows, ni));
         });
       });
     };
@@ -125,11 +140,11 @@ class PanelContraction {
     lowering.for(0, this.#sums.length / lanes, 1, [], (i) =>
       lowering.b.store(this.#sums, i.scale(lanes).emit(lowering.b), this.#zero(), true),
     );
-    lowering.for(0, this.#blocks, 1, [], (at) => {
-      const first = at.scale(blockK);
+    lowering.for(0, this.#blocks, 1, [], (i) => {
+      const first = i.scale(blockK);
       multiply({ first, length: this.#lengthFrom(first), most: blockK });
     });
-    overRows((rows, mi) => overColumns((column, ni) => this.#finish(rows, column, slotOf(mi, ni))));
+    overRows((rows) => overColumns((column, ni) => this.#finish(rows, column, slotOf(rows, ni))));
   }
 
   #lengthFrom(first: Affine): Affine {
@@ -203,7 +218,7 @@ class PanelContraction {
     const lowering = this.#lowering;
     const { b } = lowering;
     const { n } = this.#contraction;
-    const { lanes, tileM, tileN, vectors, blockN } = this.#tiling;
+    const { lanes, tileM, tileN, vectors, panelN, panels } = this.#tiling;
     const { overlaps } = this.#columns;
     const store = (rowAt: Affine, columnAt: Affine, sum: KValue, width: Lanes): void =>
       finish(
@@ -214,7 +229,7 @@ class PanelContraction {
         sum,
         width,
       );
-    const owned = blockN * tileN >= n || n % tileN === 0 || n % tileN > lanes;
+    const owned = panelN * panels * tileN >= n || n % tileN === 0 || n % tileN > lanes;
     lowering.for(0, tileM, 1, [], (r) =>
       this.#ownRow(tile, start, r, (rowAt) => {
         lowering.for(0, vectors, 1, [], (v) => {

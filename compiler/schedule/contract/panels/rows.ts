@@ -3,7 +3,7 @@
  *
  * Constants were packed when they were uploaded, [tile][k][tileM]. Rows that are contiguous along k are read where they
  * are, or copied if their distance in memory maps them onto few lines of the first-level cache. All others are packed
- * by the task, [k][tileM].
+ * by the task, [k][tileM]. A task with several panels of columns keeps what it copied or packed of all its tiles.
  */
 import type { Target } from '../../../kernel/target.js';
 import { type KArray, type KValue, type Lanes, scalarBits } from '../../../kernel/types.js';
@@ -14,8 +14,9 @@ import type { Lowering } from '../../lowering.js';
 import { range, scalarOf } from '../../tensors.js';
 import type { Contraction } from '../contraction.js';
 import { packedLhs, stridesOf } from '../packing.js';
+import { lanesFor } from '../tiling.js';
 import { type Block, overSteps, stepOf } from './block.js';
-import type { Tiling } from './tiling.js';
+import { rowPitch, type Tiling, vectorCost } from './tiling.js';
 
 export type RowsKind = 'constant' | 'memory' | 'copied' | 'packed';
 
@@ -23,14 +24,13 @@ export type RowsKind = 'constant' | 'memory' | 'copied' | 'packed';
 export interface RowTile {
   readonly batch: Affine;
   readonly tile: Affine;
+  /** Its number within the task. */
+  readonly slot: Affine;
   readonly start: Affine;
 }
 
 /** Ways of the first-level cache: those of most processors. */
 const ways = 8;
-/** Vectors of rows: what follows a row in a copy, so that rows do not share lines of the cache. */
-const rowGap = 1;
-
 export function rowsKind(group: Group, contraction: Contraction, target: Target): RowsKind {
   const { lhs, lhsBatches, m, k, accumulator } = contraction;
   if (packedLhs(group, contraction, 1)) return 'constant';
@@ -52,8 +52,10 @@ function sharesLines(bytes: number, k: number, target: Target): boolean {
 const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b));
 
 /** Cycles to prepare an element. */
-export const rowCost = (kind: RowsKind, lanes: Lanes): number =>
-  ({ constant: 0, memory: 0, copied: 6 / lanes, packed: 6 / lanes })[kind];
+export function rowCost(kind: RowsKind, { m, k, accumulator, lhsBatches }: Contraction, target: Target): number {
+  if (kind === 'constant' || kind === 'memory') return 0;
+  return vectorCost(lhsBatches * m * k * (scalarBits[accumulator] / 8), target) / lanesFor({ accumulator }, target);
+}
 
 export class Rows {
   readonly #lowering: Lowering;
@@ -62,15 +64,22 @@ export class Rows {
   readonly #kind: RowsKind;
   readonly #array: KArray | undefined;
   readonly #pitch: number;
+  /** Elements of `#array` that belong to a tile. */
+  readonly #tileLength: number;
+  readonly #kept: boolean;
 
-  constructor(lowering: Lowering, contraction: Contraction, tiling: Tiling, kind: RowsKind) {
+  /** `kept`: all of k of all tiles of a task, not only the block of one tile that is at work. */
+  constructor(lowering: Lowering, contraction: Contraction, tiling: Tiling, kind: RowsKind, kept: boolean) {
     this.#lowering = lowering;
     this.#contraction = contraction;
     this.#tiling = tiling;
     this.#kind = kind;
-    const { tileM, blockK, lanes } = tiling;
-    this.#pitch = (Math.ceil(blockK / lanes) + rowGap) * lanes;
-    const length = { constant: 0, memory: 0, copied: this.#pitch, packed: blockK }[kind] * tileM;
+    this.#kept = kept;
+    const { tileM, blockK, blockM, lanes } = tiling;
+    const steps = kept ? contraction.k : blockK;
+    this.#pitch = rowPitch(steps, lanes);
+    this.#tileLength = { constant: 0, memory: 0, copied: this.#pitch, packed: steps }[kind] * tileM;
+    const length = this.#tileLength * (kept ? blockM : 1);
     this.#array = length > 0 ? lowering.b.array('rows', 'shared', contraction.accumulator, length) : undefined;
   }
 
@@ -79,33 +88,34 @@ export class Rows {
   }
 
   /** The tile with this number. Packed constants end with rows of zeros, others must not be read beyond their end. */
-  tile(batch: Affine, tile: Affine): RowTile {
+  tile(batch: Affine, tile: Affine, slot: Affine): RowTile {
     const { b } = this.#lowering;
     const { tileM } = this.#tiling;
     const first = tile.scale(tileM);
     const last = this.#contraction.m - tileM;
     const fits = this.#kind === 'constant' || first.range.max <= last;
-    return { batch, tile, start: fits ? first : Affine.of(b.min(first.emit(b), b.constant(last)), b) };
+    return { batch, tile, slot, start: fits ? first : Affine.of(b.min(first.emit(b), b.constant(last)), b) };
   }
 
-  /** Makes the rows of a tile ready for a block of k. */
-  prepare(tile: RowTile, block: Block): void {
-    switch (this.#kind) {
-      case 'constant':
-      case 'memory':
-        return;
-      case 'copied':
-        this.#copy(tile, block);
-        return;
-      case 'packed':
-        this.#pack(tile, block);
-        return;
-      default:
-        this.#kind satisfies never;
-    }
+  /** Makes the rows of a tile ready for a block of k, in panel number `panel` of the task. */
+  prepare(tile: RowTile, block: Block, panel: Affine): void {
+    const { b } = this.#lowering;
+    if (!this.#array) return;
+    const prepare = () => (this.#kind === 'packed' ? this.#pack(tile, block) : this.#copy(tile, block));
+    if (this.#kept) this.#lowering.if(b.compare('eq', panel.emit(b), b.constant(0)), prepare);
+    else prepare();
   }
 
-  #copy({ batch, start }: RowTile, block: Block): void {
+  /** Where element `step` of a block is held: of row `r` of a copy, or of all rows of a packed tile. */
+  #place({ slot }: RowTile, block: Block, step: Affine, width: number, r: Affine): Affine {
+    const at = this.#kept ? stepOf(this.#lowering, this.#contraction, block, step, width) : step;
+    const first = this.#kept ? slot.scale(this.#tileLength) : Affine.constant(0);
+    if (this.#kind === 'packed') return first.add(at.scale(this.#tiling.tileM)).add(r);
+    return first.add(r.scale(this.#pitch)).add(at);
+  }
+
+  #copy(tile: RowTile, block: Block): void {
+    const { batch, start } = tile;
     const lowering = this.#lowering;
     const { lhs } = this.#contraction;
     const { tileM, lanes } = this.#tiling;
@@ -113,13 +123,14 @@ export class Rows {
       overSteps(lowering, block, lanes, (step, width) => {
         const k = stepOf(lowering, this.#contraction, block, step, width);
         const element = lhs.element(lowering, batch, start.add(r), k.add(Affine.lane(width)), width);
-        const at = r.scale(this.#pitch).add(step).emit(lowering.b);
+        const at = this.#place(tile, block, step, width, r).emit(lowering.b);
         lowering.b.store(this.#array as KArray, at, lowering.widen(element, width));
       }),
     );
   }
 
-  #pack({ batch, start }: RowTile, block: Block): void {
+  #pack(tile: RowTile, block: Block): void {
+    const { batch, start } = tile;
     const lowering = this.#lowering;
     const { lhs } = this.#contraction;
     const { tileM } = this.#tiling;
@@ -129,7 +140,7 @@ export class Rows {
       let first = 0;
       for (const width of parts) {
         const element = lhs.element(lowering, batch, start.add(first).add(Affine.lane(width)), k, width);
-        const at = step.scale(tileM).add(first).emit(lowering.b);
+        const at = this.#place(tile, block, step, 1, Affine.constant(first)).emit(lowering.b);
         lowering.b.store(this.#array as KArray, at, lowering.widen(element, width));
         first += width;
       }
@@ -137,7 +148,8 @@ export class Rows {
   }
 
   /** What row `r` of the tile contributes at a step of the block. */
-  factor({ batch, tile, start }: RowTile, block: Block, step: Affine, r: number): KValue {
+  factor(rows: RowTile, block: Block, step: Affine, r: number): KValue {
+    const { batch, tile, start } = rows;
     const lowering = this.#lowering;
     const { b } = lowering;
     const { lhs, m, k, lhsBatch } = this.#contraction;
@@ -156,9 +168,8 @@ export class Rows {
       case 'memory':
         return lhs.element(lowering, batch, start.add(r), stepOf(lowering, this.#contraction, block, step, 1), 1);
       case 'copied':
-        return b.load(this.#array as KArray, step.add(r * this.#pitch).emit(b));
       case 'packed':
-        return b.load(this.#array as KArray, step.scale(tileM).add(r).emit(b));
+        return b.load(this.#array as KArray, this.#place(rows, block, step, 1, Affine.constant(r)).emit(b));
       default:
         return this.#kind satisfies never;
     }
