@@ -7,11 +7,13 @@ import { elementsOf, tensorOfElements, tensorOfNumbers } from '../../compiler/gr
 import type { Value } from '../../compiler/graph/types.js';
 import { interpret } from '../../compiler/kernel/interpreter.js';
 import type { Target } from '../../compiler/kernel/target.js';
+import type { KernelFunction } from '../../compiler/kernel/types.js';
 import { verify } from '../../compiler/kernel/verify.js';
 import { schedules } from '../../compiler/schedule/contract/index.js';
 import { lowerGroup } from '../../compiler/schedule/family.js';
 import { fuse } from '../../compiler/schedule/fuse.js';
 import type { Binding } from '../../compiler/schedule/lowered.js';
+import { range } from '../../compiler/schedule/tensors.js';
 import { bytesOfTensor, emptyTensor, type HostTensor, sizeOf } from '../../compiler/tensor.js';
 import { runReference } from '../support/run_groups.js';
 import { testTargets } from '../support/targets.js';
@@ -181,7 +183,7 @@ function run(
   { build, name }: Case,
   target: Target,
   at: number,
-): { form: string; got: HostTensor; want: HostTensor } | undefined {
+): { form: string; kernels: readonly KernelFunction[]; got: HostTensor; want: HostTensor } | undefined {
   const b = new GraphBuilder(name);
   const inputs: Record<string, HostTensor> = {};
   let count = 0;
@@ -214,12 +216,14 @@ function run(
     return made;
   };
   let form: string | undefined;
+  const kernels: KernelFunction[] = [];
   for (const group of fuse(graph, target)) {
     const schedule = group.family === 'contract' ? schedules(group, target)[at] : undefined;
     const lowered = group.family === 'contract' ? (schedule?.lower() ?? []) : lowerGroup(group, target);
     if (lowered.length === 0) return undefined;
     form = schedule?.name ?? form;
     for (const { kernel, bindings } of lowered) {
+      kernels.push(kernel);
       verify(kernel, { stage: 'scheduled', target });
       interpret(kernel, bindings.map(memoryOf), [], { checkRaces: true, checkBounds: true });
     }
@@ -227,6 +231,7 @@ function run(
   if (form === undefined) return undefined;
   return {
     form,
+    kernels,
     got: tensors.get(graph.outputs[0].value.id) as HostTensor,
     want: runReference(graph, inputs).get('y') as HostTensor,
   };
@@ -267,7 +272,39 @@ test('software devices with subgroups hand factors round', () => {
   expect(registers?.lower().map(({ kernel }) => kernel.subgroupSize)).toEqual([4]);
 });
 
-for (const [style, target] of Object.entries({ ...testTargets, 'software with subgroups': subgroups })) {
+/** Tasks come back to their rows for panel after panel of columns. */
+const smallCaches: Target = {
+  ...testTargets.cpu,
+  caches: [
+    { bytes: 2 << 10, shared: false },
+    { bytes: 8 << 10, shared: false },
+  ],
+};
+
+test.each([
+  { kind: 'copied', lhs: [40, 512] },
+  { kind: 'packed', lhs: [512, 40] },
+  { kind: 'copied, in several blocks of k', lhs: [40, 1536] },
+])('rows are kept for all panels of a task: $kind', ({ kind, lhs }) => {
+  const k = kind === 'packed' ? lhs[0] : lhs[1];
+  const example: Case = {
+    name: kind,
+    build: (b, x) => {
+      const rows = x('f32', lhs);
+      return c.matmul(b, kind === 'packed' ? c.transpose(b, rows, [1, 0]) : rows, x('f32', [k, 100]));
+    },
+  };
+  const result = range(8)
+    .map((at) => run(example, smallCaches, at))
+    .find((one) => one?.form.startsWith('packed'));
+  const rows = result?.kernels.flatMap(({ arrays }) => arrays).find(({ name }) => name === 'rows');
+  // More than a tile: at least half of all rows, the other thread's being the rest.
+  expect(rows?.length).toBeGreaterThanOrEqual(20 * k);
+  expect(result?.got.data).toEqual(result?.want.data);
+});
+
+const styles = { ...testTargets, 'software with subgroups': subgroups, 'cpu with small caches': smallCaches };
+for (const [style, target] of Object.entries(styles)) {
   describe(style, () => {
     for (const example of cases) {
       test(example.name, () => {
