@@ -19,8 +19,8 @@ import { finish } from '../registers.js';
 import { lanesFor } from '../tiling.js';
 import type { Block } from './block.js';
 import { Columns, columnCost, columnsKind } from './columns.js';
-import { Rows, type RowTile, rowCost, rowsKind } from './rows.js';
-import { chooseTiling, keepsRows, type Tiling } from './tiling.js';
+import { Rows, type RowTile, rowCost, rowsInPlace, rowsKind } from './rows.js';
+import { chooseTiling, type Tiling } from './tiling.js';
 
 export function lowerPanels(group: Group, target: Target): LoweredKernel {
   return new PanelContraction(group, target, oriented(contractionOf(group), group, target)).lower();
@@ -58,13 +58,13 @@ class PanelContraction {
     this.#contraction = contraction;
     const { lhs, rhs, accumulator } = contraction;
     const lanes = lanesFor(contraction, target);
-    const rows = rowsKind(group, contraction, target);
     const columns = columnsKind(group, contraction, lanes);
-    const preparation = {
-      row: rowCost(rows, contraction, target),
+    const tiling = chooseTiling(contraction, target, {
+      rowsInPlace: rowsInPlace(group, contraction, target),
+      row: (tileM) => rowCost(rowsKind(group, contraction, target, tileM), contraction, target),
       column: columnCost(columns, contraction, target),
-    };
-    const tiling = chooseTiling(contraction, preparation, target);
+    });
+    const rows = rowsKind(group, contraction, target, tiling.tileM);
     this.#tiling = tiling;
     const { tileM, tileN, blockK, panelN, blockM } = tiling;
     const packed = [
@@ -76,7 +76,7 @@ class PanelContraction {
     this.#blocks = Math.ceil(contraction.k / blockK);
     const tiles = this.#blocks > 1 ? blockM * panelN : 1;
     this.#sums = this.#lowering.b.array('sums', 'shared', accumulator, tiles * tileM * tileN);
-    this.#rows = new Rows(this.#lowering, contraction, tiling, rows, keepsRows(tiling, preparation));
+    this.#rows = new Rows(this.#lowering, contraction, tiling, rows);
   }
 
   lower(): LoweredKernel {

@@ -13,7 +13,7 @@ import type { DerivedConstant } from '../../lowered.js';
 import type { Lowering } from '../../lowering.js';
 import { range, scalarOf } from '../../tensors.js';
 import type { Contraction } from '../contraction.js';
-import { packedLhs, stridesOf } from '../packing.js';
+import { packedLhs, type Strides, stridesOf } from '../packing.js';
 import { lanesFor } from '../tiling.js';
 import { type Block, overSteps, stepOf } from './block.js';
 import { rowPitch, type Tiling, vectorCost } from './tiling.js';
@@ -29,25 +29,34 @@ export interface RowTile {
   readonly start: Affine;
 }
 
-/** Ways of the first-level cache: those of most processors. */
+/** Ways of the first-level cache: those of most processors. Columns and results take two of them. */
 const ways = 8;
-export function rowsKind(group: Group, contraction: Contraction, target: Target): RowsKind {
-  const { lhs, lhsBatches, m, k, accumulator } = contraction;
+const waysForOthers = 2;
+
+export function rowsKind(group: Group, contraction: Contraction, target: Target, tileM: number): RowsKind {
   if (packedLhs(group, contraction, 1)) return 'constant';
-  const strides = group.reads.includes(lhs.value)
-    ? stridesOf(lhs, { batches: lhsBatches, rows: m, k, width: 1 })
-    : undefined;
+  const strides = rowStrides(group, contraction);
   if (strides && strides.row === 1 && strides.k !== 1) return 'packed';
-  if (strides?.k !== 1 || scalarOf(lhs.value) !== accumulator) return 'copied';
-  return sharesLines((strides.row * scalarBits[accumulator]) / 8, k, target) ? 'copied' : 'memory';
+  return tileM <= rowsInPlace(group, contraction, target) ? 'memory' : 'copied';
 }
 
-/** True if a tile of rows so many bytes apart has fewer places in the first-level cache than it needs. */
-function sharesLines(bytes: number, k: number, target: Target): boolean {
+/**
+ * Rows of a tile that can be read where they are: those that the first-level cache holds at the same time. Where their
+ * distance is a large power of two they share its lines.
+ */
+export function rowsInPlace(group: Group, contraction: Contraction, target: Target): number {
+  const { lhs, k, accumulator } = contraction;
+  const strides = rowStrides(group, contraction);
+  if (strides?.k !== 1 || scalarOf(lhs.value) !== accumulator) return 0;
+  if (k <= 16) return Number.POSITIVE_INFINITY;
   const period = (target.caches[0]?.bytes ?? 32 << 10) / ways;
+  const bytes = (strides.row * scalarBits[accumulator]) / 8;
   const places = period / greatestCommonDivisor(bytes % period || period, period);
-  return k > 16 && places * (ways / 2) < 16;
+  return places * (ways - waysForOthers);
 }
+
+const rowStrides = (group: Group, { lhs, lhsBatches, m, k }: Contraction): Strides | undefined =>
+  group.reads.includes(lhs.value) ? stridesOf(lhs, { batches: lhsBatches, rows: m, k, width: 1 }) : undefined;
 
 const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b));
 
@@ -66,14 +75,15 @@ export class Rows {
   readonly #pitch: number;
   /** Elements of `#array` that belong to a tile. */
   readonly #tileLength: number;
+  /** All of k of all tiles of a task, not only the block of one tile that is at work. */
   readonly #kept: boolean;
 
-  /** `kept`: all of k of all tiles of a task, not only the block of one tile that is at work. */
-  constructor(lowering: Lowering, contraction: Contraction, tiling: Tiling, kind: RowsKind, kept: boolean) {
+  constructor(lowering: Lowering, contraction: Contraction, tiling: Tiling, kind: RowsKind) {
     this.#lowering = lowering;
     this.#contraction = contraction;
     this.#tiling = tiling;
     this.#kind = kind;
+    const kept = tiling.panels > 1;
     this.#kept = kept;
     const { tileM, blockK, blockM, lanes } = tiling;
     const steps = kept ? contraction.k : blockK;

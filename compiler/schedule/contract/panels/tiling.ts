@@ -22,21 +22,21 @@ export interface Tiling {
   readonly panels: number;
 }
 
-/** What an element costs before it can be multiplied, in cycles; 0 if it is read where it is. */
+/** How operands reach the registers. */
 export interface Preparation {
-  readonly row: number;
+  /** Rows of a tile up to which they are read where they are. */
+  readonly rowsInPlace: number;
+  /** Cycles that an element of a row, and of a column, costs before it can be multiplied; 0 if it is read where it is. */
+  row(tileM: number): number;
   readonly column: number;
 }
-
-/** True if a task keeps what it prepares of its rows: it needs them again for its next panel. */
-export const keepsRows = ({ panels }: Pick<Tiling, 'panels'>, { row }: Preparation): boolean => panels > 1 && row > 0;
 
 /** Elements from one row to the next in a copy: a vector more than they hold, so that rows do not share lines of a cache. */
 export const rowPitch = (steps: number, lanes: Lanes): number => (Math.ceil(steps / lanes) + 1) * lanes;
 
 /** Cycles to move a vector of an operand of so many bytes into scratch memory. */
 export const vectorCost = (bytes: number, target: Target): number =>
-  bytes <= (target.caches[1]?.bytes ?? 512 << 10) / 2 ? 6 : 24;
+  bytes <= (target.caches[1]?.bytes ?? 512 << 10) / 2 ? 8 : 24;
 
 /** Cycles that a task and a tile cost beyond their multiply-adds. */
 const taskOverhead = 300;
@@ -48,47 +48,62 @@ const revisit = 0.02;
 /** Share of a task for which one thread still works at the end and others have nothing left. */
 const imbalance = 0.05;
 
-export function chooseTiling(contraction: Contraction, preparation: Preparation, target: Target): Tiling {
+export function chooseTiling(contraction: Contraction, target: Target, preparation: Preparation): Tiling {
+  const { rowsInPlace } = preparation;
+  const tile = registerTile(contraction, target, mostRows);
+  const tiles = [tile];
+  // A flatter tile may do without a copy of its rows.
+  if (rowsInPlace > 0 && rowsInPlace < tile.tileM) tiles.push(registerTile(contraction, target, rowsInPlace));
+  const choices = tiles.map((one) => chooseBlocks(contraction, target, preparation, one));
+  return choices.reduce((best, one) => (one.cycles < best.cycles ? one : best)).tiling;
+}
+
+/** The blocks for a register tile that take fewest cycles. */
+function chooseBlocks(
+  contraction: Contraction,
+  target: Target,
+  { row, column }: Preparation,
+  { tileM, vectors }: RegisterTile,
+): { readonly tiling: Tiling; readonly cycles: number } {
   const { batch, m, n, k, accumulator } = contraction;
   const lanes = lanesFor({ accumulator }, target);
-  const { tileM, vectors } = registerTile(contraction, target, lanes);
   const tileN = lanes * vectors;
   const bytes = scalarBits[accumulator] / 8;
-  const blockK = blockOf(k, lanes);
   const [tilesM, tilesN] = [Math.ceil(m / tileM), Math.ceil(n / tileN)];
   const scratch = target.limits.sharedBytes;
   // Columns that several rows of tiles use stay in the second-level cache, packed or not.
   const room = Math.min(scratch, target.caches[1]?.bytes ?? 512 << 10) * 0.6;
+  const blockK = blockOf(k, lanes, Math.floor(room / (tileN * bytes)));
   const panelBytes = (panelN: number) => panelN * tileN * blockK * bytes;
-  const cycles = ({ blockM, panelN, panels }: Pick<Tiling, 'blockM' | 'panelN' | 'panels'>): number => {
+  const rowCycles = row(tileM);
+  const multiplyAdd = loadsPerMultiplyAdd(tileM, vectors);
+  let best = { blockM: 1, panelN: 1, panels: 1, cycles: Number.POSITIVE_INFINITY };
+  const consider = (blockM: number, panelN: number, panels: number): void => {
     const [rows, columns] = [blockM * tileM, panelN * panels * tileN];
     const tasks = batch * Math.ceil(tilesM / blockM) * Math.ceil(tilesN / (panelN * panels));
     const task =
-      (rows * columns * (k + finishVector)) / lanes +
-      rows * k * (preparation.row + (panels - 1) * revisit) +
-      columns * k * preparation.column +
+      (rows * columns * (k * multiplyAdd + finishVector)) / lanes +
+      rows * k * (rowCycles + (panels - 1) * revisit) +
+      columns * k * column +
       blockM * panelN * panels * tileOverhead * Math.ceil(k / blockK) +
       taskOverhead;
-    return task * (Math.ceil(tasks / target.parallelism) + imbalance);
+    const cycles = task * (Math.ceil(tasks / target.parallelism) + imbalance);
+    if (cycles < best.cycles) best = { blockM, panelN, panels, cycles };
   };
-  let best = { blockM: 1, panelN: 1, panels: 1, cycles: Number.POSITIVE_INFINITY };
   for (const panelN of shares(tilesN)) {
     if (panelN > 1 && tilesM > 1 && panelBytes(panelN) > room) continue;
     for (const blockM of shares(tilesM)) {
       // Partial sums of several blocks of k wait in scratch memory.
       const waiting = blockK < k ? blockM * tileM * panelN * tileN * bytes : 0;
       if (blockM * panelN > 1 && waiting > scratch / 4) continue;
+      const kept = rowCycles > 0 ? blockM * tileM * rowPitch(k, lanes) * bytes : 0;
       for (const panels of panelCounts(Math.ceil(tilesN / panelN), target.parallelism)) {
-        const kept = keepsRows({ panels }, preparation) ? blockM * tileM * rowPitch(k, lanes) * bytes : 0;
-        if (kept + waiting + panelBytes(panelN) > scratch * 0.9 && panels > 1) continue;
-        const candidate = { blockM, panelN, panels };
-        const estimate = cycles(candidate);
-        if (estimate < best.cycles) best = { ...candidate, cycles: estimate };
+        if (panels === 1 || kept + waiting + panelBytes(panelN) <= scratch * 0.9) consider(blockM, panelN, panels);
       }
     }
   }
-  const { blockM, panelN, panels } = best;
-  return { lanes, tileM, vectors, tileN, blockK, blockM, panelN, panels };
+  const { blockM, panelN, panels, cycles } = best;
+  return { tiling: { lanes, tileM, vectors, tileN, blockK, blockM, panelN, panels }, cycles };
 }
 
 /** Panels of a task: one, all of `total`, or as many as leave work for each thread. */
@@ -105,39 +120,46 @@ function shares(total: number): readonly number[] {
 /** Multiply-adds that are worth another thread. */
 const worthSharing = 1 << 16;
 
+const mostRows = 16;
+
+interface RegisterTile {
+  readonly tileM: number;
+  readonly vectors: number;
+}
+
 /**
- * The register tile that leaves least to be desired: little waste at the edges, few loads, and no thread
- * without a tile.
+ * The register tile of at most so many rows that leaves least to be desired: little waste at the edges, few loads, and
+ * no thread without a tile.
  */
-function registerTile(contraction: Contraction, target: Target, lanes: Lanes): { tileM: number; vectors: number } {
+function registerTile(contraction: Contraction, target: Target, rows: number): RegisterTile {
   const { batch, m, n, k } = contraction;
+  const lanes = lanesFor(contraction, target);
   const threads = batch * m * n * k < worthSharing ? 1 : target.parallelism;
   const waste = (extent: number, tile: number) => (Math.ceil(extent / tile) * tile) / extent;
   let best = { tileM: 1, vectors: 1, score: Number.POSITIVE_INFINITY };
   for (const vectors of [1, 2, 3, 4, 6, 8]) {
-    for (let tileM = 1; tileM <= 16; tileM++) {
+    for (let tileM = 1; tileM <= Math.min(mostRows, rows); tileM++) {
       const registers = tileM * vectors + (tileM === 1 ? 1 : vectors) + 1;
       if (registers > target.vectorRegisters - 1 || (tileM > m && tileM > 1)) continue;
-      // Loads a step of k against multiply-adds; those of columns come from the second-level cache.
-      const balance = Math.max(1, (tileM + vectors) / (tileM * vectors));
-      const overhead = 1 + (0.25 * tileM + vectors) / (tileM * vectors);
       const idle = Math.max(1, threads / (batch * Math.ceil(m / tileM) * Math.ceil(n / (lanes * vectors))));
-      const score = waste(m, tileM) * waste(n, lanes * vectors) * balance * overhead * idle;
+      const score = waste(m, tileM) * waste(n, lanes * vectors) * loadsPerMultiplyAdd(tileM, vectors) * idle;
       if (score < best.score - 1e-9) best = { tileM, vectors, score };
     }
   }
   return best;
 }
 
-/**
- * All of k if it is short: partial sums need not wait then. Otherwise short blocks, whose rows stay in the first-level
- * cache; the last one is no shorter than a vector.
- */
-function blockOf(k: number, lanes: Lanes): number {
-  const [whole, longest] = [1024, 256];
-  if (k <= whole) return k;
-  const first = Math.ceil(k / Math.ceil(k / longest));
-  for (let block = first; block > longest / 2; block--) {
+/** What loads make of a multiply-add in a tile; at best 1. Those of columns come from the second-level cache. */
+function loadsPerMultiplyAdd(tileM: number, vectors: number): number {
+  const balance = Math.max(1, (tileM + vectors) / (tileM * vectors));
+  return balance * (1 + (0.25 * tileM + vectors) / (tileM * vectors));
+}
+
+/** All of k if so many steps of a tile's columns fit: partial sums need not wait then. The last block is no shorter than a vector. */
+function blockOf(k: number, lanes: number, most: number): number {
+  if (k <= most) return k;
+  const first = Math.ceil(k / Math.ceil(k / most));
+  for (let block = first; block > first / 2; block--) {
     const rest = k % block;
     if (rest === 0 || rest >= lanes) return block;
   }
