@@ -13,11 +13,11 @@ import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { type Index, range } from '../tensors.js';
+import { finish } from './finish.js';
 import { countOf, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
 import { type Plan, planOf } from './integer_planes_plan.js';
 import { flipWord, joinBytes, loadWords, type Order, type PackedWords, packWords } from './integer_words.js';
 import { type ByteProduct, paddingOf, seeThrough } from './integers.js';
-import { finish } from './registers.js';
 import { requantise } from './requantise.js';
 import { overStrip } from './strips.js';
 

@@ -13,9 +13,9 @@ import type { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
 import { type Contraction, multiplyAdd, type Operand } from './contraction.js';
 import { trimmed } from './copy.js';
+import { finish, unrolledStores } from './finish.js';
 import { loweringOf, Shares } from './integer_contraction.js';
 import { packedLhs, packedRhs, type Reading, readingOf } from './packing.js';
-import { finish, unrolledStores } from './registers.js';
 import { vector } from './tiling.js';
 
 export interface Block {

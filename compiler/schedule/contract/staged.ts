@@ -14,9 +14,9 @@ import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { type Index, range } from '../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
+import { finish } from './finish.js';
 import { countOf, type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
 import { packedLhs } from './packing.js';
-import { finish } from './registers.js';
 import { overStrip } from './strips.js';
 import { lanesFor } from './tiling.js';
 

@@ -12,9 +12,9 @@ import { Lowering } from '../lowering.js';
 import { range, scalarOf } from '../tensors.js';
 import { type Contraction, multiplyAdd } from './contraction.js';
 import { trimmed } from './copy.js';
+import { finish } from './finish.js';
 import { type Dim, type Geometry, geometryOf } from './geometry.js';
 import { packedLhs } from './packing.js';
-import { finish } from './registers.js';
 import { limited, sharedPieces, sharingOf } from './sharing.js';
 import { vector } from './tiling.js';
 
