@@ -103,13 +103,20 @@ function report(): void {
   }
 }
 
+/** Of a folder that the user names. */
+function resultsIn(folder: string): Results[] {
+  const found = readResults(resolve(folder));
+  if (found.length > 0) return found;
+  throw new TuttiError('E_USAGE', 'no results there', { subject: folder, expected: 'a folder that --out was given' });
+}
+
 function compare(
   base: string | undefined,
   current: string | undefined,
   { tolerance }: { readonly tolerance: number },
 ): void {
-  const before = base === undefined ? committedResults() : readResults(resolve(base));
-  const after = readResults(resolve(current ?? resultsFolder));
+  const before = base === undefined ? committedResults() : resultsIn(base);
+  const after = current === undefined ? readResults(resultsFolder) : resultsIn(current);
   const { worse, better, compared, lost } = compareResults(before, after, tolerance);
   for (const change of better) print(`better  ${describeChange(change)}`);
   for (const change of worse) print(`WORSE   ${describeChange(change)}`);

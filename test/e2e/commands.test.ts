@@ -25,13 +25,15 @@ const script = (name: string) => join(dist, 'scripts', name);
 const setup = join(repository, 'scripts', 'setup.mjs');
 const quick = ['--quick', '--no-peers', '--out', path('rows')];
 
-const mistakes: readonly (readonly [
+type Mistake = readonly [
   what: string,
   file: string,
   args: readonly string[],
   says: string,
   environment?: Readonly<Record<string, string>>,
-])[] = [
+];
+
+const mistakes: readonly Mistake[] = [
   ['bench: a suite', bench, ['nosuch'], "'nosuch' is invalid"],
   ['bench: a flag', bench, ['gemm', '--nosuch'], "unknown option '--nosuch'"],
   ['bench: a device', bench, ['gemm', '--device', 'nosuch'], 'error E_DEVICE_UNKNOWN: nosuch'],
@@ -55,14 +57,16 @@ const mistakes: readonly (readonly [
 ];
 
 describe('a mistake of the user', () => {
-  it.each(mistakes)('%s', async (_, file, args, says, environment) => {
-    const { code, stderr } = await run(file, args, environment);
-    expect(stderr).toContain(says);
-    expect(stderr).not.toMatch(/^\s+at /m);
-    expect(stderr).not.toContain('internal error');
-    expect(code).toBe(2);
-    expect(existsSync(path('rows'))).toBe(false);
-  });
+  for (const [what, file, args, says, environment] of mistakes) {
+    it(what, async () => {
+      const { code, stderr } = await run(file, args, environment);
+      expect(stderr).toContain(says);
+      expect(stderr).not.toMatch(/^\s+at /m);
+      expect(stderr).not.toContain('internal error');
+      expect(code).toBe(2);
+      expect(existsSync(path('rows'))).toBe(false);
+    });
+  }
 
   it('has its stack where that is asked for', async () => {
     const { code, stderr } = await run(bench, ['gemm', '--device', 'nosuch', '--debug']);
