@@ -41,7 +41,7 @@ export async function openContext(
       gpu: info.backend !== 'cpu' && !info.software && !info.virtual,
       software: info.software,
     },
-    schedule: options.quick ? timing.quick : timing.full,
+    schedule: options.quick ? timing.quick : info.software ? timing.software : timing.full,
     peers: options.peers ? peersOf(handle) : [],
     wanted: options.wanted,
   };
