@@ -6,7 +6,7 @@
 import { ArithmeticBuilder } from './builder/arithmetic.js';
 import type { EngineInst, KSignal, KTensorMap, KTile } from './engines.js';
 import { join, rangeOf } from './intervals.js';
-import { printType } from './print.js';
+import { printType } from './text.js';
 import {
   type AtomicFn,
   type Builtin,

@@ -1,7 +1,7 @@
 /** Arithmetic of the Kernel IR: integers fold, keep their intervals and lose what does nothing. */
 import { decideCompare, foldInteger, simplifiedBool, simplifiedInteger, wrapped } from '../folding.js';
 import { binaryInterval, fitted, join, rangeOf, typeInterval } from '../intervals.js';
-import { printType } from '../print.js';
+import { printType } from '../text.js';
 import {
   type BinaryFn,
   type ByteType,

@@ -31,6 +31,10 @@ export class Emission {
     return result;
   }
 
+  zero(scalar: ScalarType, lanes: Lanes = 1): KValue {
+    return this.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar, lanes);
+  }
+
   /** The constant that `value` is known to be, or undefined. */
   constantOf(value: KValue): number | bigint | undefined {
     return this.#constants.get(value);

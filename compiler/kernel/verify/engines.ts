@@ -15,8 +15,8 @@ import {
   tileRows,
   unitFor,
 } from '../engines.js';
-import { printType } from '../print.js';
 import type { Target } from '../target.js';
+import { printType } from '../text.js';
 import { isIndex, type KernelFunction, type KMemory, scalarBits } from '../types.js';
 import { bulkProblem } from './bulk.js';
 

@@ -1,7 +1,7 @@
 /** What `verify` demands of an instruction: the types of operands and results, and where and on what it may stand. */
 import { isEngineInst } from '../engines.js';
-import { printType } from '../print.js';
 import { byteMix, isInstruction, type Target } from '../target.js';
+import { printType } from '../text.js';
 import {
   type Carried,
   type HelperFunction,

@@ -165,7 +165,7 @@ class RegisterTiles {
     const { lowering, contraction } = form;
     const { accumulator, extents, k } = contraction;
     const { rows, columns } = form.tile;
-    const zero = lowering.b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator);
+    const zero = lowering.b.zero(accumulator);
     const zeros = range(rows * columns).map(() => zero);
     if (k === 0) return zeros;
     const source = this.#source;
