@@ -8,7 +8,8 @@ import { onnxruntime } from './peers/onnxruntime.js';
 import { openblas } from './peers/openblas.js';
 import { torchPeers } from './peers/torch.js';
 import type { KernelPeer } from './peers/types.js';
-import { measureRoof, type Roof } from './roof.js';
+import type { Roof } from './record.js';
+import { measureRoof } from './roof.js';
 import * as timing from './timing.js';
 
 export interface Context {

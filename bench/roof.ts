@@ -11,15 +11,7 @@ import type { DeviceHandle } from '../runtime/device.js';
 import { threads } from '../runtime/environment.js';
 import { compiled } from './peers/process.js';
 import { torchRoof } from './peers/torch.js';
-
-export interface Roof {
-  /** A C program, the maker's libraries, or our own kernels. */
-  readonly source: 'program' | 'libraries' | 'own kernels';
-  /** Bytes read and written, per nanosecond. */
-  readonly copyGBs: number;
-  /** 2 a multiply-add, 1e9 a second, by element type. */
-  readonly gflops: Readonly<Record<string, number>>;
-}
+import type { Roof } from './record.js';
 
 export async function measureRoof({ device }: DeviceHandle): Promise<Roof> {
   const { backend, id, virtual } = device.info;
