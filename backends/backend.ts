@@ -31,7 +31,12 @@ export interface DriverOptions {
   readonly threads?: number;
   /** A WebGPU device the caller owns. */
   readonly gpuDevice?: unknown;
+  /** Where a driver says what it leaves out or works around; default: nowhere. */
+  readonly log?: Log;
 }
+
+/** `message` is asked for only where somebody listens. */
+export type Log = (level: 'info' | 'debug', message: () => string) => void;
 
 export interface DeviceInfo {
   /** Stable: `cpu`, `vulkan:<uuid>`, `webgpu:<adapter>`, `cuda:GPU-<uuid>`, `metal:<registryID>`. */

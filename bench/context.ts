@@ -8,7 +8,8 @@ import { onnxruntime } from './peers/onnxruntime.js';
 import { openblas } from './peers/openblas.js';
 import { torchPeers } from './peers/torch.js';
 import type { KernelPeer } from './peers/types.js';
-import { type MeasuredRoof, measureRoof, type Roof } from './roof.js';
+import type { Roof } from './record.js';
+import { type MeasuredRoof, measureRoof } from './roof.js';
 import * as timing from './timing.js';
 
 export interface Context {
@@ -41,7 +42,7 @@ export async function openContext(
       gpu: info.backend !== 'cpu' && !info.software && !info.virtual,
       software: info.software,
     },
-    schedule: options.quick ? timing.quick : timing.full,
+    schedule: options.quick ? timing.quick : info.software ? timing.software : timing.full,
     peers: options.peers ? peersOf(handle) : [],
     wanted: options.wanted,
   };

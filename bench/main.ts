@@ -8,7 +8,9 @@ import { loadavg } from 'node:os';
 import { join, resolve } from 'node:path';
 import { Argument, Command, Option } from 'commander';
 import { writeOutput } from '../cli/files.js';
-import { describeError, exitCodeOf, formatBytes, formatMs, note, print, table } from '../cli/output.js';
+import { tolerance } from '../cli/options.js';
+import { formatBytes, formatMs, note, print, table } from '../cli/output.js';
+import { leave, runProgram } from '../cli/program.js';
 import { TuttiError } from '../compiler/error.js';
 import { committedResults, compareResults, describeChange } from './compare.js';
 import { closeContext, openContext } from './context.js';
@@ -51,15 +53,25 @@ async function runSuites(name: SuiteName | 'all', wanted: readonly string[], fla
   }
   const context = await openContext(flags.device, { quick, peers: flags.peers, wanted });
   try {
+    let measured = 0;
     for (const suite of name === 'all' ? suiteNames : [name]) {
       note(`${suite}: ${suites[suite].what}`);
       const at = circumstances();
       const rows = await suites[suite].run(context);
+      if (rows.length === 0 && wanted.length > 0) continue;
+      measured += rows.length;
       const { id, backend, name: deviceName, driver } = context.handle.device.info;
       const device = { id, backend, name: deviceName, driver };
       const results = resultsOf({ at, suite, quick, device, roof: context.roof.rates, rows });
       print(resultsTable(results));
       note(`rows: ${saveResults(folder, results)}`);
+    }
+    if (measured === 0 && wanted.length > 0) {
+      throw new TuttiError('E_USAGE', 'nothing was measured: no case has such a name', {
+        subject: name,
+        found: wanted.join(' '),
+        remedy: 'Without names all cases are measured, each with its name.',
+      });
     }
   } finally {
     await closeContext(context);
@@ -91,10 +103,21 @@ function report(): void {
   }
 }
 
-function compare(base: string | undefined, current: string | undefined, { tolerance }: { tolerance: string }): void {
-  const before = base === undefined ? committedResults() : readResults(resolve(base));
-  const after = readResults(resolve(current ?? resultsFolder));
-  const { worse, better, compared, lost } = compareResults(before, after, Number(tolerance));
+/** Of a folder that the user names. */
+function resultsIn(folder: string): Results[] {
+  const found = readResults(resolve(folder));
+  if (found.length > 0) return found;
+  throw new TuttiError('E_USAGE', 'no results there', { subject: folder, expected: 'a folder that --out was given' });
+}
+
+function compare(
+  base: string | undefined,
+  current: string | undefined,
+  { tolerance }: { readonly tolerance: number },
+): void {
+  const before = base === undefined ? committedResults() : resultsIn(base);
+  const after = current === undefined ? readResults(resultsFolder) : resultsIn(current);
+  const { worse, better, compared, lost } = compareResults(before, after, tolerance);
   for (const change of better) print(`better  ${describeChange(change)}`);
   for (const change of worse) print(`WORSE   ${describeChange(change)}`);
   for (const name of lost) print(`LOST    ${name}`);
@@ -130,17 +153,16 @@ program
   .description('compare ratios; exit code 1 if one has got worse')
   .argument('[base]', 'folder of results (default: those of the last commit)')
   .argument('[current]', 'folder of results (default: bench/results)')
-  .option('--tolerance <fraction>', 'what may be lost, beyond the spread of the measurements', '0.1')
+  .option(
+    '--tolerance <fraction>',
+    'what may be lost, beyond the spread of the measurements',
+    tolerance('--tolerance'),
+    0.1,
+  )
   .action(compare);
 program
   .command('guards')
   .description('check kernels, bytes moved and memory against bench/guards.json and the kernels in bench/golden')
   .option('--update', 'take what is measured now for expected')
   .action(guards);
-program.parseAsync().then(
-  () => process.exit(),
-  (error: unknown) => {
-    note(describeError(error, true));
-    process.exit(exitCodeOf(error));
-  },
-);
+leave(await runProgram(program));

@@ -10,7 +10,6 @@ import { packageRoot } from '../backends/native.js';
 import { writeOutput } from '../cli/files.js';
 import type { Timing } from '../cli/measure.js';
 import { quantile } from '../cli/statistics.js';
-import type { Limit, Roof } from './roof.js';
 
 export const root = packageRoot() ?? process.cwd();
 export const resultsFolder = join(root, 'bench', 'results');
@@ -74,6 +73,18 @@ export interface DeviceFacts {
   readonly backend: string;
   readonly name: string;
   readonly driver: string;
+}
+
+export type Limit = 'arithmetic' | 'memory';
+
+/** What a machine can do at best, as measured. */
+export interface Roof {
+  /** A C program, the maker's libraries, or our own kernels. */
+  readonly source: 'program' | 'libraries' | 'own kernels';
+  /** Bytes read and written, per nanosecond. */
+  readonly copyGBs: number;
+  /** 2 a multiply-add, 1e9 a second, by element type. */
+  readonly gflops: Readonly<Record<string, number>>;
 }
 
 export interface Results extends Circumstances {

@@ -11,15 +11,7 @@ import type { DeviceHandle } from '../runtime/device.js';
 import { threads } from '../runtime/environment.js';
 import { compiled, LineProcess } from './peers/process.js';
 import { torchRoof } from './peers/torch.js';
-
-export interface Roof {
-  /** A C program, the maker's libraries, or our own kernels. */
-  readonly source: 'program' | 'libraries' | 'own kernels';
-  /** Bytes read and written, per nanosecond. */
-  readonly copyGBs: number;
-  /** 2 a multiply-add, 1e9 a second, by element type. */
-  readonly gflops: Readonly<Record<string, number>>;
-}
+import type { Limit, Roof } from './record.js';
 
 export interface Work {
   /** 2 a multiply-add. */
@@ -27,8 +19,6 @@ export interface Work {
   /** Read and written. */
   readonly bytes: number;
 }
-
-export type Limit = 'arithmetic' | 'memory';
 
 export interface MeasuredRoof {
   readonly rates: Roof;

@@ -20,6 +20,7 @@ interface Flags extends ModelFlags {
   readonly warmup: number;
   readonly iterations: number;
   readonly duration: number;
+  readonly limit?: number;
   readonly json?: boolean;
 }
 
@@ -60,7 +61,8 @@ export const benchVerb: Verb = (program, wrap) => {
     .option('--peer <name>', 'measure onnxruntime in the same process, in turns (A B B A)')
     .option('--warmup <n>', 'runs before measuring', positive('--warmup'), 5)
     .option('--iterations <n>', 'measured runs, at least', positive('--iterations'), 30)
-    .option('--duration <seconds>', 'measuring time, at least', positive('--duration', false), 2);
+    .option('--duration <seconds>', 'measuring time, at least', positive('--duration', false), 2)
+    .option('--limit <seconds>', 'end after so long with fewer runs (default: never)', positive('--limit', false));
   tuningFlag(modelFlags(command))
     .option('--json', 'print one JSON document')
     .addHelpText('after', help)
@@ -96,7 +98,8 @@ export async function benchModel(given: string, options: Partial<Flags>): Promis
     await session.run(feeds);
     const compileMs = performance.now() - start;
     if (flags.peer !== undefined) peer = await openPeer(flags.peer, path, feeds);
-    const schedule: Schedule = { ...flags, duration: flags.duration * 1000 };
+    const { warmup, iterations, duration, limit = Number.POSITIVE_INFINITY } = flags;
+    const schedule: Schedule = { warmup, iterations, duration: duration * 1000, limit: limit * 1000 };
     const ours = { name: 'tutti', run: () => session.run(feeds) };
     const [mine, theirs] = await measure(peer === undefined ? [ours] : [ours, peer], schedule);
     const { plan } = session.report().specialisations.at(-1) ?? {};

@@ -1,5 +1,5 @@
 /** A page about a model: one file, no scripts, nothing loaded from elsewhere. */
-import type { Inspection } from './inspect.js';
+import type { Inspection } from './inspection.js';
 import { formatBytes, formatNumber, shortDim } from './output.js';
 
 const entities: Readonly<Record<string, string>> = {

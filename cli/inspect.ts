@@ -6,6 +6,7 @@ import type { Model } from '../runtime/model.js';
 import { assumedDims, findTarget, lower } from './compile.js';
 import { checkWritable, writeOutput } from './files.js';
 import { htmlReport } from './html.js';
+import type { Inspection, ValueSummary } from './inspection.js';
 import { loadModel, type ModelFlags, modelFlags } from './options.js';
 import { formatBytes, formatNumber, note, print, printJson, shortDim, table } from './output.js';
 import { typesOf } from './types.js';
@@ -17,38 +18,6 @@ interface Flags extends ModelFlags {
   readonly json?: boolean;
   readonly html?: string;
   readonly types?: boolean;
-}
-
-/** Of the model alone, and of its plan for a target. */
-export interface Inspection {
-  readonly model: string;
-  readonly name: string;
-  readonly numerics: string;
-  readonly target: string;
-  /** Sizes of named dims that nobody gave: the figures hold for these. */
-  readonly assumed: Readonly<Record<string, number>>;
-  readonly inputs: readonly ValueSummary[];
-  readonly outputs: readonly ValueSummary[];
-  readonly ops: Readonly<Record<string, number>>;
-  readonly nodes: number;
-  readonly groups: number;
-  readonly kernels: number;
-  readonly dispatches: number;
-  readonly arenaBytes: number;
-  readonly largestLiveBytes: number;
-  readonly weightsBytes: number;
-  readonly constantsFolded: number;
-  readonly bytesMoved: number;
-  readonly flops: number;
-  readonly placement: PlanReport['placement'];
-  /** Where the plan ends because data decides how to go on: the figures are of what comes before. */
-  readonly waits?: PlanReport['waits'];
-}
-
-interface ValueSummary {
-  readonly name: string;
-  readonly dtype: string;
-  readonly shape: readonly (number | string)[];
 }
 
 const help = `

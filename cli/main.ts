@@ -1,10 +1,11 @@
 #!/usr/bin/env node
 /** The `tutti` command: one verb a file, errors to stderr, exit codes 0 done, 1 no, 2 wrong usage, 3 internal. */
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError } from 'commander';
+import { Command } from 'commander';
 import { packageRoot } from '../backends/native.js';
 import { removeUnfinished } from './files.js';
-import { describeError, exitCodeOf, note } from './output.js';
+import { note } from './output.js';
+import { leave, runProgram } from './program.js';
 import type { Verb } from './verb.js';
 
 /** In the order of the help. Each is loaded when it is asked for, all of them where it is not clear which. */
@@ -39,31 +40,19 @@ function version(): string {
 }
 
 async function main(): Promise<number> {
-  let code = 0;
   const program = new Command('tutti')
     .description('A model goes in once and runs on any hardware.')
     .version(version())
-    .option('--debug', 'print stack traces of errors')
     .addHelpText('after', examples)
-    .showSuggestionAfterError()
-    .exitOverride();
+    .showSuggestionAfterError();
   const asked = process.argv[2];
   for (const name of Object.hasOwn(verbs, asked) ? [asked] : Object.keys(verbs)) {
     const verb = await verbs[name]();
     verb(program, (action) => async (...args) => {
-      code = (await action(...args)) ?? 0;
+      process.exitCode = (await action(...args)) ?? 0;
     });
   }
-  for (const command of program.commands) command.option('--debug', 'print stack traces of errors').exitOverride();
-  try {
-    await program.parseAsync();
-  } catch (error) {
-    // Commander has said what is wrong, or has printed the help or version asked for.
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    note(describeError(error, process.argv.includes('--debug')));
-    return exitCodeOf(error);
-  }
-  return code;
+  return runProgram(program);
 }
 
 for (const [signal, code] of [
@@ -82,6 +71,4 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(0);
 });
 
-const code = await main();
-// Drivers keep threads of their own: do not wait for them.
-process.stdout.write('', () => process.exit(code));
+leave(await main());

@@ -18,7 +18,15 @@ export interface Schedule {
   readonly iterations: number;
   /** Milliseconds that measuring lasts at least, all subjects together. */
   readonly duration: number;
+  /**
+   * Milliseconds after which measuring ends with fewer runs, though at least `leastSamples` of each subject, and after a
+   * quarter of which a subject's warm-up does; never if absent.
+   */
+  readonly limit?: number;
 }
+
+/** Fewer have no quartiles. */
+const leastSamples = 3;
 
 export interface Timing {
   readonly medianMs: number;
@@ -36,6 +44,8 @@ const blockMs = 60;
  * a virtual machine) that has not spread the threads over the cores yet, which was measured to take some 15 ms.
  */
 const settleMs = 25;
+/** In runs from this length on all that is a small part. */
+const settledMs = 10 * settleMs;
 /** Threads of a runtime that spin while they wait for more work have stopped by then: those of ONNX Runtime take 45 ms. */
 const pauseMs = 60;
 const maximumSamples = 100_000;
@@ -59,24 +69,36 @@ async function settle(subject: Subject): Promise<void> {
   while (performance.now() < end);
 }
 
+/** Runs that do not count. @returns milliseconds of the last one */
+async function warmUp(subject: Subject, { warmup, limit = Number.POSITIVE_INFINITY }: Schedule): Promise<number> {
+  const [first] = await timeBlock(subject, 1);
+  const more = Math.min(warmup - 1, Math.floor((limit / 4 - first) / first));
+  return more < 1 ? first : ((await timeBlock(subject, more)).at(-1) ?? first);
+}
+
 /** Timings in the order of the subjects. */
 export async function measure(subjects: readonly Subject[], schedule: Schedule): Promise<readonly Timing[]> {
   const samples: number[][] = subjects.map(() => []);
-  const perBlock: number[] = [];
+  const lengths: number[] = [];
   for (const subject of subjects) {
-    const times = await timeBlock(subject, Math.max(1, schedule.warmup));
-    const last = times[times.length - 1];
-    perBlock.push(Math.min(1000, Math.max(1, Math.ceil(blockMs / Math.max(last, 1e-3)))));
+    lengths.push(Math.max(await warmUp(subject, schedule), 1e-3));
     await pause(pauseMs);
   }
+  const perBlock = lengths.map((length) => Math.min(1000, Math.ceil(blockMs / length)));
+  const { iterations, duration, limit = Number.POSITIVE_INFINITY } = schedule;
   const start = performance.now();
-  const enough = (): boolean =>
-    (samples.every(({ length }) => length >= schedule.iterations) && performance.now() - start >= schedule.duration) ||
-    samples.some(({ length }) => length >= maximumSamples);
-  for (let round = 0; !enough(); round++) {
+  const enough = (round: number): boolean => {
+    const elapsed = performance.now() - start;
+    const fewest = Math.min(...samples.map(({ length }) => length));
+    if (fewest >= iterations && elapsed >= duration) return true;
+    // Who goes first in one round goes last in the next.
+    if (round % 2 === 0 && fewest >= leastSamples && elapsed >= limit) return true;
+    return samples.some(({ length }) => length >= maximumSamples);
+  };
+  for (let round = 0; !enough(round); round++) {
     const order = subjects.map((_, i) => (round % 2 === 0 ? i : subjects.length - 1 - i));
     for (const i of order) {
-      if (subjects.length > 1) await settle(subjects[i]);
+      if (subjects.length > 1 && lengths[i] < settledMs) await settle(subjects[i]);
       for (const sample of await timeBlock(subjects[i], perBlock[i])) samples[i].push(sample);
       if (subjects.length > 1) await pause(pauseMs);
     }

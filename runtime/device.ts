@@ -141,9 +141,9 @@ function load(name: BackendName): Promise<Loaded> {
 }
 
 async function driverOptions(): Promise<DriverOptions> {
-  if (!isNode()) return {};
+  if (!isNode()) return { log };
   const { cacheDirectory } = await import('./node.js');
-  return { cacheDirectory: cacheDirectory(), threads: threads() };
+  return { cacheDirectory: cacheDirectory(), threads: threads(), log };
 }
 
 async function devicesOf(name: BackendName): Promise<{ devices: readonly DeviceInfo[] } | { reason: string }> {

@@ -8,6 +8,8 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { packageRoot } from '../backends/native.js';
 import type { ConformanceReport } from '../cli/conformance/verb.js';
+import { leave, runWork } from '../cli/program.js';
+import { TuttiError } from '../compiler/error.js';
 import { type ConformanceDevice, conformanceDevices } from './conformance_devices.js';
 
 const root = packageRoot() ?? process.cwd();
@@ -50,9 +52,11 @@ function runAll(): void {
   const data = resolve(root, process.env.TUTTI_ONNX_DATA || '../shared/onnx');
   const folders = suites.map((suite) => join(data, suite)).filter((folder) => existsSync(folder));
   if (folders.length === 0) {
-    process.stderr.write(`ONNX's backend tests are not at ${data}; set TUTTI_ONNX_DATA to their folder\n`);
-    process.exitCode = 2;
-    return;
+    throw new TuttiError('E_USAGE', "ONNX's backend tests are not there", {
+      subject: 'TUTTI_ONNX_DATA',
+      expected: `a folder with one of ${suites.join(', ')}`,
+      found: data,
+    });
   }
   const lines = conformanceDevices(root).flatMap((device) => {
     const report = runOn(device, folders);
@@ -62,5 +66,9 @@ function runAll(): void {
 }
 
 const given = process.argv.slice(2);
-if (given.length > 0) process.exitCode = tutti(given);
-else runAll();
+leave(
+  await runWork(() => {
+    if (given.length > 0) process.exitCode = tutti(given);
+    else runAll();
+  }),
+);

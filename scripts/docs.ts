@@ -2,15 +2,16 @@
  * Writes the support matrix from the operator table of the ONNX frontend and the results of `npm run conformance`
  * (bench/results/conformance-<device>.json): docs/ops.md to read, docs/ops.json with element types as well. Beside it
  * docs/benchmarks.md with its charts, from the other rows in bench/results.
- * `--check` only says whether the files are up to date.
  */
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Command } from 'commander';
 import { packageRoot } from '../backends/native.js';
 import { readResults as readBenchmarks } from '../bench/record.js';
 import { benchmarkDocs } from '../bench/report.js';
 import type { ConformanceReport } from '../cli/conformance/verb.js';
 import { writeOutput } from '../cli/files.js';
+import { leave, runProgram } from '../cli/program.js';
 import { supportedOperators, supportedOpsets } from '../compiler/frontends/onnx/index.js';
 import { conformanceDevices } from './conformance_devices.js';
 
@@ -144,18 +145,26 @@ function markdown(results: readonly Results[]): string {
   ].join('\n');
 }
 
-const results = readResults();
-mkdirSync(join(root, 'docs', 'benchmarks'), { recursive: true });
-const files: readonly (readonly [string, string])[] = [
-  ...benchmarkDocs(readBenchmarks(join(root, 'bench', 'results'))),
-  ['ops.md', markdown(results)],
-  ['ops.json', `${JSON.stringify(matrixOf(results), null, 1)}\n`],
-];
-for (const [name, text] of files) {
-  const path = join(root, 'docs', name);
-  if (!process.argv.includes('--check')) writeOutput(path, text);
-  else if (!existsSync(path) || readFileSync(path, 'utf8') !== text) {
-    process.stderr.write(`docs/${name} is out of date: npm run docs\n`);
-    process.exitCode = 1;
+function writeDocs({ check }: { readonly check?: true }): void {
+  const results = readResults();
+  mkdirSync(join(root, 'docs', 'benchmarks'), { recursive: true });
+  const files: readonly (readonly [string, string])[] = [
+    ...benchmarkDocs(readBenchmarks(join(root, 'bench', 'results'))),
+    ['ops.md', markdown(results)],
+    ['ops.json', `${JSON.stringify(matrixOf(results), null, 1)}\n`],
+  ];
+  for (const [name, text] of files) {
+    const path = join(root, 'docs', name);
+    if (!check) writeOutput(path, text);
+    else if (!existsSync(path) || readFileSync(path, 'utf8') !== text) {
+      process.stderr.write(`docs/${name} is out of date: npm run docs\n`);
+      process.exitCode = 1;
+    }
   }
 }
+
+const program = new Command('docs')
+  .description('Writes docs/ops.md, docs/ops.json and docs/benchmarks.md.')
+  .option('--check', 'only say whether they are up to date')
+  .action(writeDocs);
+leave(await runProgram(program));

@@ -30,6 +30,7 @@ import { fileURLToPath } from 'node:url';
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const at = (...parts) => join(root, ...parts);
 const started = performance.now();
+const known = ['--build', '--native', '--force', '--clean'];
 const flags = new Set(process.argv.slice(2));
 const statePath = at('build', 'setup.json');
 const lockPath = at('build', 'setup.lock');
@@ -76,7 +77,16 @@ const steps = [
 
 await main();
 
+/** As the commands do it that are built here: what is wrong, and exit code 2. */
+function refuseUnknown() {
+  const unknown = [...flags].filter((flag) => !known.includes(flag));
+  if (unknown.length === 0) return;
+  say(`error E_USAGE: unknown option; expected ${known.join(', ')}, found ${unknown.join(' ')}`);
+  process.exit(2);
+}
+
 async function main() {
+  refuseUnknown();
   if (flags.has('--clean')) {
     for (const folder of ['dist', 'build']) rmSync(at(folder), { recursive: true, force: true });
     return;

@@ -1,7 +1,7 @@
 /** A driver of the native add-on: finds devices through a library of the system's and opens them. */
 import { join } from 'node:path';
 import { TuttiError } from '../../compiler/error.js';
-import type { Device, DeviceInfo, Driver, DriverOptions } from '../backend.js';
+import type { Device, DeviceInfo, Driver, DriverOptions, Log } from '../backend.js';
 import { isNativeAddon, loadNative, type NativeAddon } from '../native.js';
 import { translated } from './errors.js';
 import type { NativeFacts, NativeGpu } from './gpu_device.js';
@@ -20,8 +20,10 @@ export interface GpuApi {
   readonly limits?: Readonly<Record<string, number>>;
   /** Which of the features that native code found count; all if absent. */
   features?(found: readonly string[]): readonly string[];
-  open(native: NativeGpu, device: NativeDevice, info: DeviceInfo): Device | Promise<Device>;
+  open(native: NativeGpu, device: NativeDevice, info: DeviceInfo, log: Log): Device | Promise<Device>;
 }
+
+const silent: Log = () => {};
 
 export class GpuDriver implements Driver {
   readonly name: GpuApi['name'];
@@ -30,12 +32,14 @@ export class GpuDriver implements Driver {
   readonly #cache: string;
   /** Read once, so that one driver speaks of the same devices for its whole life. */
   readonly #library: string;
+  readonly #log: Log;
 
-  constructor(api: GpuApi, { cacheDirectory }: DriverOptions) {
+  constructor(api: GpuApi, { cacheDirectory, log = silent }: DriverOptions) {
     this.name = api.name;
     this.#api = api;
     this.#cache = cacheDirectory === undefined ? '' : join(cacheDirectory, api.name);
     this.#library = process.env[api.library] ?? '';
+    this.#log = log;
   }
 
   async probe(): ReturnType<Driver['probe']> {
@@ -69,7 +73,7 @@ export class GpuDriver implements Driver {
       }
       const staged = staging !== undefined && process.env[staging] === '1';
       const device = await native.open(this.#library, facts[at].id, this.#cache, staged);
-      return this.#api.open(native, device, infos[at]);
+      return this.#api.open(native, device, infos[at], this.#log);
     });
   }
 

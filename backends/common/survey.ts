@@ -62,12 +62,18 @@ export class Survey {
     }
   }
 
-  #access(inst: Extract<KInst, { memory: KMemory }>): void {
-    let known = this.accesses.get(inst.memory);
+  /** What is noted of a memory, to be added to. */
+  accessesOf(memory: KMemory): Accesses {
+    let known = this.accesses.get(memory);
     if (!known) {
       known = { loads: new Set(), stores: new Set(), widths: new Set(), unaligned: false, atomic: false };
-      this.accesses.set(inst.memory, known);
+      this.accesses.set(memory, known);
     }
+    return known;
+  }
+
+  #access(inst: Extract<KInst, { memory: KMemory }>): void {
+    const known = this.accessesOf(inst.memory);
     if (inst.op === 'load' || inst.op === 'store') {
       const { lanes } = inst.op === 'load' ? inst.result.type : inst.value.type;
       (inst.op === 'load' ? known.loads : known.stores).add(lanes);

@@ -77,7 +77,7 @@ class Renderer {
     this.#wholeGroups = (x * y * z) % simdWidth === 0;
     this.#divergent = divergent(kernel, 'subgroup', simdWidth);
     const exchanged = this.#frame.buffers.some(({ access }) => access === 'readwrite');
-    this.#tiles = new TileRenderer(scope, kernel);
+    this.#tiles = new TileRenderer(scope);
     this.#barrier = `threadgroup_barrier(${exchanged ? 'mem_flags::mem_device | ' : ''}mem_flags::mem_threadgroup);`;
     this.#syntax = {
       endless: 'while (true) {',

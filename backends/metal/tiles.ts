@@ -11,7 +11,6 @@ import {
   tileColumns,
   tileRows,
 } from '../../compiler/kernel/engines.js';
-import type { KernelFunction } from '../../compiler/kernel/types.js';
 import { commentText } from '../common/structured.js';
 import { addressSpace } from './msl.js';
 import type { Scope } from './scope.js';
@@ -21,21 +20,17 @@ const matrixNames: Partial<Record<TileScalar, string>> = { f16: 'half', bf16: 'b
 
 export class TileRenderer {
   readonly #scope: Scope;
-  readonly #names = new Map<KTile, string>();
 
-  constructor(scope: Scope, { tiles }: KernelFunction) {
+  constructor(scope: Scope) {
     this.#scope = scope;
-    tiles.forEach((tile, i) => {
-      this.#names.set(tile, `tile${i}`);
-    });
   }
 
   /** Declares every tile in the kernel's body. */
   declare(): void {
-    for (const [tile, name] of this.#names) {
+    for (const tile of this.#scope.kernel.tiles) {
       const { rows, columns } = this.#shape(tile);
       const type = `simdgroup_matrix<${this.#scalar(tile)}, ${side}, ${side}>`;
-      this.#scope.line(`${type} ${name}[${rows * columns}]; // ${commentText(tile.name)}`);
+      this.#scope.line(`${type} ${this.#scope.names.tile(tile)}[${rows * columns}]; // ${commentText(tile.name)}`);
     }
   }
 
@@ -97,9 +92,7 @@ export class TileRenderer {
   }
 
   #matrix(tile: KTile, row: number, column: number): string {
-    const name = this.#names.get(tile);
-    if (name === undefined) throw this.#scope.unexpected(`${tile.name}, which is not a tile of the kernel`);
-    return `${name}[${row * this.#shape(tile).columns + column}]`;
+    return `${this.#scope.names.tile(tile)}[${row * this.#shape(tile).columns + column}]`;
   }
 
   #each(tile: KTile, write: (matrix: string, row: number, column: number) => void): void {

@@ -3,7 +3,7 @@
  * environment says so, and where a trial of a device fails.
  */
 import { availableParallelism } from 'node:os';
-import type { DeviceInfo, Driver, DriverOptions } from '../backend.js';
+import type { DeviceInfo, Driver, DriverOptions, Log } from '../backend.js';
 import type { NativeGpu } from '../common/gpu_device.js';
 import { type GpuApi, GpuDriver } from '../common/gpu_driver.js';
 import type { NativeDevice } from '../common/resources.js';
@@ -14,8 +14,13 @@ import { type Failure, failingUnits } from './trial.js';
 /** What trials of this process found, by device and driver. */
 const trials = new Map<string, Promise<readonly Failure[]>>();
 
-/** The device for an open handle, with the matrices that it passes a trial of. */
-export async function openVulkan(native: NativeGpu, handle: NativeDevice, info: DeviceInfo): Promise<VulkanDevice> {
+/** The device for an open handle, with the matrices that it passes a trial of; `log` hears of the others. */
+export async function openVulkan(
+  native: NativeGpu,
+  handle: NativeDevice,
+  info: DeviceInfo,
+  log: Log,
+): Promise<VulkanDevice> {
   const device = new VulkanDevice(native, handle, info);
   if (device.target.matrixUnits === undefined) return device;
   const key = `${info.id} ${info.driver}`;
@@ -23,11 +28,9 @@ export async function openVulkan(native: NativeGpu, handle: NativeDevice, info: 
   trials.set(key, trial);
   const failures = await trial;
   if (failures.length === 0) return device;
-  if (process.env.TUTTI_LOG === 'info' || process.env.TUTTI_LOG === 'debug') {
-    for (const { unit, reason } of failures)
-      console.error(
-        `tutti: ${info.id}: matrices of ${unit.a} and ${unit.b}, ${unit.m}×${unit.n}×${unit.k}, are left out: ${reason}`,
-      );
+  for (const { unit, reason } of failures) {
+    const { a, b, m, n, k } = unit;
+    log('info', () => `${info.id}: matrices of ${a} and ${b}, ${m}×${n}×${k}, are left out: ${reason}`);
   }
   device.abdicate();
   return new VulkanDevice(

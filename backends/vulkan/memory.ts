@@ -15,7 +15,7 @@ import {
   type ScalarType,
   scalarBits,
 } from '../../compiler/kernel/types.js';
-import type { Scope } from './scope.js';
+import type { Scope, View } from './scope.js';
 import { type Id, MemoryOperand, Op, Scope as SpirvScope, StorageClass } from './spirv.js';
 
 type Inst<O extends KInst['op']> = Extract<KInst, { op: O }>;
@@ -31,13 +31,6 @@ const atomicOps: Readonly<Record<AtomicFn, readonly [signed: number, unsigned: n
   xor: [Op.AtomicXor, Op.AtomicXor],
   exchange: [Op.AtomicExchange, Op.AtomicExchange],
 };
-
-/** How memory is seen through one variable: elements of `lanes` scalars. */
-export interface View {
-  readonly variable: Id;
-  readonly pointer: Id;
-  readonly lanes: Lanes;
-}
 
 /** What a load or store of a memory says in the Vulkan memory model: whether other invocations take part. */
 export function sharing(scope: Scope, memory: KMemory): readonly number[] {

@@ -23,15 +23,8 @@ import { type Id, MatrixLayout, MatrixSigned, Op, StorageClass } from './spirv.j
 
 const uses = { a: 'A', b: 'B', accumulator: 'Accumulator' } as const;
 
-interface Place {
-  /** Of the variable that holds the matrix. */
-  readonly variable: Id;
-  readonly type: Id;
-}
-
 export class TileRenderer {
   readonly #scope: Scope;
-  readonly #places = new Map<KTile, Place>();
 
   constructor(scope: Scope) {
     this.#scope = scope;
@@ -44,25 +37,19 @@ export class TileRenderer {
   /** Notes how a memory is accessed: buffers as scalars, arrays as whatever else accesses them. */
   survey({ memory }: TileAccess): void {
     if (memory.kind === 'array') return;
-    const { accesses } = this.#scope.survey;
-    const known = accesses.get(memory);
-    if (known) known.widths.add(1);
-    else {
-      const access = { loads: new Set<number>(), stores: new Set<number>(), unaligned: false, atomic: false };
-      accesses.set(memory, { ...access, widths: new Set([1]) });
-    }
+    this.#scope.survey.accessesOf(memory).widths.add(1);
   }
 
   /** Declares every tile, at the start of the function. */
   declare(): void {
-    const { asm, kernel } = this.#scope;
+    const { asm, kernel, names } = this.#scope;
     for (const tile of kernel.tiles) {
       if ((tile.subgroups ?? 1) !== 1) throw unexpected(kernel, 'vulkan', `${tile.name}, of several subgroups`);
       const component = this.#component(tile.scalar);
       const type = asm.typeCooperativeMatrix(component, tileRows(tile), tileColumns(tile), uses[tile.role]);
       const variable = asm.value(Op.Variable, asm.typePointer('Function', type), [StorageClass.Function]);
       asm.name(variable, tile.name);
-      this.#places.set(tile, { variable, type });
+      names.setTile(tile, { variable, type });
     }
   }
 
@@ -141,19 +128,13 @@ export class TileRenderer {
     }
   }
 
-  #place(tile: KTile): Place {
-    const found = this.#places.get(tile);
-    if (!found) throw unexpected(this.#scope.kernel, 'vulkan', `${tile.name}, which is not a tile of the kernel`);
-    return found;
-  }
-
   #get(tile: KTile): Id {
-    const { variable, type } = this.#place(tile);
+    const { variable, type } = this.#scope.names.tile(tile);
     return this.#scope.asm.value(Op.Load, type, [variable]);
   }
 
   #set(tile: KTile, op: number, operands: readonly Id[]): void {
-    const { variable, type } = this.#place(tile);
+    const { variable, type } = this.#scope.names.tile(tile);
     const { asm } = this.#scope;
     asm.emit(Op.Store, [variable, asm.value(op, type, operands)]);
   }

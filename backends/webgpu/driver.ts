@@ -2,19 +2,8 @@
 import { TuttiError } from '../../compiler/error.js';
 import type { Device, DeviceInfo, Driver, DriverOptions } from '../backend.js';
 import { WebGpuDevice } from './device.js';
+import type { GpuSource, Unavailable } from './source.js';
 import { byteDotFeature, defaultLimits, describeWebGpu } from './target.js';
-
-/** Where adapters come from. */
-export interface GpuSource {
-  readonly gpu: GPU;
-  /** Memory of the machine, known in Node only: what a software adapter may fill. */
-  readonly memoryBytes?: number;
-  readonly threads?: number;
-}
-
-interface Unavailable {
-  readonly reason: string;
-}
 
 const usefulFeatures: readonly GPUFeatureName[] = ['shader-f16', 'subgroups', 'timestamp-query'];
 

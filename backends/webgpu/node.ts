@@ -8,7 +8,7 @@
  */
 import { existsSync, readdirSync } from 'node:fs';
 import { availableParallelism, tmpdir, totalmem } from 'node:os';
-import type { GpuSource } from './driver.js';
+import type { GpuSource, Unavailable } from './source.js';
 
 const SWIFTSHADER = [
   '/usr/lib/chromium/vk_swiftshader_icd.json',
@@ -31,17 +31,17 @@ const DAWN_OPTIONS = [
  */
 const keepAlive: unknown[] = [];
 
-let opened: Promise<GpuSource | { readonly reason: string }> | undefined;
+let opened: Promise<GpuSource | Unavailable> | undefined;
 
 /** The GPU object of this process with an adapter behind it, or why there is none. Never rejects. */
-export function nodeGpu(): Promise<GpuSource | { readonly reason: string }> {
+export function nodeGpu(): Promise<GpuSource | Unavailable> {
   opened ??= openDawn().catch((error: unknown) => ({
     reason: `the npm package 'webgpu' could not be started: ${error instanceof Error ? error.message : String(error)}`,
   }));
   return opened;
 }
 
-async function openDawn(): Promise<GpuSource | { readonly reason: string }> {
+async function openDawn(): Promise<GpuSource | Unavailable> {
   let dawn: typeof import('webgpu');
   try {
     dawn = await import('webgpu');

@@ -37,6 +37,7 @@ async function benchModel(context: Context, model: BenchModel): Promise<Row> {
     const args = ['bench', folder, '--device', handle.device.info.id, '--json'];
     args.push('--warmup', String(schedule.warmup), '--iterations', String(schedule.iterations));
     args.push('--duration', String(schedule.duration / 1000));
+    if (schedule.limit !== undefined) args.push('--limit', String(schedule.limit / 1000));
     // The other peers know no models.
     const peer = peers.find((candidate) => candidate.name.startsWith('onnxruntime'))?.name;
     const beside =

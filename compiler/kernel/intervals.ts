@@ -3,16 +3,33 @@
  * what the interpreter computes. `undefined` means: not known to be narrower than the type.
  */
 import { integerBounds } from './semantics.js';
-import { type BinaryFn, isIntScalar, type MathBinaryFn, type Range, type ScalarType, scalarBits } from './types.js';
+import {
+  type BinaryFn,
+  isIntScalar,
+  type KValue,
+  type MathBinaryFn,
+  type Range,
+  type ScalarType,
+  scalarBits,
+  scalarTypes,
+} from './types.js';
 
 export type Interval = Range | undefined;
 
+const typeIntervals: Readonly<Partial<Record<ScalarType, Range>>> = Object.fromEntries(
+  scalarTypes
+    .filter((scalar) => isIntScalar(scalar) && scalarBits[scalar] < 64)
+    .map((scalar) => {
+      const [min, max] = integerBounds(scalar);
+      return [scalar, { min, max }];
+    }),
+);
+
 /** All values of an integer type of at most 32 bits; undefined for others, whose bounds a double may not hold. */
-export function typeInterval(scalar: ScalarType): Interval {
-  if (!isIntScalar(scalar) || scalarBits[scalar] === 64) return undefined;
-  const [min, max] = integerBounds(scalar);
-  return { min, max };
-}
+export const typeInterval = (scalar: ScalarType): Interval => typeIntervals[scalar];
+
+/** The interval of an integer value: what is known, else its type's; undefined for 64-bit values nothing is known of. */
+export const rangeOf = (value: KValue): Interval => value.range ?? typeInterval(value.type.scalar);
 
 /** `interval` if no value in it wraps in the type, else all of the type. */
 export function fitted(interval: Interval, scalar: ScalarType): Interval {

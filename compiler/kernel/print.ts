@@ -5,13 +5,11 @@
 import { isEngineInst } from './engines.js';
 import { engineText, mapText, tileText } from './print_engines.js';
 import { normalizers } from './semantics.js';
-import type { Carried, KBlock, KernelFunction, KInst, KMemory, KType, KValue, Range, ScalarType } from './types.js';
+import { type Name, place, printType, symbol } from './text.js';
+import type { Carried, KBlock, KernelFunction, KInst, KValue, Range, ScalarType } from './types.js';
 
 /** First line of the text; the number changes with the grammar. */
 export const textHeader = 'tutti-kernel 1';
-
-/** The name of a value, as `%3`. */
-export type Name = (value: KValue) => string;
 
 /** Text of a kernel, parsed back by `parse`. */
 export function print(kernel: KernelFunction): string {
@@ -58,12 +56,6 @@ export function printInstruction(inst: KInst): string {
   return lines[0];
 }
 
-export const printType = (type: KType): string => (type.lanes === 1 ? type.scalar : `${type.scalar}x${type.lanes}`);
-
-/** `@name`, quoted where it is not an identifier. */
-export const symbol = (name: string): string =>
-  /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) ? `@${name}` : `@${JSON.stringify(name)}`;
-
 const rangeText = (range: Range | undefined): string =>
   range === undefined ? '' : `[${numberText(range.min)}, ${numberText(range.max)}]`;
 
@@ -104,8 +96,6 @@ function carriedText(carried: readonly Carried[], name: Name): string {
   );
   return ` carry (${items.join(', ')})`;
 }
-
-export const place = (memory: KMemory, index: KValue, name: Name): string => `${symbol(memory.name)}[${name(index)}]`;
 
 function printLines(inst: KInst, name: Name, indent: string, lines: string[], headOnly: boolean): void {
   const body = (block: KBlock): void => {

@@ -1,7 +1,7 @@
 /** The text of matrix tiles, copies, signals and products of warpgroups: declarations and ops. */
 import { type BulkInst, type GroupOperand, isBulkInst, isTile, type KTensorMap } from './bulk.js';
 import type { EngineInst, KTile, TileInst } from './engines.js';
-import { type Name, place, symbol } from './print.js';
+import { type Name, place, symbol } from './text.js';
 import type { KValue } from './types.js';
 
 export function tileText({ name, role, scalar, m, n, k, subgroups }: KTile): string {

@@ -322,4 +322,7 @@ export const ktype = (scalar: ScalarType, lanes: Lanes = 1): KType => ({ scalar,
 export const sameType = (a: KType, b: KType): boolean => a.scalar === b.scalar && a.lanes === b.lanes;
 export const isMathFn = (fn: string): fn is MathFn | MathBinaryFn => expanded.has(fn);
 
+/** Whether a value may count elements of a memory: one integer. */
+export const isIndex = ({ type }: KValue): boolean => type.lanes === 1 && isIntScalar(type.scalar);
+
 const expanded: ReadonlySet<string> = new Set<MathFn | MathBinaryFn>([...mathFns, 'pow', 'atan2']);

@@ -95,15 +95,19 @@ for (const [name, icd] of softwareDrivers) {
           );
         const features = [...device.info.features, ...list.map((claimed) => `cooperativeMatrix:${claimed}`)];
         // Trials are remembered by device and driver.
-        const driver = `test ${++opened}`;
-        return openVulkan({ ...native, loadKernels }, handle, { ...device.info, driver, software: false, features });
+        const driver = `test ${++count}`;
+        const info = { ...device.info, driver, software: false, features };
+        const told: string[] = [];
+        const opened = await openVulkan({ ...native, loadKernels }, handle, info, (_, text) => told.push(text()));
+        return { opened, told };
       }
-      let opened = 0;
+      let count = 0;
       const list = ['16x16x16:f16:f16:f32', '16x16x32:i8:i8:i32'];
 
       it('keeps what is right', async (context) => {
         if (!device.info.features.includes('shaderInt8')) return context.skip('the driver has no small types');
-        const kept = await claiming(list, emulated);
+        const { opened: kept, told } = await claiming(list, emulated);
+        expect(told).toEqual([]);
         expect(kept.target.matrixUnits?.map(({ a }) => a)).toEqual(['f16', 'i8']);
         expect(kept.memory().allocatedBytes).toBe(device.memory().allocatedBytes);
         await kept.close();
@@ -112,14 +116,17 @@ for (const [name, icd] of softwareDrivers) {
       it('leaves out what is wrong or does not compile, and the device works', async (context) => {
         if (!device.info.features.includes('shaderInt8')) return context.skip('the driver has no small types');
         // A driver that takes all bytes for unsigned.
-        const unsigned = await claiming(list, (words) => emulated(withoutSigns(words)));
+        const { opened: unsigned, told } = await claiming(list, (words) => emulated(withoutSigns(words)));
+        expect(told).toHaveLength(1);
+        expect(told[0]).toContain('matrices of i8 and i8, 16×16×32, are left out: it gives wrong numbers');
         expect(unsigned.target.matrixUnits?.map(({ a }) => a)).toEqual(['f16']);
         await unsigned.close();
-        const refusing = await claiming(list, () => {
+        const { opened: refusing, told: refusals } = await claiming(list, () => {
           throw new Error('no such instruction');
         });
         expect(refusing.target).toMatchObject({ backend: 'vulkan' });
         expect(refusing.target.matrixUnits).toBeUndefined();
+        expect(refusals).toHaveLength(list.length);
         refusing.allocate(64).free();
         await refusing.close();
       }, 60_000);

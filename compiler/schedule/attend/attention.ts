@@ -4,7 +4,7 @@ import type { KValue, Lanes, ScalarType } from '../../kernel/types.js';
 import { sizeOf } from '../../tensor.js';
 import { Affine, linearize } from '../affine.js';
 import type { Contraction } from '../contract/contraction.js';
-import { finish } from '../contract/registers.js';
+import { finish } from '../contract/finish.js';
 import type { Group } from '../group.js';
 import type { Lowering } from '../lowering.js';
 import { type Index, shapeOf } from '../tensors.js';

@@ -228,7 +228,7 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
       const { b } = lowering;
       const at = inputIndex(batch, row, k);
       const scalar = scalarOf(x, node);
-      const outside = () => padding ?? b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar);
+      const outside = () => padding ?? b.zero(scalar);
       const read = (index: Index, width: Lanes) => lowering.value(x, index, width);
       return dilated
         ? undilated(lowering, at, bounds, inputDilation, lanes, read, outside)
@@ -236,7 +236,7 @@ function convContraction(node: NodeOf<'conv'>): Contraction {
     },
     point(lowering, image, channel, position, padding) {
       const scalar = scalarOf(x, node);
-      const outside = () => padding ?? lowering.b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar);
+      const outside = () => padding ?? lowering.b.zero(scalar);
       const read = (index: Index) => lowering.value(x, index, 1);
       return inside(lowering, [image, channel, ...position], shapeOf(x), 1, read, outside);
     },

@@ -24,7 +24,7 @@ function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, la
   const { accumulator, extents, k, node } = contraction;
   const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
   const place = contraction.place(index);
-  const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator, wide);
+  const zero = b.zero(accumulator, wide);
   // One loop a kernel dim keeps divisions out of the loops.
   const nest = (d: number, at: Affine[], carried: readonly KValue[]): readonly KValue[] => {
     if (d < extents.length)

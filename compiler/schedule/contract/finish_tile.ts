@@ -4,7 +4,7 @@ import { Affine } from '../affine.js';
 import type { Group } from '../group.js';
 import type { Lowering } from '../lowering.js';
 import type { Contraction } from './contraction.js';
-import { finish } from './registers.js';
+import { finish } from './finish.js';
 
 /** [rows][vectors·lanes] sums. */
 export interface SummedTile {

@@ -13,9 +13,9 @@ import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
 import { type Contraction, transposed } from './contraction.js';
+import { finish } from './finish.js';
 import { addBytes, flipWord, inOrder, joinBytes, loadWords, type PackedWords, packWords } from './integer_words.js';
 import { type ByteProduct, type ByteSide, paddingOf, seeThrough } from './integers.js';
-import { finish } from './registers.js';
 import { requantise } from './requantise.js';
 
 interface Tiling {

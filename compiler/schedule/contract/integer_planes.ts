@@ -13,11 +13,12 @@ import type { Group } from '../group.js';
 import type { LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { type Index, range } from '../tensors.js';
+import { lowerBands } from './bands.js';
+import { finish } from './finish.js';
 import { countOf, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
 import { type Plan, planOf } from './integer_planes_plan.js';
 import { flipWord, joinBytes, loadWords, type Order, type PackedWords, packWords } from './integer_words.js';
 import { type ByteProduct, paddingOf, seeThrough } from './integers.js';
-import { finish } from './registers.js';
 import { requantise } from './requantise.js';
 import { overStrip } from './strips.js';
 
@@ -91,29 +92,14 @@ class IntegerPlanes {
   }
 
   lower(): LoweredKernel {
-    const { batch, m } = this.#product.contraction;
-    const { rows, tileM, blockM, blockBatch } = this.#plan;
-    const { h } = this.#geometry;
-    const lowering = this.#lowering;
-    const tilesM = Math.ceil(m / tileM);
-    const counts = [Math.ceil(batch / blockBatch), Math.ceil(h.extent / rows), Math.ceil(tilesM / blockM)];
-    const grid = lowering.workgroups(counts[0] * counts[1] * counts[2], (task) => {
-      const [batches, rowBlock, tiles] = delinearize(task, counts);
-      this.#clear();
-      lowering.for(0, blockBatch, 1, [], (i) =>
-        lowering.guarded(batches.scale(blockBatch).add(i), batch, (at) => {
-          const firstRow = rowBlock.scale(rows);
-          this.#stage(at, firstRow);
-          lowering.for(0, blockM, 1, [], (j) =>
-            lowering.guarded(tiles.scale(blockM).add(j), tilesM, (tile) => {
-              this.#multiply(at, tile);
-              this.#finish(at, tile, firstRow);
-            }),
-          );
-        }),
-      );
+    return lowerBands(this.#lowering, this.#product.contraction, this.#geometry.h.extent, this.#plan, {
+      clear: () => this.#clear(),
+      stage: (batch, firstRow) => this.#stage(batch, firstRow),
+      tile: (batch, tile, firstRow) => {
+        this.#multiply(batch, tile);
+        this.#finish(batch, tile, firstRow);
+      },
     });
-    return { kernel: lowering.finish(grid, [1, 1, 1]), bindings: lowering.bindings };
   }
 
   #padding(): KValue {

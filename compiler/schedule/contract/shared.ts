@@ -13,9 +13,9 @@ import type { Lowering } from '../lowering.js';
 import { range } from '../tensors.js';
 import { type Contraction, multiplyAdd, type Operand } from './contraction.js';
 import { trimmed } from './copy.js';
+import { finish, unrolledStores } from './finish.js';
 import { loweringOf, Shares } from './integer_contraction.js';
 import { packedLhs, packedRhs, type Reading, readingOf } from './packing.js';
-import { finish, unrolledStores } from './registers.js';
 import { vector } from './tiling.js';
 
 export interface Block {
@@ -130,7 +130,7 @@ class SharedTiles {
     const { blockM, blockN, blockK, rows, columns } = this.#block;
     const left = this.#leftStager(batch, rowBlock);
     const right = this.#rightStager(batch, columnBlock);
-    const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator);
+    const zero = b.zero(accumulator);
     const none = Affine.constant(0);
     left.store(left.load(none), none);
     right.store(right.load(none), none);
@@ -278,11 +278,7 @@ class SharedTiles {
     if (!exists) return value;
     const { b } = this.#lowering;
     const { scalar, lanes } = value.type;
-    return b.select(
-      this.#lowering.widen(exists, lanes),
-      value,
-      b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar, lanes),
-    );
+    return b.select(this.#lowering.widen(exists, lanes), value, b.zero(scalar, lanes));
   }
 
   /** Vectors along rows: stored as they were loaded. */

@@ -13,10 +13,11 @@ import type { Group } from '../group.js';
 import type { DerivedConstant, LoweredKernel } from '../lowered.js';
 import { Lowering } from '../lowering.js';
 import { type Index, range } from '../tensors.js';
+import { lowerBands } from './bands.js';
 import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
+import { finish } from './finish.js';
 import { countOf, type Dim, type Geometry, geometryOf, progressions, type Tap } from './geometry.js';
 import { packedLhs } from './packing.js';
-import { finish } from './registers.js';
 import { overStrip } from './strips.js';
 import { lanesFor } from './tiling.js';
 
@@ -172,39 +173,25 @@ class StagedConvolution {
   }
 
   lower(): LoweredKernel {
-    const { batch, m } = this.#contraction;
-    const { rows, tileM, blockM, blockBatch } = this.#plan;
-    const { h } = this.#geometry;
-    const lowering = this.#lowering;
-    const tilesM = Math.ceil(m / tileM);
-    const counts = [Math.ceil(batch / blockBatch), Math.ceil(h.extent / rows), Math.ceil(tilesM / blockM)];
-    const grid = lowering.workgroups(counts[0] * counts[1] * counts[2], (task) => {
-      const [batches, rowBlock, tiles] = delinearize(task, counts);
-      this.#clear();
-      lowering.for(0, blockBatch, 1, [], (i) =>
-        lowering.guarded(batches.scale(blockBatch).add(i), batch, (at) => {
-          const firstRow = rowBlock.scale(rows);
-          this.#stage(at, firstRow);
-          lowering.for(0, blockM, 1, [], (j) =>
-            lowering.guarded(tiles.scale(blockM).add(j), tilesM, (tile) => {
-              if (!this.#packed) this.#packWeights(at, tile);
-              for (const classH of range(h.inputDilation)) {
-                for (const classW of range(this.#geometry.w.inputDilation)) {
-                  this.#multiply(at, tile, classH, classW);
-                  this.#finish(at, tile, firstRow, classH, classW);
-                }
-              }
-            }),
-          );
-        }),
-      );
+    const { h, w } = this.#geometry;
+    return lowerBands(this.#lowering, this.#contraction, h.extent, this.#plan, {
+      clear: () => this.#clear(),
+      stage: (batch, firstRow) => this.#stage(batch, firstRow),
+      tile: (batch, tile, firstRow) => {
+        if (!this.#packed) this.#packWeights(batch, tile);
+        for (const classH of range(h.inputDilation)) {
+          for (const classW of range(w.inputDilation)) {
+            this.#multiply(batch, tile, classH, classW);
+            this.#finish(batch, tile, firstRow, classH, classW);
+          }
+        }
+      },
     });
-    return { kernel: lowering.finish(grid, [1, 1, 1]), bindings: lowering.bindings };
   }
 
   #zero(lanes: Lanes): KValue {
     const { accumulator } = this.#contraction;
-    return this.#lowering.b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator, lanes);
+    return this.#lowering.b.zero(accumulator, lanes);
   }
 
   /** Zeros everywhere: what the copy does not write is padding. */

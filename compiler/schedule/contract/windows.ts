@@ -12,9 +12,9 @@ import { Lowering } from '../lowering.js';
 import { range, scalarOf } from '../tensors.js';
 import { type Contraction, multiplyAdd } from './contraction.js';
 import { trimmed } from './copy.js';
+import { finish } from './finish.js';
 import { type Dim, type Geometry, geometryOf } from './geometry.js';
 import { packedLhs } from './packing.js';
-import { finish } from './registers.js';
 import { limited, sharedPieces, sharingOf } from './sharing.js';
 import { vector } from './tiling.js';
 
@@ -150,7 +150,7 @@ class Windows {
     const { m, k, accumulator } = contraction;
     const { h, w } = geometry;
     const channels = k / (h.kernel * w.kernel);
-    const zero = b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator);
+    const zero = b.zero(accumulator);
     const [offsetsH, offsetsW] = [offsetsOf(h), offsetsOf(w)];
     const { first, last } = extentOf(h, lines);
     const pieces = this.#pieces(left);
@@ -233,7 +233,7 @@ class Windows {
     const [image, group] = delinearize(batch, [contraction.batch / groups, groups]);
     const { index: line, exists } = this.#inside(at, geometry.h.input);
     const scalar = scalarOf(rhs.value);
-    const outside = b.constant(scalar === 'i64' || scalar === 'u64' ? 0n : 0, scalar);
+    const outside = b.zero(scalar);
     const elements = new Map<number, KValue>();
     for (const piece of pieces) {
       const lanes = piece.width as Lanes;

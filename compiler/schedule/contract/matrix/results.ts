@@ -4,7 +4,7 @@ import { Affine, delinearize } from '../../affine.js';
 import type { Group } from '../../group.js';
 import type { Lowering } from '../../lowering.js';
 import type { Contraction, Place } from '../contraction.js';
-import { finish } from '../registers.js';
+import { finish } from '../finish.js';
 import { vector } from '../tiling.js';
 import type { Product } from './operands.js';
 

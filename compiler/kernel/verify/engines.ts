@@ -1,6 +1,6 @@
 /** What `verify` demands of matrix tiles and asynchronous copies: shapes, types, roles and what the target has. */
 
-import { isBulkInst, warpgroup } from './bulk.js';
+import { isBulkInst, warpgroup } from '../bulk.js';
 import {
   type EngineInst,
   engineMemories,
@@ -14,11 +14,11 @@ import {
   tileMemoryScalar,
   tileRows,
   unitFor,
-} from './engines.js';
-import { printType } from './print.js';
-import type { Target } from './target.js';
-import { isIntScalar, type KernelFunction, type KMemory, type KValue, scalarBits } from './types.js';
-import { bulkProblem } from './verify_bulk.js';
+} from '../engines.js';
+import type { Target } from '../target.js';
+import { printType } from '../text.js';
+import { isIndex, type KernelFunction, type KMemory, scalarBits } from '../types.js';
+import { bulkProblem } from './bulk.js';
 
 const accumulators: ReadonlySet<string> = new Set<KTile['scalar']>(['f16', 'f32', 'i32']);
 
@@ -126,8 +126,6 @@ export function engineProblem(
       return inst satisfies never;
   }
 }
-
-const isIndex = (value: KValue): boolean => value.type.lanes === 1 && isIntScalar(value.type.scalar);
 
 function subgroupProblem(
   { subgroupSize, workgroup: [x, y, z] }: KernelFunction,

@@ -9,9 +9,9 @@ import {
   swizzleBlock,
   swizzleRow,
   warpgroup,
-} from './bulk.js';
-import type { Target } from './target.js';
-import { isIntScalar, type KernelFunction, type KValue, type ScalarType, scalarBits } from './types.js';
+} from '../bulk.js';
+import type { Target } from '../target.js';
+import { isIndex, type KernelFunction, type ScalarType, scalarBits } from '../types.js';
 
 /** Most elements of a box along one dimension, and dimensions of a map. */
 const largestBox = 256;
@@ -37,8 +37,6 @@ export function mapProblem(map: KTensorMap, kernel: KernelFunction): string | un
   const last = strides.reduce((sum, stride, d) => sum + stride * (dims[d + 1] - 1), offset + dims[0] - 1);
   return last < buffer.length ? undefined : `${name} ends beyond ${buffer.name}`;
 }
-
-const isIndex = (value: KValue): boolean => value.type.lanes === 1 && isIntScalar(value.type.scalar);
 
 /** Why an op is wrong, or undefined. */
 export function bulkProblem(inst: BulkInst, kernel: KernelFunction, target: Target | undefined): string | undefined {

@@ -1,15 +1,15 @@
-/** Graph IR → ONNX model bytes (opset 21, later where an operator needs it). What ONNX cannot say is refused by name. */
-import type { DType } from '../../dtype.js';
-import { TuttiError } from '../../error.js';
-import { describe } from '../../graph/builder.js';
-import { type Dim, isConcrete, plainName, type SymDim } from '../../graph/dims.js';
-import type { ConstantData, Graph, Node, NodeOf, OpKind, Value } from '../../graph/types.js';
-import type { HostTensor } from '../../tensor.js';
-import { conversions } from './export_ops.js';
-import { attributeTypes, encode, type MessageInit } from './proto.js';
-import { onnxTypeOf, protoOf } from './tensors.js';
+/** What an exported op may write: nodes, constants, dims as tensors. Names are of ONNX values. */
+import type { DType } from '../../../dtype.js';
+import { TuttiError } from '../../../error.js';
+import { describe } from '../../../graph/builder.js';
+import { type Dim, isConcrete, plainName, type SymDim } from '../../../graph/dims.js';
+import type { Graph, Node, Value } from '../../../graph/types.js';
+import type { HostTensor } from '../../../tensor.js';
+import { attributeTypes, type MessageInit } from '../proto.js';
+import { onnxTypeOf, protoOf } from '../tensors.js';
 
 const baseOpset = 21;
+
 type AttributeValue =
   | number
   | bigint
@@ -21,26 +21,27 @@ type AttributeValue =
 
 /** The opset in which a type came, where that is later than ours. */
 const firstOpset: Partial<Readonly<Record<DType, number>>> = { f4e2m1: 23, f8e8m0: 24, i2: 25, u2: 25 };
-/** ONNX's versioning table: which IR the release of an opset has. */
-const irVersionOf = (opset: number): bigint => BigInt(Math.min(13, Math.max(10, opset - 12)));
 
-/** What an exported op may write: nodes, constants, dims as tensors. Names are of ONNX values. */
+/** Which input and axis a named dim can be read from. */
+export type Origins = ReadonlyMap<string, { readonly input: string; readonly axis: number }>;
+
+/** Writes constants, nodes and outputs of a graph under the given names; its inputs are defined. */
+export type WriteGraph = (context: ExportContext, graph: Graph, outputs: readonly string[]) => void;
+
 export class ExportContext {
   #nodes: MessageInit<'NodeProto'>[] = [];
   #initializers: MessageInit<'TensorProto'>[] = [];
   readonly #taken: Set<string>;
   #names = new Map<number, string>();
-  /** Which input and axis a named dim can be read from. */
-  readonly #origins: ReadonlyMap<string, { readonly input: string; readonly axis: number }>;
+  readonly #origins: Origins;
+  readonly #write: WriteGraph;
   #opset = baseOpset;
   #node: Node | undefined;
 
-  constructor(
-    taken: Iterable<string>,
-    origins: ReadonlyMap<string, { readonly input: string; readonly axis: number }>,
-  ) {
+  constructor(taken: Iterable<string>, origins: Origins, write: WriteGraph) {
     this.#taken = new Set(taken);
     this.#origins = origins;
+    this.#write = write;
   }
 
   get opset(): number {
@@ -135,7 +136,7 @@ export class ExportContext {
       const output = body.outputs.map(({ name, value: { type } }) =>
         valueInfo(this.fresh(name), type.dtype, type.shape),
       );
-      writeGraph(
+      this.#write(
         this,
         body,
         output.map(({ name }) => name as string),
@@ -209,78 +210,8 @@ function attributeOf(name: string, value: AttributeValue): MessageInit<'Attribut
   return { name, type: attributeTypes.FLOATS, floats: value as readonly number[] };
 }
 
-/**
- * Writes the graph as an ONNX model.
- * @throws TuttiError E_UNSUPPORTED naming the node that ONNX has no operators for
- */
-export function exportOnnx(graph: Graph): Uint8Array {
-  const origins = new Map<string, { input: string; axis: number }>();
-  for (const { name, type } of graph.inputs) {
-    type.shape.forEach((dim, axis) => {
-      const dimension = plainName(dim);
-      if (dimension !== undefined && !origins.has(dimension)) origins.set(dimension, { input: name, axis });
-    });
-  }
-  const context = new ExportContext(
-    [...graph.inputs, ...graph.outputs].map(({ name }) => name),
-    origins,
-  );
-  for (const input of graph.inputs) context.define(input, input.name);
-  writeGraph(
-    context,
-    graph,
-    graph.outputs.map(({ name }) => name),
-  );
-  return encode('ModelProto', {
-    irVersion: irVersionOf(context.opset),
-    producerName: 'tutti',
-    opsetImport: [{ domain: '', version: BigInt(context.opset) }],
-    graph: {
-      name: graph.name,
-      node: context.nodes,
-      initializer: context.initializers,
-      input: graph.inputs.map(({ name, type }) => valueInfo(name, type.dtype, type.shape)),
-      output: graph.outputs.map(({ name, value: { type } }) => valueInfo(name, type.dtype, type.shape)),
-    },
-  });
-}
-
-/** Writes constants, nodes and outputs under the given names; the inputs are defined. */
-function writeGraph(context: ExportContext, graph: Graph, outputs: readonly string[]): void {
-  const used = [...graph.nodes.flatMap((node) => node.inputs), ...graph.outputs.map(({ value }) => value)];
-  const values = new Map(used.map((value) => [value.id, value]));
-  for (const [id, data] of graph.constants) {
-    const value = values.get(id);
-    if (value !== undefined) context.define(value, exportConstant(context, value, data));
-  }
-  for (const node of graph.nodes) exportNode(context, node);
-  graph.outputs.forEach(({ value }, i) => {
-    context.emit('Identity', [context.nameOf(value)], {}, 1, [outputs[i]]);
-  });
-}
-
-const exportConstant = (context: ExportContext, value: Value, data: ConstantData): string =>
-  context.constant(data.load(), context.fresh(value.name));
-
-function exportNode<K extends OpKind>(context: ExportContext, node: Node & { readonly op: K }): void {
-  context.begin(node);
-  const convert = conversions[node.op] as (
-    c: ExportContext,
-    node: NodeOf<OpKind>,
-    inputs: readonly string[],
-  ) => string | readonly string[];
-  const results = convert(
-    context,
-    node as unknown as NodeOf<OpKind>,
-    node.inputs.map((input) => context.nameOf(input)),
-  );
-  const names = typeof results === 'string' ? [results] : results;
-  node.outputs.forEach((output, i) => {
-    context.define(output, names[i]);
-  });
-}
-
-const valueInfo = (name: string, dtype: DType, shape: readonly Dim[]): MessageInit<'ValueInfoProto'> => ({
+/** Name and type of an input or output. */
+export const valueInfo = (name: string, dtype: DType, shape: readonly Dim[]): MessageInit<'ValueInfoProto'> => ({
   name,
   type: {
     tensorType: {
