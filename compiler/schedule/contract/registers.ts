@@ -10,7 +10,7 @@ import { Affine, delinearize, linearize } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
 import type { Binding, DerivedConstant, LoweredKernel } from '../lowered.js';
 import type { Lowering } from '../lowering.js';
-import { range, scalarOf } from '../tensors.js';
+import { range } from '../tensors.js';
 import { type Contraction, multiplyAdd, type Operand } from './contraction.js';
 import { type Copy, copyPlanes, copyRows, type PlanesCopy, trimmed } from './copy.js';
 import { type Dim, type Geometry, progressions, type Tap } from './geometry.js';
@@ -520,10 +520,9 @@ export function finish(
   sum: KValue,
   lanes: Lanes,
 ): void {
-  const { node } = contraction;
-  const [result] = node.outputs;
+  const [result] = contraction.node.outputs;
   const [output] = group.writes;
-  lowering.define(result, () => lowering.b.convert(sum, scalarOf(result, node)));
+  lowering.define(result, () => sum);
   const index = resultIndex(group, contraction.result(place));
   lowering.store(output, index, lowering.value(output, index, lanes), lanes);
 }
