@@ -75,6 +75,8 @@ export const isPacked = (dtype: DType): dtype is PackedDType => facts[dtype].bit
 /** Elements in a byte: 2 or 4 of a packed type, else 1 (also where an element takes several bytes). */
 export const perByte = (dtype: DType): 1 | 2 | 4 => (isPacked(dtype) ? ((8 / facts[dtype].bits) as 2 | 4) : 1);
 export const isMiniFloat = (dtype: DType): dtype is MiniFloatDType => facts[dtype].kind === 'minifloat';
+/** Floats of 16 bits. */
+export const isHalf = (dtype: DType): dtype is 'f16' | 'bf16' => dtype === 'f16' || dtype === 'bf16';
 export const isFloat = (dtype: DType): dtype is FloatDType => facts[dtype].kind === 'float' || isMiniFloat(dtype);
 export const isInt = (dtype: DType): dtype is IntDType =>
   facts[dtype].kind === 'signed' || facts[dtype].kind === 'unsigned';

@@ -65,6 +65,8 @@ export interface Target {
   readonly byteDots?: ReadonlySet<ByteMix>;
   readonly subgroup: { readonly min: number; readonly max: number };
   readonly caches: readonly CacheLevel[];
+  /** Set by `strict` numerics: floats of 16 bits are rounded after every op, not only where a kernel stores them. */
+  readonly roundsEachOp?: true;
   /** Compute units that run workgroups at once: cores, SMs. */
   readonly parallelism: number;
   readonly rates: { readonly copyGBs: number; readonly gflops: number; readonly dispatchMicroseconds: number };

@@ -2,13 +2,15 @@
  * Contractions of dequantised integers: the scales are pulled out of the operands and multiply the result instead.
  *
  * (s·q) ∗ (t·w) = (s·t)·(q ∗ w) with q and w integers held in f32. Sums of products of small integers are exact in f32
- * up to 2^24, in any order, so devices agree, and nothing is multiplied per operand element.
+ * up to 2^24, in any order, so devices agree, and nothing is multiplied per operand element. Scales whose products may
+ * leave the range of f32 stay where they are: integers may be large enough to bring the result back into it.
  */
 
 import { isInt } from '../dtype.js';
 import type { GraphBuilder } from '../graph/builder.js';
 import { broadcastTo, mul, reshape } from '../graph/compose/index.js';
-import type { Graph, NodeOf, Value } from '../graph/types.js';
+import { elementsOf } from '../graph/ops/reference/data.js';
+import type { Graph, Node, NodeOf, Value } from '../graph/types.js';
 import { rewrite } from './rewrite.js';
 
 export function pullScales(graph: Graph): Graph {
@@ -39,9 +41,19 @@ function matchScaled(b: GraphBuilder, value: Value): Scaled | undefined {
     const cast = b.producerOf(integers);
     if (cast?.op !== 'cast' || !isInt(cast.inputs[0].type.dtype)) continue;
     const scale = constantSource(b, factor);
-    if (scale) return { integers, scale };
+    if (scale && isOrdinary(b, scale)) return { integers, scale };
   }
   return undefined;
+}
+
+/** Whether all scales are numbers of which two can be multiplied without overflow, and without loss at the other end. */
+function isOrdinary(b: GraphBuilder, scale: Value): boolean {
+  const data = b.constantOf(scale);
+  if (!data) return isOrdinary(b, (b.producerOf(scale) as Node).inputs[0]);
+  return [...elementsOf(data.load())].every((x) => {
+    const size = Math.abs(Number(x));
+    return size === 0 || (size > 2 ** -60 && size < 2 ** 60);
+  });
 }
 
 /** The constant that a value is broadcast from. */

@@ -185,7 +185,10 @@ class Fusion {
     for (const node of pattern?.logits ?? []) draft.logits.add(node);
   }
 
-  /** A result that is computed on the way to another one is written by the same kernel. */
+  /**
+   * A result that is computed on the way to another one is written by the same kernel, also where a row is made of it
+   * (the sum that is normalised).
+   */
   #admitsSide(draft: Draft, node: Node, consumers: readonly Node[]): boolean {
     const [value] = node.outputs;
     return (
@@ -195,8 +198,9 @@ class Fusion {
       !isPacked(draft.output.type.dtype) &&
       keepsPlaces(node) &&
       (draft.family === 'map' || withEpilogue.has(draft.family)) &&
-      !this.#feedsAnchor(draft, consumers) &&
-      consumers.some((consumer) => draft.aligned.has(consumer)) &&
+      (this.#feedsAnchor(draft, consumers)
+        ? draft.family === 'rows'
+        : consumers.some((consumer) => draft.aligned.has(consumer))) &&
       shapeEquals(value.type.shape, draft.output.type.shape) &&
       this.#bindings(draft, node) + 1 <= this.#target.limits.storageBuffers
     );

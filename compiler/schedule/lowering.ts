@@ -6,7 +6,7 @@
  * An index may mention the *lane* (`Affine.lane`): then the answer is a vector of `lanes` consecutive elements, or a
  * scalar where the value does not depend on the lane.
  */
-import { isMiniFloat, isPacked } from '../dtype.js';
+import { isHalf, isMiniFloat, isPacked } from '../dtype.js';
 import { TuttiError } from '../error.js';
 import { elementsOf, firstElement } from '../graph/ops/reference/data.js';
 import { elementScalar } from '../graph/ops/scalar.js';
@@ -16,7 +16,7 @@ import type { Target } from '../kernel/target.js';
 import type { KBuffer, KernelFunction, KScalar, KValue, Lanes } from '../kernel/types.js';
 import { type HostTensor, sizeOf } from '../tensor.js';
 import { Affine, linearize } from './affine.js';
-import { elementOf } from './elements.js';
+import { computedWide, elementOf } from './elements.js';
 import { decoded, encoded, loadPacked, memoryLength, memoryScalar, packBytes } from './encoding.js';
 import { type Group, type Home, type LoopVariable, memoryOf, nameOf, sourcesOf } from './group.js';
 import type { Binding, DerivedConstant } from './lowered.js';
@@ -49,6 +49,7 @@ export class Lowering {
   readonly #bindings: Binding[] = [];
   readonly #producers = new Map<number, Node>();
   readonly #overrides = new Map<number, (index: Index, lanes: Lanes) => KValue>();
+  readonly #sources = new Map<number, Value>();
   #memos: Map<string, KValue>[] = [new Map()];
   /** Every address that was loaded or stored, for schedules that judge a form by them. */
   readonly addresses: Affine[] = [];
@@ -125,20 +126,60 @@ export class Lowering {
     );
   }
 
-  /** From now on elements of `value` come from `element` (an anchor's accumulators, a reduction's result). */
+  /**
+   * From now on elements of `value` come from `element` (an anchor's accumulators, a reduction's result), which may be in
+   * the type of the accumulators.
+   */
   define(value: Value, element: (index: Index, lanes: Lanes) => KValue): void {
     this.#overrides.set(value.id, element);
     this.#memos = this.#memos.map(() => new Map());
   }
 
+  /** From now on elements of `value` are those of `source`, in the type of that. */
+  see(value: Value, source: Value): void {
+    this.#sources.set(value.id, source);
+  }
+
   /** The element of `value` at `index`: a scalar, or a vector of `lanes` if it depends on the lane. */
-  value(value: Value, index: Index, lanes: Lanes): KValue {
-    const key = `${value.id}:${lanes}:${index.map((i) => i.key).join(';')}`;
+  readonly value = (value: Value, index: Index, lanes: Lanes): KValue => {
+    const source = this.#sources.get(value.id);
+    if (source) return this.value(source, index, lanes);
+    return this.#once('', value, index, lanes, () =>
+      this.#isRoundedLate(value)
+        ? this.b.convert(this.unrounded(value, index, lanes), elementScalar(value.type.dtype))
+        : this.#compute(value, index, lanes, this.value),
+    );
+  };
+
+  /**
+   * The same as arithmetic takes it: a float of 16 bits in f32, not yet rounded where this kernel computes it, unless
+   * the numerics want each op rounded.
+   */
+  readonly unrounded = (value: Value, index: Index, lanes: Lanes): KValue => {
+    if (!isHalf(value.type.dtype)) return this.value(value, index, lanes);
+    return this.#once('unrounded:', value, index, lanes, () => {
+      const element = this.target.roundsEachOp
+        ? this.value(value, index, lanes)
+        : this.#compute(value, index, lanes, this.unrounded);
+      return this.b.convert(element, 'f32');
+    });
+  };
+
+  #once(how: string, value: Value, index: Index, lanes: Lanes, compute: () => KValue): KValue {
+    const key = `${how}${value.id}:${lanes}:${index.map((i) => i.key).join(';')}`;
     const known = this.#known(key);
     if (known) return known;
-    const result = this.#compute(value, index, lanes);
+    const result = compute();
     this.#remember(key, result);
     return result;
+  }
+
+  /** Whether rounding is all that is left to do with the element that `unrounded` gives. */
+  #isRoundedLate({ id, type }: Value): boolean {
+    if (!isHalf(type.dtype) || this.target.roundsEachOp) return false;
+    if (this.#overrides.has(id)) return true;
+    const node = this.#producers.get(id);
+    return node !== undefined && computedWide(this, node);
   }
 
   #known(key: string): KValue | undefined {
@@ -296,11 +337,14 @@ export class Lowering {
 
   // --- values ----------------------------------------------------------------------------------------------------
 
-  #compute(value: Value, index: Index, lanes: Lanes): KValue {
+  #compute(value: Value, index: Index, lanes: Lanes, read: typeof this.value): KValue {
     const override = this.#overrides.get(value.id);
-    if (override) return override(index, lanes);
+    if (override) {
+      const element = override(index, lanes);
+      return read === this.unrounded ? element : this.b.convert(element, elementScalar(value.type.dtype));
+    }
     const node = this.#producers.get(value.id);
-    if (node) return elementOf(this, node, value, index, lanes);
+    if (node) return elementOf(this, node, value, index, lanes, read);
     const number = this.group.loop?.numbers.get(value.id);
     if (number) return this.b.convert((this.#iterations.get(number) as Affine).emit(this.b), 'i64');
     const scalar = this.group.scalars.get(value.id);

@@ -1,4 +1,7 @@
-/** What a numerics profile leaves of a target: products that round operands need `fast`, fused sums are not `strict`. */
+/**
+ * What a numerics profile leaves of a target: products that round operands need `fast`; neither fused sums nor chains in
+ * f32 of what the model computes in 16 bits are `strict`, because what is fused differs from device to device.
+ */
 import type { MatrixUnit } from '../kernel/engines.js';
 import type { Target } from '../kernel/target.js';
 import type { Numerics } from '../plan.js';
@@ -22,10 +25,16 @@ export function under(numerics: Numerics, target: Target): Target {
   const features =
     numerics === 'strict' ? new Set([...target.features].filter((feature) => feature !== 'fma')) : target.features;
   const { matrixUnits } = target;
-  if (features === target.features && (matrixUnits ?? []).every((unit) => allows(numerics, unit))) return target;
+  if (
+    numerics !== 'strict' &&
+    features === target.features &&
+    (matrixUnits ?? []).every((unit) => allows(numerics, unit))
+  )
+    return target;
   return {
     ...target,
     features,
+    ...(numerics === 'strict' && { roundsEachOp: true }),
     ...(matrixUnits && { matrixUnits: matrixUnits.filter((unit) => allows(numerics, unit)) }),
   };
 }

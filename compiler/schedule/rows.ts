@@ -75,14 +75,13 @@ function lowerReduce(group: Group, target: Target, node: NodeOf<'reduce'>): Kern
   const [x] = node.inputs;
   const [y] = node.outputs;
   const { fn, axes, keep } = node.attrs;
-  const input = scalarOf(x, node);
-  const scalar = fn === 'sum' || fn === 'prod' ? accumulatorOf(input) : input;
+  const scalar = accumulatorOf(scalarOf(x, node));
   const elementIn =
     (lowering: Lowering): Element =>
     (index, lanes) =>
-      lowering.b.convert(lowering.value(x, index, lanes), scalar);
+      lowering.unrounded(x, index, lanes);
   const finish = (lowering: Lowering, index: Index, lanes: Lanes, total: KValue): void => {
-    lowering.define(y, () => lowering.b.convert(total, scalarOf(y, node)));
+    lowering.define(y, () => total);
     storeRow(group, lowering, lanes, keep ? withKept(index, axes, shapeOf(x).length) : index);
   };
   const space = spaceOf(shapeOf(x), axes);
@@ -100,9 +99,8 @@ function softmaxProgram(group: Group, lowering: Lowering, row: Row, node: NodeOf
   const { b } = lowering;
   const [x] = node.inputs;
   const [y] = node.outputs;
-  const scalar = scalarOf(x, node);
-  const wide = accumulatorOf(scalar);
-  const element: Element = (index, lanes) => b.convert(lowering.value(x, index, lanes), wide);
+  const wide = accumulatorOf(scalarOf(x, node));
+  const element: Element = (index, lanes) => lowering.unrounded(x, index, lanes);
   const shifted: Element = (index, lanes) => both(lowering, 'sub', element(index, lanes), largest);
   const largest = row.reduce('max', wide, element);
   const power: Element = (index, lanes) => b.unary('exp', shifted(index, lanes));
@@ -114,10 +112,9 @@ function softmaxProgram(group: Group, lowering: Lowering, row: Row, node: NodeOf
   });
   const last = node.attrs.log ? b.unary('log', total) : b.div(b.constant(1, wide, row.lanes), total);
   lowering.define(y, (index, lanes) => {
-    const value = node.attrs.log
+    return node.attrs.log
       ? both(lowering, 'sub', shifted(index, lanes), last)
       : both(lowering, 'mul', (stage?.kept ?? power)(index, lanes), last);
-    return b.convert(value, scalar);
   });
   storeElements(group, lowering, row);
 }
@@ -127,11 +124,10 @@ function normalizeProgram(group: Group, lowering: Lowering, row: Row, node: Node
   const [x] = node.inputs;
   const [y, meanOut, deviationOut] = node.outputs;
   const { axes, epsilon, center } = node.attrs;
-  const scalar = scalarOf(x, node);
-  const wide = accumulatorOf(scalar);
+  const wide = accumulatorOf(scalarOf(x, node));
   const count = axes.reduce((n, axis) => n * shapeOf(x)[axis], 1);
   const scale = (v: KValue) => b.div(v, b.constant(count, wide, v.type.lanes));
-  const element: Element = (index, lanes) => b.convert(lowering.value(x, index, lanes), wide);
+  const element: Element = (index, lanes) => lowering.unrounded(x, index, lanes);
   const mean = center ? scale(row.reduce('sum', wide, element)) : undefined;
   const centered: Element = (index, lanes) =>
     mean ? both(lowering, 'sub', element(index, lanes), mean) : element(index, lanes);
@@ -143,7 +139,7 @@ function normalizeProgram(group: Group, lowering: Lowering, row: Row, node: Node
   );
   const one = b.constant(1, wide, variance.type.lanes);
   const inverse = b.div(one, b.unary('sqrt', b.add(variance, b.constant(epsilon, wide, variance.type.lanes))));
-  lowering.define(y, (index, lanes) => b.convert(both(lowering, 'mul', centered(index, lanes), inverse), scalar));
+  lowering.define(y, (index, lanes) => both(lowering, 'mul', centered(index, lanes), inverse));
   storeElements(group, lowering, row);
   row.once(() => {
     const at = withKept(row.index, axes, shapeOf(x).length);
@@ -160,23 +156,22 @@ function normalizeProgram(group: Group, lowering: Lowering, row: Row, node: Node
 function lowerCumulative(group: Group, target: Target, node: NodeOf<'cumulative'>): KernelFunction {
   const [x] = node.inputs;
   const { fn, axis, exclusive, reverse } = node.attrs;
-  const scalar = scalarOf(x, node);
-  const accumulator = fn === 'sum' || fn === 'prod' ? accumulatorOf(scalar) : scalar;
+  const accumulator = accumulatorOf(scalarOf(x, node));
   const space = spaceOf(shapeOf(x), [axis]);
   const start = () => new Lowering(group, target);
   const elementIn =
     (lowering: Lowering): Element =>
     (index, lanes) =>
-      lowering.widen(lowering.b.convert(lowering.value(x, index, lanes), accumulator), lanes);
+      lowering.widen(lowering.unrounded(x, index, lanes), lanes);
   const storeIn =
     (lowering: Lowering) =>
     (index: Index, lanes: Lanes, value: KValue): void => {
-      lowering.define(node.outputs[0], () => lowering.b.convert(value, scalar));
+      lowering.define(node.outputs[0], () => value);
       storeRow(group, lowering, lanes, index);
     };
   const program: Program = (lowering, row) => {
     const { b } = lowering;
-    const initial = b.constant(identity(fn, scalar), accumulator, row.lanes);
+    const initial = b.constant(identity(fn, accumulator), accumulator, row.lanes);
     lowering.for(0, space.length, 1, [initial], (i, [running]) => {
       const at = reverse ? i.scale(-1).add(space.length - 1) : i;
       const index = [...row.index.slice(0, axis), at, ...row.index.slice(axis)];

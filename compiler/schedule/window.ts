@@ -51,10 +51,9 @@ function reduceWindow(lowering: Lowering, node: NodeOf<'reduce_window'>, index: 
   const { b } = lowering;
   const [x] = node.inputs;
   const { fn, window } = node.attrs;
-  const scalar = scalarOf(x, node);
   const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
-  const neutral = identity(fn, scalar);
-  const accumulator = fn === 'sum' || fn === 'prod' ? accumulatorOf(scalar) : scalar;
+  const accumulator = accumulatorOf(scalarOf(x, node));
+  const neutral = identity(fn, accumulator);
   const initial = b.constant(neutral, accumulator, wide);
   const [result] = overWindow(lowering, window, [initial], (offset, [accumulated]) => {
     const at = placeIn(node, index, offset);
@@ -63,12 +62,12 @@ function reduceWindow(lowering: Lowering, node: NodeOf<'reduce_window'>, index: 
       at,
       shapeOf(x),
       wide,
-      (i, width) => lowering.value(x, i, width),
-      () => b.constant(neutral, scalar),
+      (i, width) => lowering.unrounded(x, i, width),
+      () => b.constant(neutral, accumulator),
     );
-    return [combine(b, fn, accumulated, b.convert(lowering.widen(element, wide), accumulator))];
+    return [combine(b, fn, accumulated, lowering.widen(element, wide))];
   });
-  return b.convert(result, scalar);
+  return result;
 }
 
 function argmaxWindow(lowering: Lowering, node: NodeOf<'window_argmax'>, index: Index, lanes: Lanes): KValue {

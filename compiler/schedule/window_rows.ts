@@ -97,12 +97,10 @@ function reduced(
   const { b } = lowering;
   const [x] = node.inputs;
   const { fn } = node.attrs;
-  const scalar = scalarOf(x, node);
-  const accumulator = fn === 'sum' || fn === 'prod' ? accumulatorOf(scalar) : scalar;
+  const accumulator = accumulatorOf(scalarOf(x, node));
   const nest = (d: number, place: Index, total: KValue): KValue => {
     if (d === axes.length) {
-      const element = lowering.widen(lowering.value(x, place, lanes), lanes);
-      return combine(b, fn, total, b.convert(element, accumulator));
+      return combine(b, fn, total, lowering.widen(lowering.unrounded(x, place, lanes), lanes));
     }
     const { extent, taps, stride, dilation, pad } = axes[d];
     const origin = index[d].scale(stride).sub(pad);
@@ -119,7 +117,7 @@ function reduced(
     });
     return sum;
   };
-  return b.convert(nest(0, [], b.constant(identity(fn, scalar), accumulator, lanes)), scalar);
+  return nest(0, [], b.constant(identity(fn, accumulator), accumulator, lanes));
 }
 
 /** [from, to) of the taps that meet the input; empty where none does. */

@@ -1,9 +1,11 @@
 // Graph passes: each rewrite happens where it should, not where it must not, and keeps the meaning.
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { compareTensors } from '../../compiler/compare.js';
 import { GraphBuilder } from '../../compiler/graph/builder.js';
 import * as c from '../../compiler/graph/compose/index.js';
 import { evaluateGraph } from '../../compiler/graph/evaluate.js';
+import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
 import type { Graph, ScatterFn, Value } from '../../compiler/graph/types.js';
 import { pullAttentionScales } from '../../compiler/passes/attention.js';
 import { eliminate } from '../../compiler/passes/eliminate.js';
@@ -98,6 +100,34 @@ describe('pull scales', () => {
       c.matmul(b, c.mul(b, b.input('x', 'f32', [2, 3]), c.scalar(b, 2, 'f32')), b.constant(ramp('f32', [3, 2]))),
     );
     expect(ops(pullScales(floats))).toEqual(ops(floats));
+  });
+
+  test('property: integers and scales of all sizes', () => {
+    const large = (seed: number): HostTensor => ({
+      dtype: 'i32',
+      shape: [3, 3],
+      data: Int32Array.from({ length: 9 }, (_, i) => Math.imul(seed + i, 2654435761)),
+    });
+    const power = fc.integer({ min: -120, max: 120 });
+    fc.assert(
+      fc.property(power, power, fc.nat(1000), (k, l, seed) => {
+        const graph = build((b) => {
+          const [x, y] = [k, l].map((exponent, i) =>
+            c.mul(b, c.cast(b, b.input(`x${i}`, 'i32', [3, 3]), 'f32'), c.scalar(b, 2 ** exponent, 'f32')),
+          );
+          return c.matmul(b, x, y);
+        });
+        const feeds = new Map([0, 1].map((i) => [`x${i}`, large(seed + i)] as const));
+        const [found, wanted] = [pullScales(graph), graph].map(
+          (one) => evaluateGraph(one, feeds).get('y0') as HostTensor,
+        );
+        // Sums cancel: what rounding leaves is measured by what is added up.
+        const size = Math.max(...[...elementsOf(wanted)].map((x) => Math.abs(Number(x))));
+        const close = compareTensors(found, wanted, { rtol: 1e-5, atol: Number.isFinite(size) ? size * 1e-5 : 0 });
+        expect(close.reason).toBeUndefined();
+      }),
+      { numRuns: 300 },
+    );
   });
 });
 

@@ -9,7 +9,7 @@ import { elementsOf } from '../../compiler/graph/ops/reference/data.js';
 import type { ReduceFn, Value } from '../../compiler/graph/types.js';
 import { type HostTensor, sizeOf } from '../../compiler/tensor.js';
 import { runGroups, runReference } from '../support/run_groups.js';
-import { testTargets } from '../support/targets.js';
+import { minimumTarget, testTargets } from '../support/targets.js';
 
 const target = { ...testTargets.cpu, vectorLanes: 16 as const };
 
@@ -96,6 +96,12 @@ describe.each(spaces)('%j over %j', (shape, axes) => {
   test('normalisation with its statistics', () => {
     check((b, x) => b.op('normalize', [x], { axes, epsilon: 1e-3, center: true, statistics: true }), input);
   });
+  test('what rows are made of is a result too', () => {
+    check((b, x) => {
+      const sum = c.add(b, x, c.reverse(b, x, 0));
+      return [c.softmax(b, c.mul(b, sum, sum), axes), sum];
+    }, input);
+  });
   test('a result that is turned and multiplied', () => {
     const turned = shape.map((_, d) => shape.length - 1 - d);
     check((b, x) => c.transpose(b, c.mul(b, c.softmax(b, x, axes), x), turned), input);
@@ -118,6 +124,36 @@ describe.each(spaces.filter(([, axes]) => axes.length === 1))('%j along %j', (sh
 
 test('rows of a broadcast operand are staged whole', () => {
   check((b, x) => c.softmax(b, b.op('broadcast', [x], { shape: [6, 40] })[0], [1]), values([6, 1], 7));
+});
+
+describe.each([...Object.entries(testTargets), ['minimum', minimumTarget] as const])('%s', (_, target) => {
+  const made: Readonly<Record<string, (b: GraphBuilder, sum: Value) => Value>> = {
+    normalise: (b, sum) =>
+      c.mul(
+        b,
+        b.op('normalize', [sum], { axes: [1], epsilon: 1e-3, center: true, statistics: false })[0],
+        c.full(b, 3, 'f32', [12, 12]),
+      ),
+    // Of the same shape by chance: each result goes to its own place.
+    turned: (b, sum) => c.transpose(b, c.softmax(b, sum, [1]), [1, 0]),
+    running: (b, sum) => b.op('cumulative', [sum], { fn: 'sum', axis: 1, exclusive: false, reverse: true })[0],
+  };
+  test.each(Object.keys(made))('a sum and what is made of its rows are one kernel: %s', (name) => {
+    const b = new GraphBuilder('sum');
+    const sum = c.add(b, b.input('x', 'f32', [12, 12]), b.input('y', 'f32', [12, 12]));
+    b.output('z', made[name](b, sum));
+    b.output('sum', sum);
+    const graph = b.finish();
+    const inputs = { x: values([12, 12], 21), y: values([12, 12], 22) };
+    const { outputs, kernels } = runGroups(graph, target, inputs);
+    expect(kernels).toHaveLength(1);
+    for (const [output, tensor] of runReference(graph, inputs)) {
+      const got = elementsOf(outputs.get(output) as HostTensor);
+      elementsOf(tensor).forEach((wanted, i) => {
+        expect(Number(got[i]), `${output}[${i}]`).toBeCloseTo(Number(wanted), 4);
+      });
+    }
+  });
 });
 
 test('rows that no cache holds are computed again', () => {

@@ -5,7 +5,7 @@
  * packed integers, so that a product reads those. What slices, reshapes and transposes mean is found out by
  * lowering them for an index.
  */
-import { type DType, isInt, isPacked } from '../../dtype.js';
+import { type DType, isHalf, isInt, isPacked } from '../../dtype.js';
 import { GraphBuilder } from '../../graph/builder.js';
 import { elementsOf, numbersOf } from '../../graph/ops/reference/data.js';
 import type { ConstantData, Node, Value } from '../../graph/types.js';
@@ -64,8 +64,6 @@ export interface HalfWeights {
   readonly k: number;
   readonly places: Places;
 }
-
-const isHalf = (dtype: DType): dtype is 'f16' | 'bf16' => dtype === 'f16' || dtype === 'bf16';
 
 /** The 16-bit floats behind the rhs of a product, if that is what it is. */
 export function halfWeights(group: Group, target: Target, contraction: Contraction): HalfWeights | undefined {

@@ -8,7 +8,7 @@ import { type Affine, linearize } from '../affine.js';
 import type { Group } from '../group.js';
 import type { Lowering } from '../lowering.js';
 import { lowerMap } from '../map.js';
-import { type Index, scalarOf } from '../tensors.js';
+import type { Index } from '../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
 
 export function lowerDirect(group: Group, target: Target): KernelFunction {
@@ -21,7 +21,7 @@ export function lowerDirect(group: Group, target: Target): KernelFunction {
 
 function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, lanes: Lanes): KValue {
   const { b } = lowering;
-  const { accumulator, extents, k, node } = contraction;
+  const { accumulator, extents, k } = contraction;
   const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
   const place = contraction.place(index);
   const zero = b.zero(accumulator, wide);
@@ -35,5 +35,5 @@ function sumOverK(lowering: Lowering, contraction: Contraction, index: Index, la
     return [multiplyAdd(lowering, x, y, carried[0])];
   };
   const [sum] = k === 0 ? [zero] : nest(0, [], [zero]);
-  return b.convert(sum, scalarOf(node.outputs[0], node));
+  return sum;
 }

@@ -3,7 +3,6 @@ import type { KValue, Lanes } from '../../kernel/types.js';
 import type { Affine } from '../affine.js';
 import { type Group, resultIndex } from '../group.js';
 import type { Lowering } from '../lowering.js';
-import { scalarOf } from '../tensors.js';
 import type { Contraction } from './contraction.js';
 
 /** Nodes of epilogues that may be written out for every vector of a tile. */
@@ -18,10 +17,9 @@ export function finish(
   sum: KValue,
   lanes: Lanes,
 ): void {
-  const { node } = contraction;
-  const [result] = node.outputs;
+  const [result] = contraction.node.outputs;
   const [output] = group.writes;
-  lowering.define(result, () => lowering.b.convert(sum, scalarOf(result, node)));
+  lowering.define(result, () => sum);
   const index = resultIndex(group, contraction.result(place));
   lowering.store(output, index, lowering.value(output, index, lanes), lanes);
 }

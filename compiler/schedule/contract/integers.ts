@@ -117,7 +117,7 @@ export function seeThrough(lowering: Lowering, { lhs, rhs }: ByteProduct): void 
   for (const { from } of [lhs, rhs]) {
     if (from.kind !== 'memory' || from.narrow.top === from.narrow.source) continue;
     const { top, source } = from.narrow;
-    lowering.define(top, (index, lanes) => lowering.value(source, index, lanes));
+    lowering.see(top, source);
   }
 }
 

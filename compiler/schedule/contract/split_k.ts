@@ -16,7 +16,7 @@ import { bindingsOf, type Group, type Slices } from '../group.js';
 import type { Binding, LoweredKernel, Temporary } from '../lowered.js';
 import type { Lowering } from '../lowering.js';
 import { lowerMap } from '../map.js';
-import { type Index, range, scalarOf, shapeOf } from '../tensors.js';
+import { type Index, range, shapeOf } from '../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd } from './contraction.js';
 import { trimmed } from './copy.js';
 import type { Schedule } from './index.js';
@@ -201,8 +201,7 @@ function lowerJoin(group: Group, target: Target, slices: Slices, own: (binding: 
   const kernel = lowerMap(joined, target, (lowering) =>
     lowering.define(result, (index, lanes) => {
       const wide = index.some((i) => i.mentionsLane()) ? lanes : 1;
-      const sum = addRest(lowering, contraction, slices, index, wide, addSlices(lowering, slices, index, wide));
-      return lowering.b.convert(sum, scalarOf(result, contraction.node));
+      return addRest(lowering, contraction, slices, index, wide, addSlices(lowering, slices, index, wide));
     }),
   );
   return trimmed({ ...kernel, name: `${kernel.name}_join` }, bindingsOf(joined).map(own));

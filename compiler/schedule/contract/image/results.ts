@@ -7,7 +7,7 @@ import { Affine } from '../../affine.js';
 import { type Group, resultIndex } from '../../group.js';
 import type { Lowering } from '../../lowering.js';
 import { transposed } from '../../shuffle.js';
-import { range, scalarOf } from '../../tensors.js';
+import { range } from '../../tensors.js';
 import { overStrip } from '../strips.js';
 import { writesChannelsLast } from './geometry.js';
 
@@ -30,7 +30,7 @@ function storeVector(
   if (!node) throw new Error('a convolution has an anchor');
   const [result] = node.outputs;
   const [output] = group.writes;
-  lowering.define(result, () => lowering.b.convert(sum, scalarOf(result, node)));
+  lowering.define(result, () => sum);
   const index = resultIndex(group, [image, channel, ...at]);
   lowering.store(output, index, lowering.value(output, index, lanes), lanes);
 }

@@ -59,8 +59,7 @@ export function memoryOf(
   if (!value || operand.padded || group.loop?.homes.has(value.id)) return undefined;
   const lowering = new Lowering(group, target);
   const { b } = lowering;
-  if (narrow && narrow.source !== narrow.top)
-    lowering.define(narrow.top, (index, lanes) => lowering.value(narrow.source, index, lanes));
+  if (narrow && narrow.source !== narrow.top) lowering.see(narrow.top, narrow.source);
   // The workgroup's coordinates serve as three independent variables.
   const variable = (dim: 0 | 1 | 2, extent: number) => Affine.of(b.builtin('workgroup_id', dim, extent), b);
   const [batchAt, rowAt, kAt] = [variable(0, batches), variable(1, rows), variable(2, k)];

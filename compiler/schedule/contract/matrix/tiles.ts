@@ -64,8 +64,7 @@ class MatrixTiles {
     this.#bindings = [...lowering.bindings];
     for (const { narrow } of [product.lhs, product.rhs]) {
       // What is staged are the small integers; views before the contraction see them instead of the wide ones.
-      if (narrow && narrow.source !== narrow.top)
-        lowering.define(narrow.top, (index, lanes) => lowering.value(narrow.source, index, lanes));
+      if (narrow && narrow.source !== narrow.top) lowering.see(narrow.top, narrow.source);
     }
     const invocations = this.#invocations;
     this.#local = Affine.of(b.builtin('local_id', 0, invocations), b);

@@ -15,7 +15,7 @@ import { Lowering } from '../../lowering.js';
 import { range } from '../../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd, transposed } from '../contraction.js';
 import { writesChannelsLast } from '../image/index.js';
-import { finish } from '../registers.js';
+import { finish } from '../finish.js';
 import { lanesFor } from '../tiling.js';
 import type { Block } from './block.js';
 import { Columns, columnCost, columnsKind } from './columns.js';
