@@ -164,10 +164,8 @@ export class Session {
     this.#runs.checkUsable();
     return Binding.create(options, {
       inputs: this.inputs,
-      outputNames: this.outputNames,
       tensors: this.#deviceTensors,
-      run: (bound) => this.#runs.runBound(bound),
-      runSync: (bound) => this.#runs.runBoundSync(bound),
+      runs: this.#runs,
     });
   }
 
