@@ -107,9 +107,7 @@ export type OutputPlace = 'cpu' | 'device';
 export interface BindingOptions {
   /** All inputs. What is on the host is copied to the device once: change it there with `Binding.write`. */
   readonly inputs: Readonly<Record<string, Tensor | TensorData>>;
-  /**
-   * Tensors on the device that outputs are written to, or places as in `RunOptions`. Default: all in the host's memory.
-   */
+  /** Tensors that outputs are written to, or places, as in `RunOptions`. Default: all in the host's memory. */
   readonly outputs?: Readonly<Record<string, Tensor | OutputPlace>>;
 }
 
@@ -117,10 +115,16 @@ export interface RunOptions {
   /** Aborting rejects at once with the signal's reason if it is an Error of the caller's, else with E_ABORTED. */
   readonly signal?: AbortSignal;
   /**
-   * Names of the outputs wanted, or where each wanted one is to be: in the host's memory (`cpu`) or on the device, where
-   * it can be an input of the next run. A place alone holds for all outputs. Default: all, in the host's memory.
+   * Names of the outputs wanted, or where each wanted one is to be: in the host's memory (`cpu`), on the device, where it
+   * can be an input of the next run, or in a tensor of the caller's, which is overwritten and comes back as the result. A
+   * place alone holds for all outputs. Default: all, in new memory of the host.
+   *
+   * A tensor has the type and dims of the output, otherwise the run fails with an E_INPUT that names the output; sequences,
+   * optionals and strings are not written to tensors. It lies on the host or on the session's device, and may be an input of
+   * the same run, too: a state is then updated. What it holds while the run is under way, or after it has failed, is not
+   * defined; memory of the host is not touched any more once the promise has settled.
    */
-  readonly outputs?: readonly string[] | OutputPlace | Readonly<Record<string, OutputPlace>>;
+  readonly outputs?: readonly string[] | OutputPlace | Readonly<Record<string, OutputPlace | Tensor>>;
   /** Receives the time of each dispatch, where the device can tell. */
   readonly profile?: (profile: RunProfile) => void;
 }

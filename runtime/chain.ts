@@ -2,7 +2,7 @@
 import type { Command, Completion, Device, HostRead, HostWrite, Work } from '../backends/backend.js';
 import { bytesOf } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
-import { leavesOf, mapLeaves, type Tree } from '../compiler/passes/mapped.js';
+import { isList, leavesOf, mapLeaves, type Tree } from '../compiler/passes/mapped.js';
 import type { Held, Stage, StageOutput } from '../compiler/passes/stages.js';
 import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
 import type { RunProfile } from './api.js';
@@ -39,11 +39,10 @@ export interface ChainContext {
   readonly counts: { stages: number; demanded: number };
 }
 
-/** Where an output is to be; `into` is memory of the caller's that it is to fill. */
-export interface Wanted {
-  readonly place: 'cpu' | 'device';
-  readonly into?: OnDevice;
-}
+/** Where an output is to be; `into` is a tensor of the caller's there that it is to be written to. */
+export type Wanted =
+  | { readonly place: 'cpu'; readonly into?: HostTensor }
+  | { readonly place: 'device'; readonly into?: OnDevice };
 
 export interface ChainRun {
   readonly tree: StageTree;
@@ -51,6 +50,11 @@ export interface ChainRun {
   readonly inputs: Readonly<Record<string, Placed>>;
   /** By name of the output. */
   readonly wanted: ReadonlyMap<string, Wanted>;
+  /**
+   * Tensors of the host among those may be written at any time. Otherwise, and where an output is made in another way, they
+   * are left alone: the result is another tensor.
+   */
+  readonly direct: boolean;
   readonly signal?: AbortSignal;
   readonly profile?: (profile: RunProfile) => void;
 }
@@ -140,13 +144,17 @@ class Walk {
       const goals = this.#goals(stage);
       const reads: number[] = [];
       const keep = new Map<number, Resident>();
+      const into = new Map<number, HostTensor>();
       const made = new Map<Held, Placed>();
       stage.outputs.forEach((held, i) => {
         const goal = goals.get(held);
         if (goal === undefined) return;
         const { name, dtype, shape, constant, location } = executable.plan.outputs[i];
         if (goal.into !== undefined) checkFits(name, { dtype, shape }, goal.into);
-        if (goal.place === 'cpu' || constant !== undefined || location === undefined) reads.push(i);
+        if (goal.place === 'cpu') {
+          reads.push(i);
+          if (goal.into !== undefined && this.#run.direct) into.set(i, goal.into);
+        } else if (constant !== undefined || location === undefined) reads.push(i);
         else {
           const resident = goal.into?.resident.hold() ?? residents.take(location.bytes);
           this.#taken.push(resident);
@@ -160,7 +168,7 @@ class Walk {
         if (this.#isLast(stage, made)) submitted();
         return pending;
       };
-      const request = { inputs, outputs: reads, keep, fill, signal, profile: record, submit: hand };
+      const request = { inputs, outputs: reads, keep, into, fill, signal, profile: record, submit: hand };
       const results = yield* executable.run(request);
       reads.forEach((i, k) => {
         made.set(stage.outputs[i], results[k]);
@@ -178,6 +186,7 @@ class Walk {
     if (next.kind === 'done') {
       for (const { name, held } of next.outputs) {
         const goal = this.#run.wanted.get(name);
+        if (goal?.into !== undefined && (held === null || isList(held))) throw notOne(name, held);
         if (goal !== undefined) for (const leaf of leavesOf(held)) if (!goals.has(leaf)) goals.set(leaf, goal);
       }
       return goals;
@@ -197,8 +206,7 @@ class Walk {
         return leavesOf(held).every((leaf) => {
           const tensor = made.get(leaf);
           if (goal.place === 'cpu') return leaf.kind === 'result' && tensor === undefined;
-          const { into } = goal;
-          return tensor !== undefined && (into === undefined || sameMemory(tensor, into));
+          return tensor !== undefined && (goal.into === undefined || sameMemory(tensor, goal.into));
         });
       })
     );
@@ -246,8 +254,10 @@ class Walk {
     for (const { name, held } of all) {
       const goal = wanted.get(name);
       if (goal === undefined) continue;
+      if (goal.into !== undefined && (held === null || isList(held))) throw notOne(name, held);
       const place = (leaf: Held): Placed => {
         const tensor = this.#tensorOf(leaf);
+        if (goal.into !== undefined) checkFits(name, tensor, goal.into);
         if (goal.place === 'device') return this.#onDevice(name, tensor, goal.into, writes, copies);
         if (isOnDevice(tensor)) return readInto(tensor, reads);
         // The caller may write into what it gets.
@@ -278,7 +288,6 @@ class Walk {
   ): OnDevice {
     const { dtype, shape } = tensor;
     if (dtype === 'string') throw new TuttiError('E_INPUT', 'strings do not lie on a device', { subject: name });
-    if (into !== undefined) checkFits(name, tensor, into);
     if (isOnDevice(tensor)) {
       if (into === undefined) return { ...tensor, resident: tensor.resident.hold() };
       const resident = into.resident.hold();
@@ -297,15 +306,29 @@ class Walk {
 const sameMemory = (tensor: Placed, other: OnDevice): boolean =>
   isOnDevice(tensor) && tensor.resident.buffer === other.resident.buffer;
 
-function checkFits(name: string, found: Pick<HostTensor, 'dtype' | 'shape'>, into: OnDevice): void {
-  const text = ({ dtype, shape }: Pick<HostTensor, 'dtype' | 'shape'>): string => `${dtype}[${shape.join(', ')}]`;
-  if (text(found) === text(into)) return;
+type Kind = Pick<HostTensor, 'dtype' | 'shape'>;
+
+export const isLike = (a: Kind, b: Kind): boolean =>
+  a.dtype === b.dtype && a.shape.length === b.shape.length && a.shape.every((dim, i) => dim === b.shape[i]);
+
+/** @param name Of the output. */
+function checkFits(name: string, found: Kind, into: Kind): void {
+  if (isLike(found, into)) return;
+  const text = ({ dtype, shape }: Kind): string => `${dtype}[${shape.join(', ')}]`;
   throw new TuttiError('E_INPUT', 'the tensor bound to an output is of another type', {
     subject: name,
     expected: text(found),
     found: text(into),
+    remedy: 'Bind a tensor of the type and dims that are expected, or say where the output is to be: cpu or device.',
   });
 }
+
+const notOne = (name: string, held: null | readonly unknown[]): TuttiError =>
+  new TuttiError('E_INPUT', 'a tensor is bound to an output that is not one tensor', {
+    subject: name,
+    found: held === null ? 'an optional that holds nothing' : `a list of ${held.length}`,
+    remedy: 'Say where the output is to be: cpu or device.',
+  });
 
 /** A host tensor that the read will fill. */
 export function readInto({ dtype, shape, resident }: OnDevice, reads: HostRead[]): HostTensor {

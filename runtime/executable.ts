@@ -18,13 +18,13 @@ import type {
 } from '../backends/backend.js';
 import type { KernelFunction } from '../compiler/kernel/types.js';
 import { flatSteps, type Location, type Plan, type PlannedTensor, type Pool, type Program } from '../compiler/plan.js';
-import { emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
+import { bytesOfTensor, emptyTensor, type HostTensor, sizeOf, tensorFromBytes } from '../compiler/tensor.js';
 import type { RunProfile } from './api.js';
 import { commandsOf } from './commands.js';
 import { type ConstantClaim, type ConstantRanges, type ConstantStore, outOfMemory } from './constants.js';
 import { resultMemory } from './host_memory.js';
 import { Pace } from './pace.js';
-import { type Placement, place } from './placement.js';
+import { place, placementKey } from './placement.js';
 import { Resident } from './residents.js';
 import { outcome, type Pending, type Steps } from './steps.js';
 import { wireBytes } from './wire.js';
@@ -61,6 +61,8 @@ export interface ExecutableRun {
   readonly outputs?: readonly number[];
   /** Where outputs go that stay on the device, by position. */
   readonly keep?: ReadonlyMap<number, Resident>;
+  /** Tensors to write outputs of the host to, by position; they fit. Others get memory of their own. */
+  readonly into?: ReadonlyMap<number, HostTensor>;
   /** Memory to fill before anything runs. */
   readonly fill?: readonly { readonly to: Resident; readonly data: HostTensor }[];
   readonly signal?: AbortSignal;
@@ -69,23 +71,27 @@ export interface ExecutableRun {
   submit(work: Work): Pending<Completion>;
 }
 
+/** A run that has nothing to wait for but the device: what to submit, and the outputs that are filled then. */
+export interface ReadyRun {
+  readonly work: Work;
+  readonly results: readonly HostTensor[];
+  /** To be called when the work is done. */
+  done(): void;
+}
+
 /** Recorded combinations of tensors that stay on the device. */
 const maximumVariants = 8;
 
 interface Variant {
   /** Undefined where there is nothing to do. */
   list: Pending<CommandList | undefined>;
+  /** Where inputs and outputs of the host are, by position. */
+  readonly to: readonly (BufferRange | undefined)[];
+  readonly from: readonly (BufferRange | undefined)[];
   /** Ids of the tensors. */
   readonly residents: ReadonlySet<number>;
   /** Submissions under way. */
   users: number;
-}
-
-/** The commands with all memory the executable's own, and where inputs and outputs are. */
-interface Plain {
-  readonly list: CommandList | undefined;
-  readonly to: readonly (BufferRange | undefined)[];
-  readonly from: readonly (BufferRange | undefined)[];
 }
 
 export class Executable {
@@ -98,9 +104,12 @@ export class Executable {
   readonly #buffers: (DeviceBuffer | undefined)[];
   readonly #constants: ConstantClaim;
   readonly #ranges: ConstantRanges;
+  /** Positions of the outputs. */
+  readonly #all: readonly number[];
+  /** By output: it is an input, too. */
+  readonly #given: readonly boolean[];
   /** Recorded commands by which tensors on the device take part; least recently used first. */
   readonly #variants = new Map<string, Variant>();
-  #plain: Plain | undefined;
   /** Set when a run was given up while the device may still be at it. */
   #abandoned = false;
   #disposed: Promise<void> | undefined;
@@ -121,6 +130,9 @@ export class Executable {
     this.#buffers = parts.buffers;
     this.#constants = parts.constants;
     this.#ranges = parts.ranges;
+    const { inputs, outputs } = parts.plan;
+    this.#all = outputs.map((_, i) => i);
+    this.#given = outputs.map(({ location: own }) => inputs.some(({ location }) => location?.pool === own?.pool));
   }
 
   /** Bytes of the arena, and of inputs and outputs that have memory of their own. */
@@ -172,7 +184,7 @@ export class Executable {
       const ranges = await claim.upload();
       mark('upload');
       const executable = new Executable({ plan, times, device, kernels, buffers, constants: claim, ranges });
-      if (!apart) await executable.#variant(place(plan, (location) => executable.#own(location), [], new Map())).list;
+      if (!apart) await executable.#record('', [], none).list;
       mark('record');
       return executable;
     } catch (error) {
@@ -182,71 +194,68 @@ export class Executable {
   }
 
   /** Outputs in the order asked for. Inputs must not be changed before the work is done. */
-  *run({ inputs, outputs, keep = none, fill = [], signal, profile, submit }: ExecutableRun): Steps<HostTensor[]> {
-    const wanted = outputs ?? this.plan.outputs.map((_, i) => i);
-    const placement = place(this.plan, (location) => this.#own(location), inputs, keep);
-    const writes = fill.map(({ to, data }): HostWrite => ({ to: to.range(), data: wireBytes(data) }));
-    this.plan.inputs.forEach(({ location }, i) => {
-      const input = inputs[i];
-      if (location === undefined || input instanceof Resident) return;
-      writes.push(passing(placement.resolve(location), input));
-    });
-    const reads: HostRead[] = [];
-    const results = wanted.map((i): HostTensor => {
-      const planned = this.plan.outputs[i];
-      return this.#result(planned, planned.location && placement.resolve(planned.location), reads);
-    });
+  *run(run: ExecutableRun): Steps<HostTensor[]> {
+    const { inputs, keep = none, fill = [], signal, profile, submit } = run;
+    const wanted = (run.outputs ?? this.#all).map((i) => this.plan.outputs[i]);
+    const known = wanted.every(({ location }) => location === undefined);
     // What is asked for may be known already: then no device is needed.
-    if (reads.length === 0 && keep.size === 0 && profile === undefined) return results;
-    const variant = this.#variant(placement);
+    if (known && keep.size + fill.length === 0 && profile === undefined) return wanted.map(knownOutput);
+    const variant = this.#variant(inputs, keep);
+    variant.users++;
     try {
+      const { results, reads, writes } = this.#transfers(variant, run);
+      const filled = fill.map(({ to, data }): HostWrite => ({ to: to.range(), data: wireBytes(data) }));
       const list = yield* outcome(variant.list);
-      const { dispatchMicroseconds } = yield* outcome(submit({ list, writes, reads, profile: profile !== undefined }));
+      const work = { list, writes: [...filled, ...writes], reads, profile: profile !== undefined };
+      const { dispatchMicroseconds } = yield* outcome(submit(work));
       profile?.(this.#profileOf(dispatchMicroseconds));
+      return results;
     } catch (error) {
       if (signal?.aborted) this.#abandoned = true;
       throw error;
     } finally {
       variant.users--;
     }
-    return results;
   }
 
-  /**
-   * A run at its shortest, of host tensors to all outputs on the host: what to submit, and the outputs that are filled
-   * then. Undefined where something has to be waited for first.
-   */
-  plain(inputs: readonly HostTensor[]): { readonly work: Work; readonly results: readonly HostTensor[] } | undefined {
-    this.#plain ??= this.#findPlain();
-    if (this.#plain === undefined) return undefined;
-    const { list, from, to } = this.#plain;
+  /** The same at its shortest. Undefined where something has to be waited for first. */
+  ready(run: Pick<ExecutableRun, 'inputs' | 'outputs' | 'keep' | 'into'>): ReadyRun | undefined {
+    const variant = this.#variant(run.inputs, run.keep ?? none);
+    const { list } = variant;
+    if (list instanceof Promise) return undefined;
+    const { results, reads, writes } = this.#transfers(variant, run);
+    variant.users++;
+    return { work: { list, writes, reads }, results, done: () => void variant.users-- };
+  }
+
+  /** What goes to the device and comes from there. */
+  #transfers(
+    { to, from }: Variant,
+    { inputs, outputs = this.#all, into }: Pick<ExecutableRun, 'inputs' | 'outputs' | 'into'>,
+  ): { readonly results: HostTensor[]; readonly reads: HostRead[]; readonly writes: HostWrite[] } {
     const writes: HostWrite[] = [];
     inputs.forEach((input, i) => {
       const range = to[i];
-      if (range !== undefined) writes.push(passing(range, input));
+      // What the range holds matters to the commands alone: each run brings its own inputs.
+      if (range === undefined || input instanceof Resident) return;
+      writes.push({ to: range, data: wireBytes(input), passing: true });
     });
     const reads: HostRead[] = [];
-    const results = this.plan.outputs.map((planned, i) => this.#result(planned, from[i], reads));
-    return { work: { list, writes, reads }, results };
-  }
-
-  #findPlain(): Plain | undefined {
-    const variant = this.#variants.get('');
-    if (variant === undefined || variant.list instanceof Promise) return undefined;
-    const own = ({ location }: PlannedTensor): BufferRange | undefined => location && this.#own(location);
-    return { list: variant.list, to: this.plan.inputs.map(own), from: this.plan.outputs.map(own) };
+    const results = outputs.map((i) => this.#result(i, from[i], into?.get(i), reads));
+    return { results, reads, writes };
   }
 
   /** A tensor that the read from the range will fill; without a range it is known. */
-  #result(planned: PlannedTensor, from: BufferRange | undefined, reads: HostRead[]): HostTensor {
+  #result(i: number, from: BufferRange | undefined, into: HostTensor | undefined, reads: HostRead[]): HostTensor {
+    const planned = this.plan.outputs[i];
     const { name, dtype, shape } = planned;
     if (from === undefined) return knownOutput(planned);
     if (dtype === 'string') throw new Error(`output ${name}: strings do not lie on a device`);
-    const into = resultMemory(from.bytes);
+    const bytes = into === undefined ? resultMemory(from.bytes) : bytesOfTensor(into);
+    const range = bytes.byteLength === from.bytes ? from : { ...from, bytes: bytes.byteLength };
     // An input that is an output too has its data already.
-    const given = this.plan.inputs.some(({ location }) => location?.pool === planned.location?.pool);
-    reads.push({ from, into, passing: !given });
-    return tensorFromBytes(dtype, shape, into);
+    reads.push({ from: range, into: bytes, passing: !this.#given[i] });
+    return into ?? tensorFromBytes(dtype, shape, bytes);
   }
 
   /** Lets go of what was recorded with memory that is no more. */
@@ -263,30 +272,48 @@ export class Executable {
   }
 
   /** The commands, recorded once for each combination of tensors. */
-  #variant({ key, residents, before, after, resolve }: Placement): Variant {
-    let variant = this.#variants.get(key);
-    if (variant === undefined) {
-      const barrier: readonly Command[] = before.length + after.length > 0 ? [{ kind: 'barrier' }] : [];
-      const own = commandsOf(this.plan, this.#kernels, resolve);
-      const commands = [...before, ...barrier, ...own, ...barrier, ...after];
-      const works = commands.some(({ kind }) => kind !== 'barrier');
-      const made: Variant = { list: works ? record(this.#device, commands) : undefined, residents, users: 0 };
-      variant = made;
-      if (made.list instanceof Promise) {
-        made.list.then(
-          (list) => {
-            made.list = list;
-          },
-          () => undefined,
-        );
-      }
+  #variant(inputs: ExecutableRun['inputs'], keep: ReadonlyMap<number, Resident>): Variant {
+    const key = placementKey(this.plan, inputs, keep);
+    const known = this.#variants.get(key);
+    if (known === undefined) return this.#record(key, inputs, keep);
+    if (this.#variants.size > 1) {
+      this.#variants.delete(key);
+      this.#variants.set(key, known);
     }
-    variant.users++;
-    this.#variants.delete(key);
+    return known;
+  }
+
+  #record(key: string, inputs: ExecutableRun['inputs'], keep: ReadonlyMap<number, Resident>): Variant {
+    const { plan } = this;
+    const placement = place(plan, (location) => this.#own(location), inputs, keep);
+    const { before, after, residents, resolve } = placement;
+    const barrier: readonly Command[] = before.length + after.length > 0 ? [{ kind: 'barrier' }] : [];
+    const own = commandsOf(plan, this.#kernels, resolve);
+    const commands = [...before, ...barrier, ...own, ...barrier, ...after];
+    const works = commands.some(({ kind }) => kind !== 'barrier');
+    const variant: Variant = {
+      list: works ? record(this.#device, commands) : undefined,
+      to: plan.inputs.map(({ location }, i) =>
+        location === undefined || inputs[i] instanceof Resident ? undefined : resolve(location),
+      ),
+      from: plan.outputs.map(({ location }, i) =>
+        location === undefined || keep.has(i) ? undefined : resolve(location),
+      ),
+      residents,
+      users: 0,
+    };
+    if (variant.list instanceof Promise) {
+      variant.list.then(
+        (list) => {
+          variant.list = list;
+        },
+        () => undefined,
+      );
+    }
     this.#variants.set(key, variant);
     for (const [old, { users, residents: held }] of this.#variants) {
       if (this.#variants.size <= maximumVariants) break;
-      if (users === 0 && held.size > 0) this.#drop(old);
+      if (users === 0 && held.size > 0 && old !== key) this.#drop(old);
     }
     return variant;
   }
@@ -336,9 +363,6 @@ export class Executable {
     }
   }
 }
-
-/** What the range holds matters to the commands alone: each run brings its own inputs. */
-const passing = (to: BufferRange, tensor: HostTensor): HostWrite => ({ to, data: wireBytes(tensor), passing: true });
 
 const none: ReadonlyMap<number, Resident> = new Map();
 

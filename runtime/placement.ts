@@ -8,14 +8,30 @@ import type { HostTensor } from '../compiler/tensor.js';
 import { Resident, words } from './residents.js';
 
 export interface Placement {
-  /** Equal keys, equal commands. Empty where all memory is the executable's own. */
-  readonly key: string;
   /** Ids of the tensors that take part. */
   readonly residents: ReadonlySet<number>;
   /** Copies before and after the commands of the plan. */
   readonly before: readonly Command[];
   readonly after: readonly Command[];
   resolve(location: Location): BufferRange;
+}
+
+/**
+ * Equal for runs that have the same tensors in the same places: their commands are the same. Empty where all memory is the
+ * executable's own.
+ */
+export function placementKey(
+  plan: Program,
+  inputs: readonly (HostTensor | Resident)[],
+  keep: ReadonlyMap<number, Resident>,
+): string {
+  let key = '';
+  for (let i = 0; i < inputs.length; i++) {
+    const input = inputs[i];
+    if (input instanceof Resident && plan.inputs[i].location !== undefined) key += `${i}=${input.id};`;
+  }
+  for (const [i, { id }] of keep) key += `${i}>${id};`;
+  return key;
 }
 
 /**
@@ -33,7 +49,6 @@ export function place(
   const residents = new Set<number>();
   const before: Command[] = [];
   const after: Command[] = [];
-  let key = '';
   const resolve = (location: Location): BufferRange => {
     const resident = places.get(location.pool);
     if (resident === undefined) return own(location);
@@ -52,7 +67,6 @@ export function place(
     else places.set(location.pool, input);
     standing.add(input.id);
     residents.add(input.id);
-    key += `${i}${copied ? '<' : '='}${input.id};`;
   });
   const inputPools = new Set(plan.inputs.map(({ location }) => location?.pool));
   const filled = new Set<number>();
@@ -65,7 +79,6 @@ export function place(
     else places.set(location.pool, resident);
     filled.add(resident.id);
     residents.add(resident.id);
-    key += `${i}${copied ? '>' : '~'}${resident.id};`;
   }
-  return { key, residents, before, after, resolve };
+  return { residents, before, after, resolve };
 }

@@ -2,22 +2,20 @@
  * Runs of a session, with promises or in the calling thread: what they are given is checked, they go through the stages
  * of the model, and what is under way is known.
  */
-import type { Completion, Device, Queue, Work } from '../backends/backend.js';
+import type { Completion, Device, Queue } from '../backends/backend.js';
 import { TuttiError } from '../compiler/error.js';
 import type { Lengths } from '../compiler/passes/containers.js';
 import { mapLeaves, type Tree } from '../compiler/passes/mapped.js';
-import type { HostTensor } from '../compiler/tensor.js';
+import { bytesOfTensor, type HostTensor } from '../compiler/tensor.js';
 import { abortError } from './abort.js';
 import type { Feeds, RunOptions, Value } from './api.js';
-import type { BoundRun } from './binding.js';
 import { type ChainContext, isOnDevice, type Placed, runChain } from './chain.js';
-import type { DeviceTensors } from './device_tensors.js';
 import { type CheckedFeeds, checkFeeds } from './feeds.js';
-import { Lane } from './lane.js';
-import { wantedOutputs } from './outputs.js';
+import { Lane, type LaneScene, type ShortRun } from './lane.js';
+import { areApart, OutputPlaces, type WantedOutputs } from './outputs.js';
 import { nextTurn } from './pace.js';
-import type { Programs, Shapes } from './programs.js';
-import type { Resident, Residents } from './residents.js';
+import type { Shapes } from './programs.js';
+import type { Resident } from './residents.js';
 import type { SessionModel } from './session_model.js';
 import type { Lease } from './specialisations.js';
 import type { StageTree, Step } from './stage_tree.js';
@@ -25,32 +23,34 @@ import { atOnce, outcome, type Pending, type Steps, whenDone } from './steps.js'
 import { Tensor } from './tensor.js';
 
 /** What a session lends to its runs. */
-export interface Scene {
+export interface Scene extends LaneScene {
   readonly model: SessionModel;
-  readonly device: Device;
-  readonly programs: Programs;
-  readonly residents: Residents;
-  readonly tensors: DeviceTensors;
   outputNames(): readonly string[];
+}
+
+/** Runs of one kind have a lane of their own: that of the last one which has any. */
+interface RunKind {
+  lane?: Lane;
+}
+
+/** Runs to outputs that are fixed. */
+export interface BoundKind extends RunKind {
+  readonly wanted: WantedOutputs;
 }
 
 type Results = ReadonlyMap<string, Tree<Placed>>;
 
-interface CheckedRun extends Omit<BoundRun, 'feeds'> {
+interface CheckedRun extends Pick<RunOptions, 'signal' | 'profile'> {
   readonly checked: CheckedFeeds;
+  readonly wanted: WantedOutputs;
+  /** Host tensors that outputs go to may be written at any time. */
+  readonly direct: boolean;
 }
 
 /** How a run gets at what is compiled, and at the device. */
 interface Way extends Pick<ChainContext, 'submit' | 'turn' | 'submitted'> {
   tree(key: string, shapes: Shapes, lengths: Lengths): Pending<StageTree>;
   lease(step: Step, shapes: Shapes): Pending<Lease>;
-}
-
-interface ShortWay {
-  readonly work: Work;
-  /** Once the work is done. */
-  outputs(): Record<string, Tensor>;
-  release(): void;
 }
 
 const startOn = ({ queue }: Device, work: Parameters<Queue['submit']>[0]): Pending<Completion> =>
@@ -63,8 +63,8 @@ export class Runs {
   /** Stages that were run, and tensors that the host has read in between. */
   readonly counts = { stages: 0, demanded: 0 };
   readonly #scene: Scene;
-  /** Of the last run that has one. */
-  #lane: Lane | undefined;
+  readonly #places: OutputPlaces;
+  readonly #unbound: RunKind = {};
   /** Runs under way, those given up by their callers included. */
   readonly #active = new Set<Promise<unknown>>();
   /** How many of them have something left to submit. */
@@ -76,6 +76,7 @@ export class Runs {
 
   constructor(scene: Scene) {
     this.#scene = scene;
+    this.#places = new OutputPlaces(scene.device, scene.outputNames);
     // One reaction for the life of the session: one for each run would pile up on this promise.
     scene.device.lost.then(
       ({ reason }) => this.#lose(reason),
@@ -100,17 +101,26 @@ export class Runs {
       throw new TuttiError('E_DEVICE_CLOSED', 'the session is closed', { subject: this.#scene.model.name });
   }
 
+  /** For runs to these outputs, over and over. @throws TuttiError E_INPUT */
+  bind(outputs: RunOptions['outputs']): BoundKind {
+    return { wanted: this.#places.wanted(outputs) };
+  }
+
   /** See `Session.run`. */
-  async run(feeds: Feeds, options: RunOptions): Promise<Record<string, Value>> {
+  async run(feeds: Feeds, options: RunOptions, bound?: BoundKind): Promise<Record<string, Value>> {
     const { start } = this.#scene.device.queue;
-    const short = start && this.#shortWay(feeds, options);
+    const wanted = bound?.wanted ?? this.#places.wanted(options.outputs);
+    const short = start && this.#shortRun(feeds, wanted, options, bound);
     if (start === undefined || short === undefined) {
-      const { run, wanted } = this.#prepare(feeds, options);
-      return this.#named(wanted, await this.#start(run));
+      const run = this.#check(feeds, wanted, options);
+      return this.#named(wanted, await this.#start(run, bound));
     }
     try {
       const pending = start(short.work);
-      if (pending instanceof Promise) await this.#track(pending, undefined);
+      if (pending instanceof Promise) {
+        short.hold();
+        await this.#track(pending, undefined);
+      }
       return short.outputs();
     } finally {
       short.release();
@@ -118,12 +128,13 @@ export class Runs {
   }
 
   /** See `Session.runSync`. */
-  runSync(feeds: Feeds, options: RunOptions): Record<string, Value> {
+  runSync(feeds: Feeds, options: RunOptions, bound?: BoundKind): Record<string, Value> {
     const { submitSync } = this.#scene.device.queue;
-    const short = submitSync && this.#shortWay(feeds, options);
+    const wanted = bound?.wanted ?? this.#places.wanted(options.outputs);
+    const short = submitSync && this.#shortRun(feeds, wanted, options, bound);
     if (submitSync === undefined || short === undefined) {
-      const { run, wanted } = this.#prepare(feeds, options);
-      return this.#named(wanted, this.#runHere(run));
+      const run = this.#check(feeds, wanted, options);
+      return this.#named(wanted, this.#runHere(run, bound));
     }
     try {
       submitSync(short.work);
@@ -133,53 +144,33 @@ export class Runs {
     }
   }
 
-  /** What gives each output as a tensor. */
-  async runBound(bound: BoundRun): Promise<(name: string) => Value> {
-    return this.#values(await this.#start(this.#check(bound)));
-  }
-
-  runBoundSync(bound: BoundRun): (name: string) => Value {
-    return this.#values(this.#runHere(this.#check(bound)));
-  }
-
-  /** What to submit for a run that is like one before, if it is. */
-  #shortWay(feeds: Feeds, { outputs, signal, profile }: RunOptions): ShortWay | undefined {
-    const lane = this.#lane;
-    if (lane === undefined || outputs !== undefined || signal !== undefined || profile !== undefined) return undefined;
+  /** A run that is like one before, if it is. */
+  #shortRun(
+    feeds: Feeds,
+    wanted: WantedOutputs,
+    { signal, profile }: RunOptions,
+    { lane }: RunKind = this.#unbound,
+  ): ShortRun | undefined {
+    if (lane === undefined || signal !== undefined || profile !== undefined) return undefined;
     this.checkUsable();
     if (this.#unsubmitted > 0) return undefined;
-    const inputs = lane.match(feeds);
-    const lease = inputs && this.#scene.programs.leaseWhole(lane.program);
-    if (lease === undefined) return undefined;
-    const plain = lease.executable.plain(inputs as readonly HostTensor[]);
-    if (plain === undefined) {
-      lease.release();
-      return undefined;
-    }
-    this.counts.stages++;
-    const named = (): Record<string, Tensor> => {
-      const tensors: Record<string, Tensor> = {};
-      for (const [name, index] of lane.outputs) tensors[name] = Tensor.fromHost(plain.results[index]);
-      return tensors;
-    };
-    return { work: plain.work, outputs: named, release: lease.release };
+    const run = lane.enter(this.#scene, feeds, wanted);
+    if (run !== undefined) this.counts.stages++;
+    return run;
   }
 
-  #prepare(feeds: Feeds, { outputs, signal, profile }: RunOptions): { run: CheckedRun; wanted: BoundRun['wanted'] } {
-    const wanted = wantedOutputs(outputs, this.#scene.outputNames());
-    return { run: this.#check({ feeds, wanted, signal, profile }), wanted };
-  }
-
-  #check(bound: BoundRun): CheckedRun {
+  #check(feeds: Feeds, wanted: WantedOutputs, { signal, profile }: RunOptions): CheckedRun {
     this.checkUsable();
-    if (bound.signal?.aborted) throw abortError(bound.signal);
+    if (signal?.aborted) throw abortError(signal);
     const { model, device, programs } = this.#scene;
-    const checked = checkFeeds(model, bound.feeds, device, (key) => programs.has(key));
-    return { ...bound, checked };
+    const checked = checkFeeds(model, feeds, device, (key) => programs.has(key));
+    // What was given up may still write when nobody knows any more.
+    const direct = signal === undefined && areApart(wanted, Object.values(checked.tensors));
+    return { checked, wanted, direct, signal, profile };
   }
 
   /** With promises. Work that has nothing to wait for is submitted when this returns. */
-  #start(run: CheckedRun): Promise<Results> {
+  #start(run: CheckedRun, kind?: RunKind): Promise<Results> {
     const { device, programs } = this.#scene;
     const { signal } = run;
     this.#unsubmitted++;
@@ -188,7 +179,7 @@ export class Runs {
       if (counted) this.#unsubmitted--;
       counted = false;
     };
-    const steps = this.#steps(run, {
+    const steps = this.#steps(run, kind, {
       tree: (...shapes) => programs.tree(...shapes),
       lease: (step, shapes) => programs.lease(step, shapes),
       submit: (work) => startOn(device, signal === undefined ? work : { ...work, signal }),
@@ -199,7 +190,7 @@ export class Runs {
   }
 
   /** In the calling thread. */
-  #runHere(run: CheckedRun): Results {
+  #runHere(run: CheckedRun, kind?: RunKind): Results {
     const { device, programs } = this.#scene;
     const { submitSync } = device.queue;
     if (submitSync === undefined) {
@@ -214,7 +205,7 @@ export class Runs {
       if (there !== undefined) return there;
       throw notReady(this.#scene.model.name, 'not compiled yet for inputs of these shapes');
     };
-    const steps = this.#steps(run, {
+    const steps = this.#steps(run, kind, {
       tree: (key) => compiled(programs.knownTree(key)),
       lease: (step) => compiled(programs.leaseReady(step)),
       submit: submitSync,
@@ -225,7 +216,8 @@ export class Runs {
   }
 
   /** A run, whichever way the device is reached. */
-  *#steps({ checked, wanted, signal, profile }: CheckedRun, way: Way): Steps<Results> {
+  *#steps(run: CheckedRun, kind: RunKind = this.#unbound, way: Way): Steps<Results> {
+    const { checked, wanted, direct, signal, profile } = run;
     const { tensors, lengths, shapes, key } = checked;
     // What the caller disposes meanwhile is still needed.
     const held: Resident[] = [];
@@ -245,9 +237,9 @@ export class Runs {
     };
     try {
       const stages = yield* outcome(way.tree(key, shapes, lengths));
-      const results = yield* runChain(context, { tree: stages, inputs: tensors, wanted, signal, profile });
-      if (stages.only !== undefined && this.#lane?.key !== key) {
-        this.#lane = Lane.of(stages.only, checked, this.#scene.outputNames());
+      const results = yield* runChain(context, { tree: stages, inputs: tensors, wanted, direct, signal, profile });
+      if (stages.only !== undefined && !(kind.lane?.key === key && kind.lane.gives(wanted))) {
+        kind.lane = Lane.of(stages.only, checked, wanted);
       }
       return results;
     } finally {
@@ -255,21 +247,28 @@ export class Runs {
     }
   }
 
-  #named(wanted: BoundRun['wanted'], results: Results): Record<string, Value> {
-    const value = this.#values(results);
+  #named(wanted: WantedOutputs, results: Results): Record<string, Value> {
     const named: Record<string, Value> = {};
-    for (const name of wanted.keys()) named[name] = value(name);
+    for (const [name, goal] of wanted) {
+      const result = results.get(name) ?? null;
+      const { tensor, into } = goal;
+      if (tensor === undefined || into === undefined) named[name] = this.#valueOf(result, wanted);
+      else {
+        // What was bound is one tensor, and of the same type.
+        deliver(result as Placed, into);
+        named[name] = tensor;
+      }
+    }
     return named;
   }
 
-  #values(results: Results): (name: string) => Value {
-    return (name) => this.#valueOf(results.get(name) ?? null);
-  }
-
-  #valueOf(result: Tree<Placed>): Value {
-    return mapLeaves(result, (placed) =>
-      isOnDevice(placed) ? this.#scene.tensors.wrap(placed) : Tensor.fromHost(placed),
-    );
+  #valueOf(result: Tree<Placed>, wanted: WantedOutputs): Value {
+    return mapLeaves(result, (placed) => {
+      if (isOnDevice(placed)) return this.#scene.tensors.wrap(placed);
+      // An output may be the same tensor as one that went to memory of the caller's.
+      const taken = [...wanted.values()].some(({ place, into }) => place === 'cpu' && into?.data === placed.data);
+      return Tensor.fromHost(taken ? ({ ...placed, data: placed.data.slice() } as HostTensor) : placed);
+    });
   }
 
   /** Counts the work as under way; it fails at once when the device is lost or the signal fires. */
@@ -308,4 +307,11 @@ export class Runs {
       );
     });
   }
+}
+
+/** Sees to it that the result is where it was wanted. */
+function deliver(result: Placed, into: Placed): void {
+  // The caller has the tensor already: this share in its memory is one too many.
+  if (isOnDevice(result)) result.resident.release();
+  else if (!isOnDevice(into) && result.data !== into.data) bytesOfTensor(into).set(bytesOfTensor(result));
 }

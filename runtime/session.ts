@@ -156,18 +156,17 @@ export class Session {
   }
 
   /**
-   * Fixes inputs and outputs on the device once, for many runs: nothing is checked, copied to or from the host, or
-   * allocated in between. Tensors may be bound as input and output at once: a state is then updated in place.
+   * Fixes inputs and outputs once, for many runs: with tensors on the device nothing is checked, copied to or from the host,
+   * or allocated in between. Outputs may go to tensors of the host, too. Tensors may be bound as input and output at once: a
+   * state is then updated in place.
    * @throws TuttiError E_INPUT
    */
   async bind(options: BindingOptions): Promise<Binding> {
     this.#runs.checkUsable();
     return Binding.create(options, {
       inputs: this.inputs,
-      outputNames: this.outputNames,
       tensors: this.#deviceTensors,
-      run: (bound) => this.#runs.runBound(bound),
-      runSync: (bound) => this.#runs.runBoundSync(bound),
+      runs: this.#runs,
     });
   }
 

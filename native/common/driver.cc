@@ -3,6 +3,7 @@
 #include "driver.h"
 
 #include "commands.h"
+#include "heap.h"
 
 namespace tutti::gpu {
 
@@ -91,6 +92,7 @@ Napi::Value Open(const Napi::CallbackInfo& info) {
         return owner;
       },
       [](Napi::Env env, std::shared_ptr<DeviceOwner> owner) {
+        keepFreedMemory();
         owner->channel = Channel::create(env);
         return Externals::wrap(env, std::move(owner));
       });

@@ -31,6 +31,7 @@ Napi::Object InitCpu(Napi::Env env) {
 #include <algorithm>
 
 #include "../common/commands.h"
+#include "../common/heap.h"
 #include "device.h"
 #include "info.h"
 
@@ -96,6 +97,7 @@ Napi::Value info(const Napi::CallbackInfo& args) {
 Napi::Value open(const Napi::CallbackInfo& args) {
   return guarded(args.Env(), [&] {
     const uint32_t threads = args[0].As<Napi::Number>().Uint32Value();
+    keepFreedMemory();
     return Externals::wrap(args.Env(), std::make_shared<Owner>(threads, toCount(args[1]), args.Env()));
   });
 }

@@ -18,9 +18,14 @@ namespace {
 // Some 0.15 ms: long enough to bridge the gap between two runs in a loop, where waking a thread was measured to cost as
 // much again, and short enough not to burn a core between requests.
 constexpr int kSpins = 12'000;
-// Chunks a thread: enough to even out unequal workgroups, few enough to keep neighbours together.
-constexpr uint64_t kChunksPerThread = 8;
-// Nanoseconds. Below the first a job stays on its thread; a chunk is not made smaller than the second; each thread that
+// What a thread claims of its own share at once, of what is left: little enough to leave work for threads that are done
+// sooner, and less and less, so that all end together.
+constexpr uint32_t kOwnPart = 4;
+// Of a job that nobody knows, what the caller does to learn what it takes.
+constexpr uint64_t kTrialPart = 8;
+// Units have numbers of 16 bits.
+constexpr uint64_t kMostUnits = 0xffff;
+// Nanoseconds. Below the first a job stays on its thread; a unit is not made smaller than the second; each thread that
 // sleeps is woken for as much work as the third.
 constexpr double kWorthSharing = 4'000;
 constexpr double kWorthClaiming = 1'000;
@@ -85,8 +90,12 @@ unsigned char* Scratch::atLeast(size_t bytes) {
   return memory_.get();
 }
 
-ThreadPool::ThreadPool(unsigned threads) : threads_(std::max(1u, threads)), workers_(threads_ - 1) {
-  for (Worker& worker : workers_) worker.thread = std::thread([this, &worker] { work(worker); });
+ThreadPool::ThreadPool(unsigned threads)
+    : threads_(std::max(1u, threads)), shares_(std::make_unique<Share[]>(threads_)), workers_(threads_ - 1) {
+  for (unsigned i = 1; i < threads_; i++) {
+    Worker& worker = workers_[i - 1];
+    worker.thread = std::thread([this, &worker, i] { work(worker, i); });
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -113,7 +122,7 @@ bool ThreadPool::run(const Job& job, Cost& cost) {
   uint64_t done = 0;
   if (!cost.known()) {
     // The first part tells what the rest will take.
-    done = (job.workgroups + threads_ * kChunksPerThread - 1) / (threads_ * kChunksPerThread);
+    done = (job.workgroups + threads_ * kTrialPart - 1) / (threads_ * kTrialPart);
     run(0, done);
     cost.note(nanosSince(start) / static_cast<double>(done) * static_cast<double>(job.workgroups));
     if (done == job.workgroups) return true;
@@ -130,17 +139,23 @@ bool ThreadPool::share(const Job& job, uint64_t first, Cost& cost) {
   job_ = job;
   first_ = first;
   const auto most = std::max<uint64_t>(threads_, static_cast<uint64_t>(nanos / kWorthClaiming));
-  const auto chunks = static_cast<uint32_t>(std::min<uint64_t>({left, threads_ * kChunksPerThread, most}));
-  chunks_ = chunks;
+  units_ = static_cast<uint32_t>(std::min<uint64_t>({left, kMostUnits, most}));
   failed_.store(false, std::memory_order_relaxed);
-  pending_.store(chunks, std::memory_order_relaxed);
-  cursor_.store(static_cast<uint64_t>(++generation_) << 32 | chunks);  // publishes the above
+  pending_.store(units_, std::memory_order_relaxed);
+  const uint32_t number = published_.load(std::memory_order_relaxed) + 1;
+  uint64_t begin = 0;
+  for (unsigned i = 0; i < threads_; i++) {
+    const uint64_t end = static_cast<uint64_t>(units_) * (i + 1) / threads_;
+    // Publishes the above to who claims from the share.
+    shares_[i].word.store(static_cast<uint64_t>(number) << 32 | begin << 16 | end, std::memory_order_release);
+    begin = end;
+  }
+  published_.store(number);  // before sleepers are looked for, see `work`
   wake(nanos);
   const auto start = Clock::now();
-  uint32_t own = 0;
-  while (claimAndRun(callerScratch_)) own++;
+  const uint32_t own = participate(0, callerScratch_);
   if (own > 0) {
-    const double workgroups = static_cast<double>(own) / chunks * static_cast<double>(left);
+    const double workgroups = static_cast<double>(own) / units_ * static_cast<double>(left);
     cost.note(nanosSince(start) / workgroups * static_cast<double>(job.workgroups));
   }
   int spins = 0;
@@ -182,33 +197,61 @@ void ThreadPool::keepOffCaller() {
     if (worker.processor.load(std::memory_order_relaxed) == here) keepOff(worker.thread, here);
 }
 
-/** Runs one chunk of the current job; false if none is left. */
-bool ThreadPool::claimAndRun(Scratch& scratch) {
-  uint64_t cursor = cursor_.load(std::memory_order_acquire);
-  do {
-    if (static_cast<uint32_t>(cursor) == 0) return false;
-  } while (!cursor_.compare_exchange_weak(cursor, cursor - 1, std::memory_order_acq_rel, std::memory_order_acquire));
-  // The claimed chunk keeps the job from ending, so its description stays as it is until the decrement below.
-  const uint64_t chunk = chunks_ - static_cast<uint32_t>(cursor);
+/** False if nothing is left of the share. What its owner claims is the front, others take from the back. */
+bool ThreadPool::claim(Share& share, bool own, Piece& piece) {
+  uint64_t word = share.word.load(std::memory_order_acquire);
+  for (;;) {
+    const auto begin = static_cast<uint32_t>(word >> 16 & kMostUnits), end = static_cast<uint32_t>(word & kMostUnits);
+    const uint32_t left = end - begin;
+    if (left == 0) return false;
+    const uint32_t count = own ? std::max(1u, left / kOwnPart) : (left + 1) / 2;
+    const uint64_t rest = own ? word + (static_cast<uint64_t>(count) << 16) : word - count;
+    // Acquires what `share` has published, also from a word that other claims have changed since: they carry it on.
+    if (share.word.compare_exchange_weak(word, rest, std::memory_order_acquire, std::memory_order_acquire)) {
+      piece = own ? Piece{begin, begin + count} : Piece{end - count, end};
+      return true;
+    }
+  }
+}
+
+/** What is claimed keeps the job from ending, so its description stays as it is until `pending_` is counted down. */
+void ThreadPool::run(const Piece& piece, Scratch& scratch) {
   unsigned char* memory = scratch.atLeast(job_.scratchBytes);
   if (job_.scratchBytes > 0 && memory == nullptr) {
     failed_.store(true, std::memory_order_relaxed);
-  } else {
-    const uint64_t each = (job_.workgroups - first_) / chunks_;
-    const uint64_t longer = (job_.workgroups - first_) % chunks_;
-    const auto boundary = [=, this](uint64_t i) { return first_ + each * i + std::min(i, longer); };
-    job_.kernel(job_.buffers, job_.scalars, memory, job_.grid, boundary(chunk), boundary(chunk + 1));
+    return;
   }
-  if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
-  return true;
+  const uint64_t each = (job_.workgroups - first_) / units_;
+  const uint64_t longer = (job_.workgroups - first_) % units_;
+  const auto boundary = [=, this](uint64_t i) { return first_ + each * i + std::min(i, longer); };
+  job_.kernel(job_.buffers, job_.scalars, memory, job_.grid, boundary(piece.begin), boundary(piece.end));
 }
 
-void ThreadPool::work(Worker& self) {
+/** Does its share of the current job, then what others have left of theirs. The units that it has done. */
+uint32_t ThreadPool::participate(unsigned self, Scratch& scratch) {
+  uint32_t total = 0;
+  for (unsigned i = 0; i < threads_; i++) {
+    Share& share = shares_[(self + i) % threads_];
+    uint32_t done = 0;
+    for (Piece piece; claim(share, i == 0, piece); done += piece.end - piece.begin) run(piece, scratch);
+    if (done == 0) continue;
+    total += done;
+    // Releases what was written to the caller, who waits for the last.
+    if (pending_.fetch_sub(done, std::memory_order_acq_rel) == done) pending_.notify_one();
+  }
+  return total;
+}
+
+void ThreadPool::work(Worker& self, unsigned number) {
   Scratch scratch;
+  uint32_t seen = 0;
   int idle = 0;
   while (!stop_.load(std::memory_order_relaxed)) {
     if (idle % kSpinsPerYield == 0) self.processor.store(currentProcessor(), std::memory_order_relaxed);
-    if (claimAndRun(scratch)) {
+    const uint32_t published = published_.load(std::memory_order_acquire);
+    if (published != seen) {
+      seen = published;
+      participate(number, scratch);
       idle = 0;
       continue;
     }
@@ -219,8 +262,8 @@ void ThreadPool::work(Worker& self) {
     }
     // Announce first, look again, then sleep: `share` publishes first, then looks for sleepers.
     sleepers_.fetch_add(1);
-    const uint32_t seen = wakeups_.load();
-    if (static_cast<uint32_t>(cursor_.load()) == 0 && !stop_.load()) wakeups_.wait(seen);
+    const uint32_t wakeups = wakeups_.load();
+    if (published_.load() == seen && !stop_.load()) wakeups_.wait(wakeups);
     sleepers_.fetch_sub(1);
     idle = 0;
   }

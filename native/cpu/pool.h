@@ -1,8 +1,10 @@
 // A persistent pool of threads that run one kernel's workgroups at a time.
 //
-// The caller of `run` works too, so a pool for n threads owns n - 1. Work is claimed in chunks from one atomic word
-// that holds the job's number and the chunks left: a thread that wakes late finds no chunk and touches nothing, so
-// no dispatch waits for a thread that the system has put aside.
+// The caller of `run` works too, so a pool for n threads owns n - 1. Each thread has a share of the workgroups, the same part
+// of every job: what it has written is still in its caches when the next job reads the same part. Shares are claimed in
+// pieces, from the front by their owners and from the back by threads that have nothing left; each is one atomic word that
+// holds the job's number and what is unclaimed. A thread that wakes late finds nothing there and touches nothing, so no
+// dispatch waits for a thread that the system has put aside.
 //
 // Other threads cost: a cache line that travels where they spin, a system call and tens of microseconds where they
 // sleep. So jobs carry what they took before, and a job that is done sooner than help would come stays on its thread.
@@ -87,18 +89,33 @@ class ThreadPool {
 
   /** What is left of a job when the caller has done workgroups before `first`. */
   bool share(const Job& job, uint64_t first, Cost& cost);
+  /** Units of a job that a thread has claimed. */
+  struct Piece {
+    uint32_t begin = 0;
+    uint32_t end = 0;
+  };
+  struct alignas(64) Share {
+    /** Number of the job << 32 | first unclaimed unit << 16 | end of the unclaimed units. */
+    std::atomic<uint64_t> word{0};
+  };
+
   void wake(double nanos);
   void keepOffCaller();
-  void work(Worker& worker);
-  bool claimAndRun(Scratch& scratch);
+  void work(Worker& self, unsigned number);
+  uint32_t participate(unsigned self, Scratch& scratch);
+  static bool claim(Share& share, bool own, Piece& piece);
+  void run(const Piece& piece, Scratch& scratch);
 
   const unsigned threads_;
+  /** Written by the caller while nothing is unclaimed or pending; read by who has claimed a piece. */
   Job job_;
   uint64_t first_ = 0;
-  uint32_t chunks_ = 0;
-  uint32_t generation_ = 0;
-  /** generation << 32 | chunks that nobody has claimed. */
-  alignas(64) std::atomic<uint64_t> cursor_{0};
+  uint32_t units_ = 0;
+  /** By thread, the caller's first. */
+  const std::unique_ptr<Share[]> shares_;
+  /** Number of the last job. */
+  alignas(64) std::atomic<uint32_t> published_{0};
+  /** Units that are not done. */
   alignas(64) std::atomic<uint32_t> pending_{0};
   alignas(64) std::atomic<uint32_t> wakeups_{0};
   std::atomic<uint32_t> sleepers_{0};

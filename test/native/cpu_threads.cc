@@ -63,9 +63,43 @@ std::shared_ptr<CommandList> chain(Device& device, const Slice& x, const Slice& 
   return std::make_shared<CommandList>(std::move(commands));
 }
 
+/** Counts how often each workgroup is run; all but one are short, so that threads help one another. */
+void count(void* const* buffers, const uint32_t*, unsigned char*, const uint32_t* grid, uint64_t first, uint64_t last) {
+  auto* counts = static_cast<uint32_t*>(buffers[0]);
+  for (uint64_t group = first; group < last; group++) {
+    volatile uint32_t value = 0;
+    for (uint32_t spin = 0; spin < (group == grid[1] ? 20'000 : 500); spin++) value = value + spin;
+    counts[group]++;
+  }
+}
+
+/** Every workgroup is run once, whatever the numbers of workgroups and threads. */
+void checkShares() {
+  for (const unsigned threads : {1u, 2u, 3u, 5u}) {
+    ThreadPool pool(threads);
+    pool.expect(1e6);
+    for (uint32_t groups : {1u, 2u, 3u, 4u, 7u, 16u, 61u, 1000u}) {
+      Cost cost;
+      for (uint32_t run = 0; run < 12; run++) {
+        std::vector<uint32_t> counts(groups, 0);
+        void* buffers[1] = {counts.data()};
+        const uint32_t grid[3] = {groups, run % 3 == 0 ? 0 : groups - 1, 1};
+        Job job;
+        job.kernel = count;
+        job.buffers = buffers;
+        job.grid = grid;
+        job.workgroups = groups;
+        expect(pool.run(job, cost), "a job finds memory");
+        for (const uint32_t times : counts) expect(times == 1, "a workgroup is run once");
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
+  checkShares();
   Device device(4, 1 << 30);
   const Slice x{device.allocate(kBytes), 0, kBytes};
   const Slice y{device.allocate(kBytes), 0, kBytes};
