@@ -56,7 +56,7 @@ export function compareResults(actual: HostTensor, expected: HostTensor): Compar
 }
 
 /** What overflows in a narrow type need not where the types between are wider. */
-const isDecided = (tensor: HostTensor): boolean =>
+export const isDecided = (tensor: HostTensor): boolean =>
   !isFloat(tensor.dtype) || [...numbersOf(tensor)].every((value) => Number.isFinite(value));
 
 /** @throws Error where a device gives other results than the reference, in any of the runs of one session */

@@ -30,6 +30,8 @@ export interface RandomModel {
   readonly feeds: readonly Readonly<Record<string, HostTensor>>[];
   /** Nodes, inputs and constants in lines, for messages. */
   readonly text: string;
+  /** Some tensor has no elements in some run. */
+  readonly hasEmpty: boolean;
 }
 
 type Attrs = NonNullable<Parameters<typeof node>[1]>;
@@ -52,6 +54,7 @@ export class Draft {
   readonly #outputs = new Map<string, Made>();
   readonly #lines: string[] = [];
   #count = 0;
+  #hasEmpty = false;
   #state: number;
 
   constructor(c: Chooser, seed: number, runs = 1) {
@@ -117,12 +120,20 @@ export class Draft {
   }
 
   /** A node with several results; inputs may be absent. */
-  several(op: string, inputs: readonly (Made | undefined)[], attrs: Attrs, results: readonly Omit<Made, 'name'>[]) {
+  several(
+    op: string,
+    inputs: readonly (Made | undefined)[],
+    attrs: Attrs,
+    results: readonly Omit<Made, 'name'>[],
+    domain = '',
+  ): Made[] {
     const made = results.map((result): Made => ({ ...result, name: `v${this.#count++}` }));
+    const shapes = [...made, ...inputs].flatMap((each) => (each ? [each.shape] : []));
+    this.#hasEmpty ||= shapes.some((shape) => list(this.runs, (run) => product(this.sizes(shape, run))).includes(0));
     const names = inputs.map((input) => input?.name ?? '');
     while (names.at(-1) === '') names.pop();
     const line = `${made.map(({ name }) => name).join(', ')} = ${op}(${names.join(', ')})`;
-    this.#nodes.push(node(line, attrs));
+    this.#nodes.push(node(line, attrs, { domain }));
     const shown = JSON.stringify(attrs, (key, entry: unknown) =>
       key === 'graph' || (typeof entry === 'object' && entry !== null && 'node' in entry)
         ? '(graph)'
@@ -143,6 +154,11 @@ export class Draft {
     dtype?: DType,
   ): Made {
     return this.several(op, inputs, attrs, [{ shape, dtype: dtype ?? inputs[0]?.dtype ?? 'f32' }])[0];
+  }
+
+  /** A node of com.microsoft. */
+  contributed(op: string, inputs: readonly (Made | undefined)[], shape: readonly Extent[], attrs: Attrs): Made {
+    return this.several(op, inputs, attrs, [{ shape, dtype: 'f32' }], 'com.microsoft')[0];
   }
 
   /** An elementwise node of one operand. */
@@ -177,6 +193,7 @@ export class Draft {
       feeds: list(this.runs, (run) =>
         Object.fromEntries(this.#inputs.map((input) => [input.name, this.#tensor(input, input.options, run)])),
       ),
+      hasEmpty: this.#hasEmpty,
       text: [...[...this.#dims].map(([name, sizes]) => `${name} = ${sizes.join(', ')}`), ...this.#lines].join('\n'),
     };
   }

@@ -46,27 +46,25 @@ export function pooling(d: Draft): Made {
   return values;
 }
 
+/** Corners of what a fraction of a place is left of are nobody's agreement: those go by sizes alone. */
+const coordinates = ['half_pixel', 'half_pixel_symmetric', 'pytorch_half_pixel', 'asymmetric'];
+
 export function resizing(d: Draft): Made {
   const { c } = d;
   const spatial = list(one(c, [2, 1, 3]), () => c.int(1, 9));
   const shape = [d.vary(c.int(1, 2)), c.int(1, 4), ...spatial];
   const mode = one(c, ['nearest', 'linear', 'cubic'] as const);
   const x = d.data('f32', shape, { as: 'input' });
+  const bySize = flag(c);
   const attrs = {
     mode,
-    coordinate_transformation_mode: one(c, [
-      'half_pixel',
-      'half_pixel_symmetric',
-      'pytorch_half_pixel',
-      'align_corners',
-      'asymmetric',
-    ]),
+    coordinate_transformation_mode: bySize ? one(c, [...coordinates, 'align_corners']) : one(c, coordinates),
     nearest_mode: one(c, ['round_prefer_floor', 'round_prefer_ceil', 'floor', 'ceil']),
     exclude_outside: mode === 'cubic' && flag(c) ? 1n : 0n,
     antialias: mode !== 'nearest' && flag(c) ? 1n : 0n,
     axes: big(spatial.map((_, i) => i + 2)),
   };
-  if (flag(c)) {
+  if (bySize) {
     const sizes = spatial.map(() => c.int(1, 14));
     return d.op('Resize', [x, undefined, undefined, d.integers(sizes)], [...shape.slice(0, 2), ...sizes], attrs);
   }

@@ -14,11 +14,13 @@ import {
   matrixProduct,
   transposedConvolution,
 } from './contractions.js';
+import { contributed } from './contributed.js';
 import { inBranch, inLoop } from './control.js';
 import { Draft, type Made, type RandomModel, rarely } from './draft.js';
 import { finished } from './epilogues.js';
 import { pooling, resizing } from './images.js';
 import { movement } from './movement.js';
+import { recurrent } from './recurrent.js';
 import { best, normalisation, reduction, running, softmax } from './rows.js';
 
 export type { RandomModel } from './draft.js';
@@ -44,6 +46,8 @@ export const families = {
   movement,
   inLoop,
   inBranch,
+  recurrent,
+  contributed,
 } as const satisfies Record<string, (d: Draft) => Made>;
 export type Family = keyof typeof families;
 export const familyNames = Object.keys(families) as readonly Family[];
