@@ -3,8 +3,10 @@ import type { DType } from '../../../compiler/dtype.js';
 import { big, type Draft, type Extent, flag, list, type Made, one, product, rarely } from './draft.js';
 
 const channelCounts: readonly number[] = [1, 3, 8, 2, 4, 5, 7, 9, 12, 16, 17, 24, 32, 33, 48, 64];
-/** Multiply-adds that the reference does in a blink. */
-const most = 300_000;
+const manyChannels: readonly number[] = [64, 33, 96, 100, 128, 160];
+/** Multiply-adds that the reference does in a blink; and what large ones may have, which other forms are for. */
+const [few, many] = [300_000, 3_000_000];
+const isLarge = (d: Draft): boolean => rarely(d.c, 6);
 
 interface Geometry {
   readonly groups: number;
@@ -26,8 +28,11 @@ function geometry(d: Draft, transposed: boolean): Geometry {
   const { c } = d;
   const rank = one(c, [2, 2, 1, 3] as const);
   const form = one(c, ['dense', 'dense', 'depthwise', 'grouped'] as const);
-  let [groups, perGroup, outputsPerGroup] = [1, one(c, channelCounts), one(c, channelCounts)];
-  if (form === 'depthwise') [groups, perGroup, outputsPerGroup] = [one(c, channelCounts), 1, one(c, [1, 1, 2, 3])];
+  const large = isLarge(d);
+  const most = large ? many : few;
+  const counts = large ? manyChannels : channelCounts;
+  let [groups, perGroup, outputsPerGroup] = [1, one(c, counts), one(c, counts)];
+  if (form === 'depthwise') [groups, perGroup, outputsPerGroup] = [one(c, counts), 1, one(c, [1, 1, 2, 3])];
   if (form === 'grouped') [groups, perGroup, outputsPerGroup] = [c.int(2, 5), c.int(1, 9), c.int(1, 9)];
   const kernel = list(rank, () => one(c, rank === 3 ? [3, 1, 2] : [3, 3, 1, 2, 5, 7]));
   const plain = flag(c);
@@ -54,10 +59,14 @@ function geometry(d: Draft, transposed: boolean): Geometry {
     );
   const work = (): number =>
     d.size(batch) * groups * outputsPerGroup * perGroup * product(kernel) * product(resultOf(spatial));
+  const lessSpace = (): void => {
+    spatial = spatial.map((size, i) => Math.max(Math.ceil(size / 2), reach[i]));
+  };
+  if (large && work() > most) lessSpace();
   while (work() > most && (perGroup > 1 || outputsPerGroup > 1)) {
     [perGroup, outputsPerGroup] = [Math.ceil(perGroup / 2), Math.ceil(outputsPerGroup / 2)];
   }
-  if (work() > most) spatial = spatial.map((size, i) => Math.max(Math.ceil(size / 2), reach[i]));
+  if (work() > most) lessSpace();
   const [channels, outputs] = [groups * perGroup, groups * outputsPerGroup];
   const result = resultOf(spatial);
   return {
@@ -210,7 +219,9 @@ export function byteConvolution(d: Draft): Made {
 }
 
 const lengths = [1, 4, 3, 2, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 100, 129] as const;
-const lengthOf = (d: Draft): number => (rarely(d.c, 25) ? 0 : one(d.c, lengths));
+const longLengths = [128, 64, 100, 256, 300, 512, 1000, 2048, 16, 5, 1] as const;
+const lengthOf = (d: Draft, large: boolean): number =>
+  rarely(d.c, 25) ? 0 : one<number>(d.c, large ? longLengths : lengths);
 
 /** Batch axes of both sides and of what they broadcast to. */
 function batches(d: Draft): readonly [readonly Extent[], readonly Extent[], readonly Extent[]] {
@@ -252,7 +263,9 @@ function operand(d: Draft, dtype: DType, batch: readonly Extent[], rows: Extent,
 }
 
 function sizesOf(d: Draft, batch: readonly Extent[]): [number, number, number] {
-  const sizes: [number, number, number] = [lengthOf(d), lengthOf(d), lengthOf(d)];
+  const large = isLarge(d);
+  const most = large ? many : few;
+  const sizes: [number, number, number] = [lengthOf(d, large), lengthOf(d, large), lengthOf(d, large)];
   while (product(sizes) * d.elements(batch) > most) {
     const at = sizes.indexOf(Math.max(...sizes));
     sizes[at] = sizes[at] >> 1;
