@@ -13,7 +13,7 @@ import { chooserOf } from './graph_cases.js';
 import { type Family, familyNames, type RandomModel, randomModel } from './random_models/index.js';
 
 /** `TUTTI_RANDOM_MODELS=1000` looks at so many of each family. */
-export const modelRuns = Number(process.env.TUTTI_RANDOM_MODELS ?? 6);
+export const modelRuns = Number(process.env.TUTTI_RANDOM_MODELS ?? 4);
 const standardSeed = Number(process.env.TUTTI_RANDOM_SEED ?? 11);
 /** `TUTTI_RANDOM_FAMILIES=gemm,einsum` looks at these alone. */
 export const huntedFamilies = familyNames.filter(
