@@ -32,6 +32,7 @@ import {
   parseOutputs,
   readExpected,
   readInput,
+  shapeText,
   writeTensor,
 } from './values.js';
 import type { Verb } from './verb.js';
@@ -137,7 +138,7 @@ async function run(path: string, flags: Flags): Promise<number> {
     if (spec === undefined) {
       throw new TuttiError('E_INPUT', 'input is missing', {
         subject: info.name,
-        expected: `${info.type} of shape [${info.shape.join(', ')}]`,
+        expected: `${info.type} of ${shapeText(info)}`,
         remedy: `Give --input ${info.name}=@file.npy, or ${info.name}=random:1 to try.`,
       });
     }

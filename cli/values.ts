@@ -148,6 +148,10 @@ export async function readInput(spec: InputSpec, info: ValueInfo): Promise<Tenso
   }
 }
 
+/** What shape an input has, in words. */
+export const shapeText = ({ shape, unknown }: ValueInfo): string =>
+  unknown ? 'a shape of any rank' : `shape [${shape.join(', ')}]`;
+
 function knownShape({ name, shape, unknown }: ValueInfo, form: string): readonly number[] {
   const open = shape.find((dim) => typeof dim === 'string');
   if (open === undefined && !unknown) return shape as readonly number[];
@@ -155,7 +159,9 @@ function knownShape({ name, shape, unknown }: ValueInfo, form: string): readonly
   throw new TuttiError('E_INPUT', `${form} needs a known shape`, {
     subject: `input ${name}`,
     found: unknown ? 'a shape of any rank' : `[${shape.join(', ')}]`,
-    remedy: unknown ? `Give --shape ${name}=${example}.` : `Give --dim ${open}=1 or --shape ${name}=${example}.`,
+    remedy: unknown
+      ? `Give --shape ${name}=2x3, or whatever it is to be.`
+      : `Give --dim ${open}=1 or --shape ${name}=${example}.`,
   });
 }
 

@@ -7,7 +7,7 @@ import { verifyGraph } from './graph/verify.js';
 import type { Target } from './kernel/target.js';
 import type { Bindings } from './passes/bindings.js';
 import { runPasses } from './passes/pipeline.js';
-import { firstStage, type Stage } from './passes/stages.js';
+import { firstStage, hasStages, type Stage } from './passes/stages.js';
 import type { Plan, PlanOptions } from './plan.js';
 import { under } from './schedule/numerics.js';
 import { planGraph } from './schedule/plan.js';
@@ -45,7 +45,7 @@ export async function planPaced(
 function* planSteps(graph: Graph, target: Target, options: PlanOptions = {}): Generator<void, Plan> {
   const times: Record<string, number> = {};
   const start = performance.now();
-  const stage = graph.nodes.some((node) => node.op === 'source_op') ? soleOrFirst(graph, options) : undefined;
+  const stage = hasStages(graph) ? soleOrFirst(graph, options) : undefined;
   const { dims, shapes, values, ...rest } = options;
   const optimised = yield* stage === undefined ? runPasses(graph, options) : runPasses(stage.graph, rest);
   times.passes = performance.now() - start;

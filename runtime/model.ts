@@ -12,6 +12,7 @@ import { bytesOf } from '../compiler/dtype.js';
 import { TuttiError } from '../compiler/error.js';
 import { withBodies } from '../compiler/graph/bodies.js';
 import type { Graph } from '../compiler/graph/types.js';
+import { hasStages } from '../compiler/passes/stages.js';
 import { sizeOf } from '../compiler/tensor.js';
 import type { CompileOptions, ModelSource } from './api.js';
 import { canonical } from './canonical.js';
@@ -56,8 +57,7 @@ export class Model extends SessionModel {
   }
 
   get waits(): boolean {
-    const { nodes, inputs } = this.graph;
-    return nodes.some((node) => node.op === 'source_op') || inputs.some(({ type }) => type.container !== undefined);
+    return hasStages(this.graph) || this.graph.inputs.some(({ type }) => type.container !== undefined);
   }
 
   get nodes(): number {

@@ -20,6 +20,7 @@ import { forHeader, unrollCount } from '../common/c_family.js';
 import { arrayBytes, type Frame, frameOf, kernelCode } from '../common/frame.js';
 import { commentText, type Syntax, writeFor, writeIf, writeLoop } from '../common/structured.js';
 import { binary, compare, fma, select, unary } from './arithmetic.js';
+import { Branches, keptBranch } from './branches.js';
 import { build } from './build.js';
 import { bitcast, convert } from './convert.js';
 import { preferring, scale } from './hardware.js';
@@ -62,10 +63,14 @@ class KernelRenderer {
   readonly #frame: Frame;
   readonly #scope: Scope;
   readonly #syntax: Syntax;
+  /** The syntax of branches that the compiler must not convert. */
+  readonly #kept: Syntax;
+  readonly #branches: Branches;
 
   constructor(kernel: KernelFunction, target: Target) {
     this.#kernel = kernel;
     this.#frame = frameOf(kernel);
+    this.#branches = new Branches(kernel);
     const scope = new Scope(kernel, target);
     this.#scope = scope;
     this.#syntax = {
@@ -81,6 +86,13 @@ class KernelRenderer {
       settle: (result, variable) => scope.alias(result, variable),
       condition: (value) => scope.c(value),
       block: (block) => this.#block(block),
+    };
+    this.#kept = {
+      ...this.#syntax,
+      block: (block) => {
+        scope.line(keptBranch);
+        this.#block(block);
+      },
     };
   }
 
@@ -272,7 +284,7 @@ class KernelRenderer {
       case 'loop':
         return writeLoop(scope.lines, this.#syntax, inst);
       case 'if':
-        return writeIf(scope.lines, this.#syntax, inst);
+        return writeIf(scope.lines, this.#branches.mustStay(inst) ? this.#kept : this.#syntax, inst);
       case 'barrier':
         return; // one invocation: its own accesses are ordered
       case 'subgroup':

@@ -49,9 +49,13 @@ export class Work implements Frame<Leaf> {
 }
 
 /** What a conversion asks for, in the words of the model. */
-export function describeMissing({ input, key, value }: NotConstant, { graph, next }: Work, node: Node): string {
+export function describeMissing(
+  { input, key, value }: NotConstant,
+  { graph, next }: Work,
+  node: Node | undefined,
+): string {
   if (key !== undefined) return key;
-  if (input < 0 || node.op !== 'source_op' || node !== graph.nodes[next]) return value.name;
+  if (input < 0 || node?.op !== 'source_op' || node !== graph.nodes[next]) return value.name;
   const given = node.inputs[node.attrs.present.slice(0, input).filter(Boolean).length];
   return `input ${input} (${given?.name ?? value.name})`;
 }

@@ -121,7 +121,8 @@ class StageBuilder {
       });
     }
     this.#b.source = node.source;
-    const inputs = node.inputs.map((value) => this.#lookUp(frame, value) as Value);
+    const given = node.inputs.map((value) => this.#lookUp(frame, value) as Value);
+    const inputs = node.outputs.some(isString) ? given.map((x) => this.#read(x)) : given;
     const attrs = substitute(node.attrs, this.#program.sizes) as typeof node.attrs;
     return this.#b.op<OpKind>(node.op, inputs, attrs, [], node.source);
   }
@@ -129,7 +130,8 @@ class StageBuilder {
   /** Looks at the host's own data, and at the data of the model's inputs, only if nothing else will do. */
   #attempt(frame: Work, node: NodeOf<'source_op'>, convert: (context: SourceContext) => Resolved): Resolved {
     // What follows on a body has what it saved; the inputs of the operator are not kept for it.
-    const all = frame.call?.node === node ? [] : node.inputs.map((value) => this.#lookUp(frame, value));
+    const given = frame.call?.node === node ? [] : node.inputs.map((value) => this.#lookUp(frame, value));
+    const all = given.map((value) => mapLeaves(value, (leaf) => (isString(leaf) ? this.#seen(leaf) : leaf)));
     let next = 0;
     const inputs = node.attrs.present.map((present) => (present ? all[next++] : undefined));
     const context: SourceContext = {
@@ -228,6 +230,20 @@ class StageBuilder {
     return constant;
   }
 
+  /** A value that strings are made of: they are the host's, and so is all that is done with them. */
+  #read(value: Value): Value {
+    const seen = this.#seen(value);
+    if (this.#b.constantOf(seen) === undefined) throw new NotConstant(value, -1);
+    return seen;
+  }
+
+  /** What is in a value, if it is known; else itself. */
+  #seen(value: Value): Value {
+    if (this.#b.constantOf(value) !== undefined) return value;
+    const tensor = this.#b.seeing('inputs', () => this.#b.tensorOf(value));
+    return tensor === undefined ? value : this.#b.constant(tensor);
+  }
+
   #uses(tree: Tree<Leaf>): Mapped {
     return mapLeaves(tree, (leaf) => (isHeld(leaf) ? this.#use(leaf) : leaf));
   }
@@ -280,7 +296,7 @@ class StageBuilder {
           if (data !== undefined) return { kind: 'host', name, data, fed: false };
           if (origin !== undefined) return origin;
         }
-        return this.#give(Array.isArray(tree) ? `${name}.${index++}` : name, leaf);
+        return this.#give(Array.isArray(tree) ? `${name}.${index++}` : name, isString(leaf) ? this.#read(leaf) : leaf);
       });
       return { name, held };
     });
@@ -297,8 +313,9 @@ class StageBuilder {
   /** Ends the stage before the conversion at hand, or before the results of a body are looked at. */
   #cut(missing: NotConstant | undefined): Stage {
     const top = this.#frames[this.#frames.length - 1];
-    const node = top.graph.nodes[top.next] ?? top.call?.node;
-    const source = describe(node.source);
+    const node: Node | undefined = top.graph.nodes[top.next] ?? top.call?.node;
+    // Results that are strings of an input are no node's.
+    const source = node === undefined ? this.#program.name : describe(node.source);
     if (missing !== undefined && this.#b.constantOf(missing.value) !== undefined) {
       throw new TuttiError('E_UNSUPPORTED', `the content of ${missing.value.name} is of no use`, { subject: source });
     }
@@ -380,6 +397,12 @@ class StageBuilder {
     };
   }
 }
+
+const isString = ({ type }: Value): boolean => type.dtype === 'string';
+
+/** Whether a graph is planned in stages: operators wait for shapes or data, or strings are to be looked at. */
+export const hasStages = ({ nodes, inputs }: Graph): boolean =>
+  inputs.some(isString) || nodes.some(({ op, outputs }) => op === 'source_op' || outputs.some(isString));
 
 const loaded = (tensor: HostTensor): ConstantData => ({ dtype: tensor.dtype, shape: tensor.shape, load: () => tensor });
 

@@ -16,7 +16,7 @@ import type { Group } from './group.js';
 import { inside } from './inside.js';
 import { Lowering } from './lowering.js';
 import { type Box, lowerTiles } from './map_tiles.js';
-import { shareOf, taskCount, widestWithin } from './shares.js';
+import { lastTask, shareOf, taskCount, widestWithin } from './shares.js';
 import { type Index, shapeOf } from './tensors.js';
 
 /** A box of the output with its own source. */
@@ -228,7 +228,8 @@ function lowerNest(
         const zero = outerShape.map(() => Affine.constant(0));
         const [from, to] = shareOf(lowering, task, tasks, vectors);
         sweep(zero, from, to);
-        if (tail > 0) lowering.if(b.compare('eq', task.emit(b), b.constant(tasks - 1)), () => runTail(zero));
+        const last = b.constant(lastTask(tasks, vectors));
+        if (tail > 0) lowering.if(b.compare('eq', task.emit(b), last), () => runTail(zero));
       } else {
         const [from, to] = shareOf(lowering, task, tasks, rows);
         lowering.for(from.emit(b), to.emit(b), 1, [], (row) => {

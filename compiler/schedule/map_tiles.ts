@@ -120,7 +120,10 @@ function overBlocks(
 ): void {
   const { b } = lowering;
   const whole = Math.floor(extent / lanes);
-  const isLast = b.compare('eq', to.emit(b), b.constant(whole));
+  const isLast = b.and(
+    b.compare('eq', to.emit(b), b.constant(whole)),
+    b.compare('lt', from.emit(b), b.constant(whole)),
+  );
   const end = b.select(isLast, b.constant(extent), to.scale(lanes).emit(b));
   lowering.for(from.scale(lanes).emit(b), end, lanes, [], (at) => body(b.min(at.emit(b), b.constant(extent - lanes))));
 }

@@ -22,5 +22,9 @@ export function shareOf(lowering: Lowering, task: Affine, tasks: number, count: 
   return [limit(task.scale(share)), limit(task.add(1).scale(share))];
 }
 
+/** The task whose share ends with the last of `count`; those after it have none. */
+export const lastTask = (tasks: number, count: number): number =>
+  count === 0 ? 0 : Math.ceil(count / Math.ceil(count / tasks)) - 1;
+
 /** The widest vector of at most so many elements. */
 export const widestWithin = (limit: number): Lanes => ([16, 8, 4, 2] as const).find((lanes) => lanes <= limit) ?? 1;

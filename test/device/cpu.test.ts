@@ -291,6 +291,34 @@ describe('rendered kernels compute what the interpreter computes', () => {
     });
   });
 
+  it('loads of neighbours under conditions of their own, on narrower numbers than they are', async () => {
+    const [trips, unrolled] = [16, 4];
+    const length = trips * unrolled;
+    const kernels = (['i16', 'f16', 'i32', 'f32', 'i64', 'f64'] as const).flatMap((scalar) =>
+      (['bool', 'u8', 'i16', 'i32'] as const).map((mask) => {
+        const k = new KernelBuilder();
+        const flags = k.buffer('flags', mask, length, 'read');
+        const input = k.buffer('in', scalar, length, 'read');
+        const out = k.buffer('out', scalar, length, 'write');
+        k.for(0, trips, 1, [], (trip) => {
+          for (let lane = 0; lane < unrolled; lane++) {
+            const at = k.addc(k.mulc(trip, unrolled), lane);
+            const flag = k.load(flags, at);
+            const chosen = mask === 'bool' ? flag : k.compare('gt', k.convert(flag, 'i32'), k.constant(3));
+            const [value] = k.if(
+              chosen,
+              () => [k.load(input, at)],
+              () => [k.constant(0, scalar)],
+            );
+            k.store(out, at, value);
+          }
+        });
+        return k.finish({ name: `chosen_${scalar}_${mask}`, grid: [1, 1, 1], workgroup: [1, 1, 1] });
+      }),
+    );
+    for (const seed of [1, 2, 3]) await expectEqualToInterpreter(kernels, seed);
+  });
+
   it('control flow: loops, ifs, carried values that swap, wrapping and descending bounds', async () => {
     const kernels: KernelFunction[] = [];
     for (const lanes of [1, 8] as const) {

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { writeNpy } from '../../cli/npy.js';
 import { exportOnnx } from '../../compiler/frontends/onnx/index.js';
 import { denseGraph, externalWeight, scratch, tutti, unknownOperator } from '../support/cli.js';
+import { model, node, value } from '../support/onnx_model.js';
 
 const { path, remove } = scratch();
 
@@ -19,6 +20,8 @@ beforeAll(async () => {
   );
   writeFileSync(path('in', 'text.onnx'), 'this is no model');
   writeFileSync(path('in', 'unknown.onnx'), unknownOperator());
+  const anyRank = { nodes: [node('y = Relu(x)')], inputs: [value('x', 'f32')], outputs: ['y'] };
+  writeFileSync(path('in', 'any-rank.onnx'), model(anyRank));
   writeFileSync(path('in', 'missing-data.onnx'), externalWeight('weights.bin'));
   writeFileSync(path('in', 'escape.onnx'), externalWeight('../../etc/passwd'));
   const npy = (name: string, dtype: 'f32' | 'f64', shape: number[]) => {
@@ -65,6 +68,8 @@ const cases: readonly (readonly [title: string, args: () => string[], code: stri
   ],
   ['an unknown input', () => good('--input', 'z=1,2,3'), 'E_INPUT', 2, /one of x.*found z/],
   ['a missing input', () => good(), 'E_INPUT', 2, /x: input is missing.*--input x=/],
+  ['a missing input of any rank', () => run('any-rank.onnx'), 'E_INPUT', 2, /float32 of a shape of any rank/],
+  ['random data of any rank', () => run('any-rank.onnx', '--input', 'x=random:1'), 'E_INPUT', 2, /--shape x=2x3/],
   ['an unknown output', () => good('--input', 'x=1,2,3', '--output', 'z=-'), 'E_INPUT', 2, /one of y/],
   ['the wrong element type', () => good('--input', `x=@${input('f64.npy')}`), 'E_INPUT', 2, /float32.*float64/],
   ['the wrong rank', () => good('--input', `x=@${input('rank.npy')}`), 'E_INPUT', 2, /rank.*2 dims/],

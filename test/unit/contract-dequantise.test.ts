@@ -80,6 +80,9 @@ const cases: readonly Weights[] = [
   { m: 5, n: 32, k: 64, block: 64, dtype: 'i8', zeros: 'each' },
   { m: 4, n: 64, k: 64, block: 16, dtype: 'u2', zeros: 'one' },
   { m: 2, n: 50, k: 64, block: 32, dtype: 'i4', zeros: 'each', across: true },
+  // One whole block and a part of another.
+  { m: 2, n: 33, k: 31, block: 16, dtype: 'i8', zeros: 'each' },
+  { m: 1, n: 40, k: 300, block: 256, dtype: 'u8', zeros: 'one', across: true },
 ];
 
 for (const lanes of [16, 8] as const) {

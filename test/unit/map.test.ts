@@ -214,3 +214,18 @@ test.each([2, 3, 4, 5, 7, 8, 9])('every element of a slice in steps of %i', (ste
   run((b, x) => c.slice1(b, x([3, 40 * step]), 1, 1, 37, step));
   run((b, x) => c.slice1(b, x([40 * step, 5]), 0, 1, 37, step));
 });
+
+test.each([
+  ['parts of which one is shorter than there are tasks', [20], [20000]],
+  ['shares of which the last are empty', [16 * 17 + 5], [66000]],
+] as const)('a last vector that overlaps is of the task before it: %s', (_, short, long) => {
+  run((b, x) => {
+    const [first, second] = [x(short), x(long)];
+    return c.concat(b, [first, second, second], 0);
+  });
+});
+
+test('so it is where what lies across is turned', () => {
+  run((b, x) => c.transpose(b, x([147, 450]), [1, 0]));
+  run((b, x) => c.transpose(b, x([450, 147]), [1, 0]));
+});

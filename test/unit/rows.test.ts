@@ -44,6 +44,8 @@ const spaces: readonly (readonly [shape: readonly number[], axes: readonly numbe
   [[40, 300], [1]],
   [[60, 200], [0]],
   [[300, 77], [1]],
+  // Nine vectors for eight tasks: the last tasks have none.
+  [[500, 9 * 16 + 5], [0]],
 ];
 
 /** Steps of a sixteenth: sums are exact, products small, ties many. */

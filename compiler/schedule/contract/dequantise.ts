@@ -202,7 +202,9 @@ function placed(
   block: number,
 ): Pick<BlockWeights, 'bits' | 'levels' | 'scales' | 'zeros'> | undefined {
   const { levels, scales, zeros } = formula;
-  const placesOf = locate(formula, target, [n, Math.floor(k / block), block], ([row, blockAt, step]) =>
+  // Whole blocks, whose places are all there; but what comes after the first one is not known from one alone.
+  const blocks = Math.max(Math.floor(k / block), Math.min(2, Math.ceil(k / block)));
+  const placesOf = locate(formula, target, [n, blocks, block], ([row, blockAt, step]) =>
     rhs.index(Affine.constant(0), row, blockAt.scale(block).add(step)),
   );
   const [ofLevels, ofScales] = [placesOf(levels), placesOf(scales)];

@@ -9,7 +9,7 @@ import { sizeOf } from '../../tensor.js';
 import { Affine, delinearize } from '../affine.js';
 import type { Lowering } from '../lowering.js';
 import { combine, identity } from '../reduce.js';
-import { shareOf, taskCount, widestWithin } from '../shares.js';
+import { lastTask, shareOf, taskCount, widestWithin } from '../shares.js';
 import { type Index, range } from '../tensors.js';
 import { type Element, elementIndex, type Program, type Row, type Space } from './row.js';
 import { stagesOf } from './stage.js';
@@ -136,10 +136,11 @@ function overBlocks(
       });
       return;
     }
+    const last = b.constant(lastTask(tasks, blocks));
     const [from, to] = shareOf(lowering, task, tasks, blocks);
     lowering.for(0, outer, 1, [], (row) => {
       sweep(row, from, to);
-      if (hasRest) lowering.if(b.compare('eq', task.emit(b), b.constant(tasks - 1)), () => rest(row));
+      if (hasRest) lowering.if(b.compare('eq', task.emit(b), last), () => rest(row));
     });
   });
   return lowering.finish(grid, [1, 1, 1]);

@@ -13,6 +13,7 @@ import {
   matmul,
   mul,
   pad,
+  reduce,
   reshape,
   scalar,
   scatterElements,
@@ -57,17 +58,27 @@ function bias(c: ConvertContext, dtype: Value['type']['dtype'], rows: Dim, colum
     }
     parts.push(mask);
   }
+  const lengths = c.has(6) ? reshape(c.b, cast(c.b, c.input(6), 'i64'), [c.ranked(6, 1)[0], 1, 1, 1]) : undefined;
   if (c.flag('is_causal')) {
+    // Queries stand at the end of the keys that are there: after the past, or as the last of those that count.
+    const last = lengths && binaryC(c.b, 'sub', lengths, c.concreteDim(rows));
+    const before = past === 0 ? last : scalar(c.b, c.concreteDim(past, 4), 'i64');
     const row = iota(c.b, 'i64', [rows, 1], 0);
     const column = iota(c.b, 'i64', [1, columns], 1);
-    const shifted = past === 0 ? row : add(c.b, row, scalar(c.b, c.concreteDim(past, 4), 'i64'));
-    parts.push(hidden(binary(c.b, 'ge', shifted, column)));
+    parts.push(hidden(binary(c.b, 'ge', before === undefined ? row : add(c.b, row, before), column)));
   }
-  if (c.has(6)) {
-    const lengths = reshape(c.b, cast(c.b, c.input(6), 'i64'), [c.ranked(6, 1)[0], 1, 1, 1]);
+  if (lengths !== undefined) {
     parts.push(hidden(binary(c.b, 'lt', iota(c.b, 'i64', [1, 1, 1, columns], 3), lengths)));
   }
   return parts.length === 0 ? undefined : parts.reduce((x, y) => add(c.b, x, y));
+}
+
+/** y, and 0 for queries that all keys are hidden from: their weights are no numbers. */
+function whereSeeing(c: ConvertContext, added: Value, y: Value): Value {
+  const { dtype } = added.type;
+  const best = reduce(c.b, 'max', added, [added.type.shape.length - 1], true);
+  const sees = binary(c.b, 'ne', best, broadcastTo(c.b, scalar(c.b, infinite, dtype), best.type.shape));
+  return select3(c.b, sees, y, scalar(c.b, 0, dtype));
 }
 
 /** What attention is computed from: q [B, H, L, D], k [B, K, S, D], v [B, K, S, W], where K divides H. */
@@ -142,18 +153,21 @@ function attention(c: ConvertContext): readonly (Value | undefined)[] {
   if (c.has(4)) k = concat(c.b, [c.input(4), k], 2);
   if (c.has(5)) v = concat(c.b, [c.input(5), v], 2);
   const precision = c.int('softmax_precision', 0);
+  const added = bias(c, q.type.dtype, q.type.shape[2], k.type.shape[2], past);
   const { y, scores } = scaledDotProduct(c, {
     q,
     k,
     v,
     scale: c.hasAttr('scale') ? c.float('scale') : undefined,
     cap: c.float('softcap', 0),
-    bias: bias(c, q.type.dtype, q.type.shape[2], k.type.shape[2], past),
+    bias: added,
     inner: precision === 0 ? undefined : dtypeOf(precision, c.operator.source.node),
   });
+  // The triangle alone leaves every query a key.
+  const seeing = added !== undefined && (c.has(3) || c.has(6)) ? whereSeeing(c, added, y) : y;
   const mode = c.int('qk_matmul_output_mode', 0);
   const shown = scores[mode] ?? c.fail('invalid qk_matmul_output_mode', '0 to 3', String(mode));
-  return [c.rank(0) === 3 ? joinHeads(c, y) : y, k, v, c.wants(3) ? shown : undefined];
+  return [c.rank(0) === 3 ? joinHeads(c, seeing) : seeing, k, v, c.wants(3) ? shown : undefined];
 }
 
 /**
