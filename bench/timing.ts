@@ -21,7 +21,7 @@ function byTinybench(subject: Subject): Subject {
   };
 }
 
-export const full: Schedule = { warmup: 5, iterations: 20, duration: 1000, limit: 30_000 };
+export const full: Schedule = { warmup: 5, iterations: 20, duration: 3000, limit: 30_000 };
 /** Where a run, ours or a peer's, may take seconds: a suite is to end while somebody waits for it. */
 export const software: Schedule = { ...full, limit: 8000 };
 export const quick: Schedule = { warmup: 1, iterations: 3, duration: 100 };

@@ -26,7 +26,6 @@ import { meetSlices, sumOverK } from './registers/sums.js';
 import { limited, sharingOf } from './sharing.js';
 import { vector } from './tiling.js';
 
-
 /** Where columns come from. */
 type Source =
   | { readonly kind: 'planes'; readonly geometry: Geometry; readonly copy: PlanesCopy }

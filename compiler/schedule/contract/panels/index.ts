@@ -14,8 +14,8 @@ import type { LoweredKernel } from '../../lowered.js';
 import { Lowering } from '../../lowering.js';
 import { range } from '../../tensors.js';
 import { type Contraction, contractionOf, multiplyAdd, transposed } from '../contraction.js';
-import { writesChannelsLast } from '../image/index.js';
 import { finish } from '../finish.js';
+import { writesChannelsLast } from '../image/index.js';
 import { lanesFor } from '../tiling.js';
 import type { Block } from './block.js';
 import { Columns, columnCost, columnsKind } from './columns.js';
@@ -156,9 +156,7 @@ class PanelContraction {
   }
 
   #zero(): KValue {
-    const { accumulator } = this.#contraction;
-    const { lanes } = this.#tiling;
-    return this.#lowering.b.constant(accumulator === 'i64' || accumulator === 'u64' ? 0n : 0, accumulator, lanes);
+    return this.#lowering.b.zero(this.#contraction.accumulator, this.#tiling.lanes);
   }
 
   /** Multiplies one tile over a block and leaves its sums in scratch memory at `slot`: [tileM][tileN]. */
