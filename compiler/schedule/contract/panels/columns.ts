@@ -16,7 +16,7 @@ import type { Contraction } from '../contraction.js';
 import { packedRhs, stridesOf } from '../packing.js';
 import { lanesFor } from '../tiling.js';
 import { type Block, stepOf } from './block.js';
-import { type Tiling, vectorCost } from './tiling.js';
+import { streamCost, type Tiling, vectorCost } from './tiling.js';
 
 /** `rows`, `columns` and `gathered` are packed: contiguous along n, contiguous along k, or neither. */
 export type ColumnsKind = 'constant' | 'memory' | 'rows' | 'columns' | 'gathered';
@@ -34,12 +34,15 @@ export function columnsKind(group: Group, contraction: Contraction, lanes: Lanes
   return strides?.k === 1 ? 'columns' : 'gathered';
 }
 
-/** Cycles to pack an element. */
+/** Cycles to pack an element, or to wait for it. */
 export function columnCost(kind: ColumnsKind, { n, k, accumulator, rhsBatches }: Contraction, target: Target): number {
   const bytes = rhsBatches * n * k * (scalarBits[accumulator] / 8);
   const rows = vectorCost(bytes, target) / lanesFor({ accumulator }, target);
-  return { constant: 0, memory: 0, rows, columns: 2, gathered: 3 }[kind];
+  const stream = streamCost(bytes, target);
+  return { constant: stream, memory: stream, rows, columns: 2, gathered: 3 }[kind];
 }
+
+export const packsColumns = (kind: ColumnsKind): boolean => kind !== 'constant' && kind !== 'memory';
 
 export class Columns {
   readonly #lowering: Lowering;
@@ -54,10 +57,9 @@ export class Columns {
     this.#tiling = tiling;
     this.#kind = kind;
     const { panelN, blockK, tileN } = tiling;
-    this.#panel =
-      kind === 'constant' || kind === 'memory'
-        ? undefined
-        : lowering.b.array('panel', 'shared', contraction.accumulator, panelN * blockK * tileN);
+    this.#panel = packsColumns(kind)
+      ? lowering.b.array('panel', 'shared', contraction.accumulator, panelN * blockK * tileN)
+      : undefined;
   }
 
   static packed(kind: ColumnsKind, group: Group, contraction: Contraction, tileN: number): DerivedConstant | undefined {

@@ -18,7 +18,7 @@ import { finish } from '../finish.js';
 import { writesChannelsLast } from '../image/index.js';
 import { lanesFor } from '../tiling.js';
 import type { Block } from './block.js';
-import { Columns, columnCost, columnsKind } from './columns.js';
+import { Columns, columnCost, columnsKind, packsColumns } from './columns.js';
 import { Rows, type RowTile, rowCost, rowsInPlace, rowsKind } from './rows.js';
 import { chooseTiling, type Tiling } from './tiling.js';
 
@@ -63,6 +63,7 @@ class PanelContraction {
       rowsInPlace: rowsInPlace(group, contraction, target),
       row: (tileM) => rowCost(rowsKind(group, contraction, target, tileM), contraction, target),
       column: columnCost(columns, contraction, target),
+      packsColumns: packsColumns(columns),
     });
     const rows = rowsKind(group, contraction, target, tiling.tileM);
     this.#tiling = tiling;

@@ -26,17 +26,26 @@ export interface Tiling {
 export interface Preparation {
   /** Rows of a tile up to which they are read where they are. */
   readonly rowsInPlace: number;
-  /** Cycles that an element of a row, and of a column, costs before it can be multiplied; 0 if it is read where it is. */
+  /** Cycles that an element of a row, and of a column, costs before it can be multiplied; 0 for rows in place. */
   row(tileM: number): number;
   readonly column: number;
+  /** Whether a panel of columns is packed in scratch memory. */
+  readonly packsColumns: boolean;
 }
 
 /** Elements from one row to the next in a copy: a vector more than they hold, so that rows do not share lines of a cache. */
 export const rowPitch = (steps: number, lanes: Lanes): number => (Math.ceil(steps / lanes) + 1) * lanes;
 
+const secondCache = ({ caches }: Target): number => caches[1]?.bytes ?? 512 << 10;
+
 /** Cycles to move a vector of an operand of so many bytes into scratch memory. */
-export const vectorCost = (bytes: number, target: Target): number =>
-  bytes <= (target.caches[1]?.bytes ?? 512 << 10) / 2 ? 8 : 24;
+export const vectorCost = (bytes: number, target: Target): number => (bytes <= secondCache(target) / 2 ? 8 : 24);
+
+/** Cycles that each element of an operand of so many bytes is waited for where a task reads it for the first time. */
+export function streamCost(bytes: number, target: Target): number {
+  if (bytes <= secondCache(target) / 2) return 0;
+  return bytes <= (target.caches[2]?.bytes ?? 0) / 2 ? 0.25 : 1;
+}
 
 /** Cycles that a task and a tile cost beyond their multiply-adds. */
 const taskOverhead = 300;
@@ -62,7 +71,7 @@ export function chooseTiling(contraction: Contraction, target: Target, preparati
 function chooseBlocks(
   contraction: Contraction,
   target: Target,
-  { row, column }: Preparation,
+  { row, column, packsColumns }: Preparation,
   { tileM, vectors }: RegisterTile,
 ): { readonly tiling: Tiling; readonly cycles: number } {
   const { batch, m, n, k, accumulator } = contraction;
@@ -72,7 +81,7 @@ function chooseBlocks(
   const [tilesM, tilesN] = [Math.ceil(m / tileM), Math.ceil(n / tileN)];
   const scratch = target.limits.sharedBytes;
   // Columns that several rows of tiles use stay in the second-level cache, packed or not.
-  const room = Math.min(scratch, target.caches[1]?.bytes ?? 512 << 10) * 0.6;
+  const room = Math.min(scratch, secondCache(target)) * 0.6;
   const blockK = blockOf(k, lanes, Math.floor(room / (tileN * bytes)));
   const panelBytes = (panelN: number) => panelN * tileN * blockK * bytes;
   const rowCycles = row(tileM);
@@ -91,7 +100,7 @@ function chooseBlocks(
     if (cycles < best.cycles) best = { blockM, panelN, panels, cycles };
   };
   for (const panelN of shares(tilesN)) {
-    if (panelN > 1 && tilesM > 1 && panelBytes(panelN) > room) continue;
+    if (panelN > 1 && (tilesM > 1 || packsColumns) && panelBytes(panelN) > room) continue;
     for (const blockM of shares(tilesM)) {
       // Partial sums of several blocks of k wait in scratch memory.
       const waiting = blockK < k ? blockM * tileM * panelN * tileN * bytes : 0;
@@ -155,7 +164,10 @@ function loadsPerMultiplyAdd(tileM: number, vectors: number): number {
   return balance * (1 + (0.25 * tileM + vectors) / (tileM * vectors));
 }
 
-/** All of k if so many steps of a tile's columns fit: partial sums need not wait then. The last block is no shorter than a vector. */
+/**
+ * All of k if so many steps of a tile's columns fit, for partial sums need not wait then. The last block is no shorter
+ * than a vector.
+ */
 function blockOf(k: number, lanes: number, most: number): number {
   if (k <= most) return k;
   const first = Math.ceil(k / Math.ceil(k / most));
