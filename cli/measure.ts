@@ -37,13 +37,16 @@ export interface Timing {
   readonly samples: number;
 }
 
-/** One block lasts about this long: a switch of subject, with cold caches, is then a small part of it. */
-const blockMs = 60;
+/**
+ * One block lasts about this long: what a switch of subject costs, with cold caches and threads that the host of a virtual
+ * machine has yet to spread, is then a small part of it. In blocks of 60 ms a kernel of 11 ms was seen 8 % slower.
+ */
+const blockMs = 250;
 /**
  * Each block begins with runs that do not count: they meet cold caches and sleeping threads, and a system (or the host of
  * a virtual machine) that has not spread the threads over the cores yet, which was measured to take some 15 ms.
  */
-const settleMs = 25;
+const settleMs = 60;
 /** In runs from this length on all that is a small part. */
 const settledMs = 10 * settleMs;
 /** Threads of a runtime that spin while they wait for more work have stopped by then: those of ONNX Runtime take 45 ms. */
