@@ -48,7 +48,7 @@ const blockMs = 250;
  */
 const settleMs = 60;
 /** In runs from this length on all that is a small part. */
-const settledMs = 10 * settleMs;
+const settledMs = blockMs;
 /** Threads of a runtime that spin while they wait for more work have stopped by then: those of ONNX Runtime take 45 ms. */
 const pauseMs = 60;
 const maximumSamples = 100_000;

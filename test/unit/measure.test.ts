@@ -25,10 +25,14 @@ const waiting = (name: string, ms: number, log: string[]): Subject => ({
 describe('measure', () => {
   it('warms up, then runs blocks in the order A B B A', async () => {
     const log: string[] = [];
-    const [a, b] = await measure([timed('a', 60, log), timed('b', 30, log)], { warmup: 5, iterations: 4, duration: 0 });
+    const [a, b] = await measure([timed('a', 240, log), timed('b', 120, log)], {
+      warmup: 5,
+      iterations: 4,
+      duration: 0,
+    });
     const blocks = log.filter((line) => !line.endsWith('settles'));
-    expect(blocks).toEqual(['a 1', 'a 4', 'b 1', 'b 4', 'a 1', 'b 2', 'b 2', 'a 1', 'a 1', 'b 2', 'b 2', 'a 1']);
-    expect([a.medianMs, a.samples, b.medianMs, b.samples]).toEqual([60, 4, 30, 8]);
+    expect(blocks).toEqual(['a 1', 'a 4', 'b 1', 'b 4', 'a 2', 'b 3', 'b 3', 'a 2']);
+    expect([a.medianMs, a.samples, b.medianMs, b.samples]).toEqual([240, 4, 120, 6]);
   });
 
   it('lets only short runs settle', async () => {
@@ -40,8 +44,8 @@ describe('measure', () => {
 
   it('ends at its limit, after as many turns of one order as of the other', async () => {
     const log: string[] = [];
-    const schedule = { warmup: 100, iterations: 1000, duration: 60_000, limit: 200 };
-    const [a, b] = await measure([waiting('a', 70, log), waiting('b', 70, log)], schedule);
+    const schedule = { warmup: 100, iterations: 1000, duration: 60_000, limit: 500 };
+    const [a, b] = await measure([waiting('a', 200, log), waiting('b', 200, log)], schedule);
     expect(a.samples).toBe(b.samples);
     expect(a.samples % 2).toBe(0);
     expect(a.samples).toBeGreaterThanOrEqual(4);
