@@ -108,14 +108,14 @@ describe('figures', () => {
           run: async () => {},
           block: async (count) => {
             order.push('b');
-            return new Array<number>(count).fill(30);
+            return new Array<number>(count).fill(125);
           },
         },
       ],
       { warmup: 1, iterations: 4, duration: 1 },
     );
     expect(timings[0].samples).toBeGreaterThanOrEqual(4);
-    expect(timings[1]).toMatchObject({ medianMs: 30, q1Ms: 30, q3Ms: 30 });
+    expect(timings[1]).toMatchObject({ medianMs: 125, q1Ms: 125, q3Ms: 125 });
     // A B B A: the second round begins with whom the first ended.
     const turns = order.filter((name, i) => i === 0 || name !== order[i - 1] || name === 'b');
     expect(turns.slice(0, 6).join('')).toBe('ababba');
